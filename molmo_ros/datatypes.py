@@ -1,0 +1,163 @@
+"""The values that travel between the stages: image, answer, points, object, grasp.
+
+All are frozen. Units are SI, pixels have (0, 0) at the centre of the top-left pixel (u right, v down),
+and "camera" is the optical frame of REP-103: x right, y down, z forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RgbdFrame:
+    """One registered pair of colour and depth.
+
+    rgb (H,W,3) uint8; depth (H,W) float32 metres along z (REP-118), NaN where invalid; K (3,3) px of the
+    rectified image; frame_id the optical frame; stamp_ns the stamp of the image.
+    """
+
+    rgb: Image
+    depth: Depth
+    K: Array
+    frame_id: str = "camera_color_optical_frame"
+    stamp_ns: int = 0
+
+
+@dataclass(frozen=True)
+class ImagePoint:
+    """A point that the model named.
+
+    x, y in pixels of the full-resolution image; covariance (2,2) px^2; confidence 0..1; instance counts
+    from 1 over the whole answer.
+    """
+
+    x: float
+    y: float
+    label: str
+    instance: int = 1
+    confidence: float = 1.0
+    covariance: Array = field(default_factory=lambda: np.eye(2))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and the points that the text names (empty: nothing there).
+
+    text is the model's raw text; token_ids (T,) and logprobs (T,) are of the generated tokens;
+    stages_ms has at least preprocess, vision, prefill, decode.
+    """
+
+    text: str
+    points: tuple[ImagePoint, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CameraPoint:
+    """A pixel lifted into 3D: position (3,) m and covariance (3,3) m^2 in the camera's optical frame.
+
+    ambiguity is the weight 0..1 of the depth layer that was rejected at this pixel.
+    """
+
+    position: Array
+    covariance: Array
+    ambiguity: float = 0.0
+
+
+@dataclass(frozen=True)
+class ObjectSegment:
+    """The object around a point, and what a gripper must not hit, in the camera's optical frame.
+
+    mask (H,W) bool; cloud_m (M,3) and its colors (M,3) uint8; scene_m (S,3) the other foreground points;
+    plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found.
+    """
+
+    mask: Mask
+    cloud_m: Array
+    colors: Image
+    scene_m: Array
+    plane: Array | None
+
+
+@dataclass(frozen=True)
+class Pose:
+    """position (3,) m and orientation (4,) unit quaternion, xyzw."""
+
+    position: Array
+    orientation: Array
+
+
+@dataclass(frozen=True)
+class OrientedBox:
+    """A box: pose of its centre, and its full size (3,) m along its own axes. z is away from the support."""
+
+    pose: Pose
+    size: Array
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """A parallel-gripper grasp.
+
+    Frame of pose: z = approach (towards the object), y = closing direction, x = y cross z, origin midway
+    between the fingertips. pregrasp has the same orientation, withdrawn along -z. width is the opening at
+    the object in m; quality is 0..1.
+    """
+
+    pose: Pose
+    pregrasp: Pose
+    width: float
+    quality: float
+
+
+class TargetStatus(IntEnum):
+    """Why a target can be grasped or not; the numbers are those of msg/GraspTarget."""
+
+    OK = 0
+    NO_DEPTH = 1
+    OUT_OF_RANGE = 2
+    NO_OBJECT = 3
+    TOO_WIDE = 4
+    COLLISION = 5
+    NO_TRANSFORM = 6
+
+
+@dataclass(frozen=True)
+class GraspTarget:
+    """Everything known about one point of an answer, in frame_id; fields that are unknown are None.
+
+    covariance (3,3) m^2 belongs to position.
+    """
+
+    point: ImagePoint
+    status: TargetStatus
+    status_text: str
+    frame_id: str
+    stamp_ns: int
+    position: Array | None = None
+    covariance: Array | None = None
+    box: OrientedBox | None = None
+    grasp: Grasp | None = None
+    segment: ObjectSegment | None = None
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The whole way of one query: text in, targets out (best first), with the time of each stage."""
+
+    query: str
+    answer: Answer
+    targets: tuple[GraspTarget, ...]
+    stages_ms: dict[str, float] = field(default_factory=dict)

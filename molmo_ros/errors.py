@@ -1,0 +1,87 @@
+"""Every error a user can meet.
+
+Each message gives the fact, the measurement and the mend; each class has a stable ``code`` that the
+ROS interfaces report, so that a client can react without parsing text.
+"""
+
+from __future__ import annotations
+
+
+class MolmoRosError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+    code = "ERROR"
+
+
+class QueryError(MolmoRosError):
+    """The text query cannot be used: empty, too long, or nothing left after cleaning."""
+
+    code = "BAD_QUERY"
+
+
+class FrameError(MolmoRosError):
+    """The camera data cannot be used: encoding, size, step, stamp, or a silent topic."""
+
+    code = "BAD_FRAME"
+
+
+class CameraInfoError(MolmoRosError):
+    """The camera intrinsics cannot be used."""
+
+    code = "BAD_CAMERA_INFO"
+
+
+class CheckpointError(MolmoRosError):
+    """The checkpoint folder is missing, incomplete, or of an unknown kind."""
+
+    code = "BAD_CHECKPOINT"
+
+
+class RuntimeUnavailableError(MolmoRosError):
+    """The chosen runtime is not installed or has no device here."""
+
+    code = "NO_RUNTIME"
+
+
+class AnswerError(MolmoRosError):
+    """The model's answer is not in the format its generation declares."""
+
+    code = "BAD_ANSWER"
+
+
+class DepthError(MolmoRosError):
+    """There is no usable depth at or around a pixel."""
+
+    code = "NO_DEPTH"
+
+
+class SegmentError(MolmoRosError):
+    """No object could be separated from its surroundings at a point."""
+
+    code = "NO_OBJECT"
+
+
+class GraspError(MolmoRosError):
+    """No grasp passes: ``code`` is TOO_WIDE or COLLISION."""
+
+    def __init__(self, message: str, code: str = "COLLISION") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransformError(MolmoRosError):
+    """The pose of the camera in the target frame is not known at the stamp of the image."""
+
+    code = "NO_TRANSFORM"
+
+
+class BusyError(MolmoRosError):
+    """The queue of queries is full."""
+
+    code = "BUSY"
+
+
+class CancelledError(MolmoRosError):
+    """The caller gave up, or its time ran out, before the answer was complete."""
+
+    code = "CANCELLED"
