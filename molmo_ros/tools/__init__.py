@@ -1,0 +1,1 @@
+"""Commands behind `molmo-ros`: they may import anything; nothing imports them."""
