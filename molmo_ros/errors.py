@@ -50,9 +50,11 @@ class AnswerError(MolmoRosError):
 
 
 class DepthError(MolmoRosError):
-    """There is no usable depth at or around a pixel."""
+    """There is no usable depth at or around a pixel: ``code`` is NO_DEPTH or OUT_OF_RANGE."""
 
-    code = "NO_DEPTH"
+    def __init__(self, message: str, code: str = "NO_DEPTH") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SegmentError(MolmoRosError):
