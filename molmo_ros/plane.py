@@ -1,0 +1,83 @@
+"""The plane that an object stands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from molmo_ros.datatypes import Array
+
+
+@dataclass(frozen=True)
+class PlaneOptions:
+    """samples points and hypotheses of the search; tilt_deg: widest angle to a known "up";
+    min_share: of the points near the object that must lie on a plane for it to count."""
+
+    samples: int = 2000
+    hypotheses: int = 200
+    tilt_deg: float = 25.0
+    min_share: float = 0.1
+    seed: int = 0
+
+
+DEFAULT_PLANE = PlaneOptions()
+
+
+def support_plane(
+    points: Array, on_top: Array, tolerance: float, up: Array | None = None, options: PlaneOptions = DEFAULT_PLANE
+) -> Array | None:
+    """Find the plane (4,) below the point on_top (3,) among camera-frame points (N,3), or None.
+
+    n.x + d is the height above it in m. tolerance m is what counts as on the plane. `up` (3,) limits the
+    tilt; without it n looks to the camera's side. A support has next to nothing below it, so hypotheses
+    are ranked by points on minus points below. Source: RANSAC, all hypotheses at once.
+    """
+    if len(points) < 50:
+        return None
+    rng = np.random.default_rng(options.seed)
+    sample = points[rng.integers(0, len(points), min(options.samples, len(points)))]
+    planes = _hypotheses(sample, up, options, rng)
+    # the support is below what stands on it; 1 cm of slack for a point read low
+    planes = planes[planes[:, :3] @ on_top + planes[:, 3] > -max(0.01, 2 * tolerance)]
+    if len(planes) == 0:
+        return None
+    height = planes[:, :3].astype(np.float32) @ sample.T.astype(np.float32) + planes[:, 3:].astype(np.float32)
+    on = np.abs(height) < tolerance
+    below = (height < -2 * tolerance) & (height > -0.15)
+    score = on.sum(axis=1) - below.sum(axis=1)
+    best = int(np.argmax(score))
+    if on[best].mean() < options.min_share or score[best] <= 0:
+        return None
+    return _refined(points, planes[best], tolerance)
+
+
+def _hypotheses(sample: Array, up: Array | None, options: PlaneOptions, rng: np.random.Generator) -> Array:
+    """Draw planes (H,4) through three points each, and level ones through single points if up is known."""
+    a, b, c = sample[rng.integers(0, len(sample), (3, options.hypotheses))]
+    n = np.cross(b - a, c - a)
+    length = np.linalg.norm(n, axis=1)
+    n, a = n[length > 1e-6] / length[length > 1e-6, None], a[length > 1e-6]
+    if up is not None:
+        level = sample[rng.integers(0, len(sample), options.hypotheses // 2)]
+        n, a = np.concatenate([n, np.broadcast_to(up, level.shape)]), np.concatenate([a, level])
+        n = np.where((n @ up < 0)[:, None], -n, n)
+        steep = n @ up < np.cos(np.radians(options.tilt_deg))
+        n, a = n[~steep], a[~steep]
+    d = -np.sum(n * a, axis=1)
+    if up is None:  # the camera, at the origin, is above what it sees
+        n, d = np.where((d < 0)[:, None], -n, n), np.abs(d)
+    return np.concatenate([n, d[:, None]], axis=1)
+
+
+def _refined(points: Array, plane: Array, tolerance: float) -> Array:
+    """Fit the plane to its inliers among points (N,3) by least squares, twice."""
+    for _ in range(2):
+        near = points[np.abs(points @ plane[:3] + plane[3]) < tolerance]
+        if len(near) < 10:
+            break
+        middle = near.mean(axis=0)
+        n = np.linalg.eigh((near - middle).T @ (near - middle))[1][:, 0]
+        n = n if n @ plane[:3] > 0 else -n
+        plane = np.append(n, -n @ middle)
+    return plane
