@@ -1,0 +1,211 @@
+"""Points in the text of an answer: one strict parser and one formatter per model generation.
+
+Both generations write coordinates relative to the whole original image, as per mille (Molmo2) or per cent
+(Molmo v1) of width and height, measured from its outer top-left corner. Our pixels have (0, 0) at the
+*centre* of the top-left pixel, hence x_px = v / 1000 * width - 0.5, clamped to 0 ... width - 1.
+
+Molmo2 writes ``<points coords="1 1 308 305 2 752 377">mug</points>``: groups separated by ``;`` (or a tab in
+older checkpoints), each an image index followed by triples "id x y"; ids rise over the whole answer.
+v1 writes ``<point x="61.5" y="40.4" alt="mug">mug</point>`` and ``<points x1="10.0" y1="20.5" x2=... >``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from molmo_ros.datatypes import ImagePoint
+
+NONE_ANSWER = "There are none."
+
+# An opening tag may be cut off by the token limit, so its attributes are read one by one, not as a whole.
+_TAG = re.compile(r"<(points?|tracks)(?=\s)")
+_ATTRIBUTE = re.compile(r'\s+([a-z][a-z0-9]*)="([^"]*)("?)')
+_GROUP = re.compile(r"(?:^|[\t:,;])\s*([0-9]+(?:\.[0-9]+)?)(?= )")
+_TRIPLE = re.compile(r" ([0-9]+) ([0-9]{3,4}) ([0-9]{3,4})(?![0-9.])")
+_PAIR_NAME = re.compile(r"x([0-9]*)")
+_PERCENT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
+_TOTAL = re.compile(r"\btotal of ([0-9]{1,6})\b")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TextPoint:
+    """One point as written: x, y in units of the generation, and where in the text each number stands."""
+
+    x: float
+    y: float
+    label: str
+    x_span: Span
+    y_span: Span
+    tag_start: int
+    group: str = "1"
+
+
+def parse_molmo2(text: str, width: int, height: int, image_index: int = 1) -> tuple[ImagePoint, ...]:
+    """Points of a Molmo2 answer about image ``image_index`` of size width x height px, in text order.
+
+    Values above 1000 and points of other images are dropped; a tag that the token limit cut off still
+    yields its complete triples. Never raises: text without a point gives ().
+    """
+    return _to_pixels(select_molmo2(text, image_index), 1000, width, height)
+
+
+def select_molmo2(text: str, image_index: int = 1) -> tuple[TextPoint, ...]:
+    """The points of ``text`` that are inside image ``image_index``, still in per mille."""
+    return tuple(
+        p for p in scan_molmo2(text) if p.group == str(image_index) and p.x <= 1000 and p.y <= 1000
+    )
+
+
+def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
+    """Every triple "id x y" of every tag of a Molmo2 answer, with the text spans of x and y."""
+    found: list[TextPoint] = []
+    for tag in _tags(text):
+        value, start, closed = tag.attributes.get("coords", ("", 0, True))
+        for group, begin, end in _groups(value):
+            for match in _TRIPLE.finditer(value, begin, end):
+                at_end = match.end() == len(value)
+                if not closed and at_end and match[3] == "100":
+                    continue  # could be the beginning of 1000
+                found.append(
+                    TextPoint(
+                        x=float(match[2]),
+                        y=float(match[3]),
+                        label=tag.label,
+                        x_span=(start + match.start(2), start + match.end(2)),
+                        y_span=(start + match.start(3), start + match.end(3)),
+                        tag_start=tag.start,
+                        group=group,
+                    )
+                )
+    return tuple(found)
+
+
+def parse_molmo1(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:
+    """Points of a Molmo v1 answer, in text order; pairs with a value above 100 are dropped. Never raises."""
+    return _to_pixels([p for p in scan_molmo1(text) if p.x <= 100 and p.y <= 100], 100, width, height)
+
+
+def scan_molmo1(text: str) -> tuple[TextPoint, ...]:
+    """Every pair x, y of every tag of a v1 answer, with the text spans of x and y."""
+    found: list[TextPoint] = []
+    for tag in _tags(text):
+        for name, (value, start, closed) in tag.attributes.items():
+            pair = _PAIR_NAME.fullmatch(name)
+            if pair is None or not closed or not _PERCENT.fullmatch(value):
+                continue
+            y_value, y_start, y_closed = tag.attributes.get("y" + pair[1], ("", 0, False))
+            if y_closed and _PERCENT.fullmatch(y_value):
+                found.append(
+                    TextPoint(
+                        x=float(value),
+                        y=float(y_value),
+                        label=tag.label,
+                        x_span=(start, start + len(value)),
+                        y_span=(y_start, y_start + len(y_value)),
+                        tag_start=tag.start,
+                    )
+                )
+    return tuple(found)
+
+
+def parse_count(text: str) -> int | None:
+    """The number in "... shows a total of N."; 0 for "There are none."; None if no count is stated."""
+    match = _TOTAL.search(text)
+    if match:
+        return int(match[1])
+    return 0 if NONE_ANSWER in text else None
+
+
+def format_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
+    """The answer that Molmo2 would give: points sorted by x, then y, ids from 1; "There are none." for ()."""
+    if not points:
+        return NONE_ANSWER
+    body = "".join(
+        f" {i} {x:03d} {y:03d}" for i, (x, y) in enumerate(_per_mille(points, width, height), start=1)
+    )
+    return f'<points coords="1{body}">{_plain(label)}</points>'
+
+
+def format_count_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
+    """The counting answer of Molmo2: the points inside a sentence that states their number."""
+    if not points:
+        return NONE_ANSWER
+    return f"Counting the {format_molmo2(points, label, width, height)} shows a total of {len(points)}."
+
+
+def format_molmo1(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
+    """The answer that Molmo v1 would give: per cent with one decimal, sorted by x, then y."""
+    if not points:
+        return NONE_ANSWER
+    pairs = sorted((_to_unit(p.x, width, 100, 1), _to_unit(p.y, height, 100, 1)) for p in points)
+    name, alt = _plain(label), _plain(label).replace('"', "'")
+    if len(pairs) == 1:
+        return f'<point x="{pairs[0][0]:.1f}" y="{pairs[0][1]:.1f}" alt="{alt}">{name}</point>'
+    body = " ".join(f'x{i}="{x:.1f}" y{i}="{y:.1f}"' for i, (x, y) in enumerate(pairs, start=1))
+    return f'<points {body} alt="{alt}">{name}</points>'
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """An opening tag: attributes as name -> (value, its start in the text, closed by a quote)."""
+
+    start: int
+    label: str
+    attributes: dict[str, tuple[str, int, bool]]
+
+
+def _tags(text: str) -> Iterator[_Tag]:
+    for match in _TAG.finditer(text):
+        attributes: dict[str, tuple[str, int, bool]] = {}
+        end = match.end()
+        while attribute := _ATTRIBUTE.match(text, end):
+            attributes.setdefault(attribute[1], (attribute[2], attribute.start(2), bool(attribute[3])))
+            end = attribute.end()
+        yield _Tag(match.start(), _label(text, end, match[1], attributes), attributes)
+
+
+def _label(text: str, end: int, name: str, attributes: dict[str, tuple[str, int, bool]]) -> str:
+    """The text between the tags, or the alt attribute where the answer was cut off before it."""
+    opened = re.compile(r"\s*/?>").match(text, end)
+    if opened:
+        inner = text[opened.end() :].split("</", 1)[0].split("<" + name, 1)[0].strip()
+        if inner and text[opened.end() - 2] != "/":
+            return inner
+    alt, _, closed = attributes.get("alt", ("", 0, False))
+    return alt.strip() if closed else ""
+
+
+def _groups(value: str) -> Iterator[tuple[str, int, int]]:
+    """(image index or time, begin, end) of each group; begin is behind the index, so it is no point id."""
+    heads = list(_GROUP.finditer(value))
+    ends = [*(head.start() for head in heads[1:]), len(value)]
+    for head, end in zip(heads, ends, strict=False):
+        yield head[1], head.end(), end
+
+
+def _to_pixels(found: Iterable[TextPoint], unit: int, width: int, height: int) -> tuple[ImagePoint, ...]:
+    return tuple(
+        ImagePoint(_from_unit(p.x, width, unit), _from_unit(p.y, height, unit), p.label, instance=i)
+        for i, p in enumerate(found, start=1)
+    )
+
+
+def _from_unit(value: float, size: int, unit: int) -> float:
+    return min(max(value / unit * size - 0.5, 0.0), float(size - 1))
+
+
+def _to_unit(pixel: float, size: int, unit: int, digits: int = 0) -> float:
+    return min(max(round((pixel + 0.5) / size * unit, digits), 0.0), float(unit))
+
+
+def _per_mille(points: Sequence[ImagePoint], width: int, height: int) -> list[tuple[int, int]]:
+    return sorted((int(_to_unit(p.x, width, 1000)), int(_to_unit(p.y, height, 1000))) for p in points)
+
+
+def _plain(label: str) -> str:
+    """A label that cannot open or close a tag."""
+    return label.replace("<", " ").replace(">", " ").strip()
