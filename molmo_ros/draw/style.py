@@ -1,0 +1,55 @@
+"""Colours and type that all pictures share."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ImageFont
+
+Color = tuple[int, int, int]
+Floats = npt.NDArray[np.float32]
+
+INK: Color = (246, 247, 249)  # text on dark
+QUIET: Color = (158, 166, 178)  # secondary text
+PANEL: Color = (22, 25, 31)  # chips, bars and the background of the 3D view
+WARN: Color = (255, 107, 94)
+ACCENTS: tuple[Color, ...] = (
+    (255, 184, 48),
+    (64, 196, 255),
+    (178, 132, 255),
+    (92, 222, 148),
+    (255, 128, 190),
+    (214, 226, 84),
+)
+
+
+def accent(index: int) -> Color:
+    """Return the colour of the index-th target; the best one is always amber."""
+    return ACCENTS[index % len(ACCENTS)]
+
+
+@lru_cache(maxsize=32)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return Pillow's bundled scalable font at a size in px."""
+    face = ImageFont.load_default(size)
+    if not isinstance(face, ImageFont.FreeTypeFont):
+        raise RuntimeError("This Pillow has no FreeType; mend: pip install --force-reinstall Pillow")
+    return face
+
+
+def text_width(text: str, size: int) -> int:
+    """Return the width of one line in px."""
+    return round(font(size).getlength(text))
+
+
+def shorten(text: str, size: int, max_width: float) -> str:
+    """Return text on one line, cut with an ellipsis so that it fits max_width px."""
+    text = " ".join(text.split())
+    if text_width(text, size) <= max_width:
+        return text
+    kept = len(text)
+    while kept > 0 and text_width(text[:kept].rstrip() + "...", size) > max_width:
+        kept -= 1
+    return text[:kept].rstrip() + "..."
