@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Set up everything that "make demo" needs, or with "dev" also what "make test" needs.
+#   scripts/setup.sh [demo|dev]
+# Each step leaves a stamp that names its inputs and is skipped while they are the same.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+repo=$PWD
+venv=$repo/.venv
+layer=${1:-demo}
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+# shellcheck source=scripts/system.sh
+. scripts/system.sh
+
+make_venv() {
+  local options=()
+  [ "$ros" = wheels ] || options+=(--system-site-packages)
+  "$python" -m venv --clear "${options[@]}" "$venv"
+}
+
+# With a ROS 2 installation, the numpy that its message libraries were compiled for must stay.
+install_packages() {
+  local constraints=constraints.txt
+  if [ "$ros" != wheels ]; then
+    constraints=$venv/constraints.txt
+    "$python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' >"$constraints"
+  fi
+  local files=() file
+  for file in "$@"; do files+=(-r "requirements/$file.txt"); done
+  "$venv/bin/python" -m pip install --disable-pip-version-check -c "$constraints" "${files[@]}"
+}
+
+install_runtime() {
+  rm -rf build install
+  local files=(base sim)
+  [ "$ros" != wheels ] || files+=(ros-wheels)
+  command -v colcon >/dev/null && [ "$ros" != wheels ] || files+=(colcon)
+  install_packages "${files[@]}"
+  [ "$ros" != wheels ] || "$venv/bin/python" scripts/mend_ros_wheels.py
+}
+
+install_dev() { install_packages base sim eager train dev; }
+
+build() {
+  # Through a link, because CMake refuses include folders (numpy's, in .venv) that lie under the source folder.
+  # Symbolic links in the installation: a change of a Python file needs no new build, only a new file does.
+  rm -rf install
+  mkdir -p build/src
+  ln -sfn ../.. build/src/molmo_ros
+  scripts/env.sh colcon --log-base build/log build --symlink-install --base-paths build/src --executor sequential \
+    --event-handlers console_direct+ --cmake-args -DBUILD_TESTING=ON "-DPython3_EXECUTABLE=$venv/bin/python"
+  scripts/env.sh python -c "from molmo_ros.msg import GraspTarget; from molmo_ros.srv import Ground; GraspTarget(); Ground.Request()"
+}
+
+main() {
+  case $layer in demo | dev) ;; *) die "Usage: scripts/setup.sh [demo|dev]" ;; esac
+  find_ros
+  find_python
+  check_disk
+  step "System packages" check_system
+  lock
+  local base
+  base="$repo $ros $("$python" -c 'import sys; print(sys.version)')"
+  stamped venv "Python environment ($python_version)" make_venv "$base"
+  stamped packages "Python packages ($ros_text)" install_runtime "$base" requirements constraints.txt scripts/mend_ros_wheels.py
+  if [ "$layer" = dev ]; then
+    stamped dev "Development packages (PyTorch, linters)" install_dev "$base" requirements constraints.txt
+  fi
+  stamped build "Interfaces and package (colcon build)" build "$base" CMakeLists.txt package.xml msg srv action \
+    scripts/bin names:molmo_ros names:launch names:config names:engines names:rviz
+}
+
+main

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# All checks, in the environment of scripts/env.sh:  scripts/test.sh [lint|core|ros]...
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Threads that wait for each other are slower than none, and every test process would start its own.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# A domain of our own: nodes that run on this machine must not answer the tests' queries.
+export ROS_DOMAIN_ID=${ROS_DOMAIN_ID:-$((1 + $$ % 100))} ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+
+say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+lint() {
+  say "ruff" && ruff check .
+  say "mypy" && mypy
+}
+
+core() { say "tests of the library" && pytest -q --ignore=test/ros test; }
+
+ros() {
+  [ -d test/ros ] || return 0
+  say "tests with ROS 2 nodes" && pytest -q test/ros
+}
+
+[ $# -gt 0 ] || set -- lint core ros
+for part in "$@"; do
+  case $part in
+  lint | core | ros) "$part" ;;
+  *) echo "Usage: scripts/test.sh [lint|core|ros]..." >&2 && exit 2 ;;
+  esac
+done
+say "all passed"
