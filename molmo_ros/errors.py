@@ -43,6 +43,18 @@ class RuntimeUnavailableError(MolmoRosError):
     code = "NO_RUNTIME"
 
 
+class ParameterError(MolmoRosError):
+    """A parameter is unknown or its value is outside its range."""
+
+    code = "BAD_PARAMETER"
+
+
+class NotReadyError(MolmoRosError):
+    """The node does not answer yet, or not any more: loading, inactive, shutting down."""
+
+    code = "NOT_READY"
+
+
 class AnswerError(MolmoRosError):
     """The model's answer is not in the format its generation declares."""
 

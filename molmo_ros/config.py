@@ -1,0 +1,152 @@
+"""Every setting of the nodes, once: default, unit, range, choices and meaning.
+
+``ros/params.py`` declares these fields as ROS parameters, ``config/*.yaml`` may only override them, and the
+launch files pass them on. A field that is ``read_only`` is fixed when the node is configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from molmo_ros.errors import ParameterError
+
+RUNTIMES = ("auto", "eager", "onnx", "tensorrt", "tensorrt_rtx", "remote")
+T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known about one setting beside its default; bounds are inclusive, in ``unit``."""
+
+    description: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = False
+
+    def limits(self) -> str:
+        """The allowed values in words, empty if anything goes."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:g} to {self.high:g} {self.unit}".rstrip()
+
+
+def _setting(default: Any, description: str, **spec: Any) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"spec": Spec(description, **spec)})
+    return field(default=default, metadata={"spec": Spec(description, **spec)})
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Settings of the node ``molmo``."""
+
+    checkpoint: str = _setting(
+        "tiny", "Model: a folder with the official files, a cached hub id, or 'tiny' (built in).", read_only=True
+    )
+    runtime: str = _setting("auto", "What runs the model.", choices=RUNTIMES, read_only=True)
+    gripper: str = _setting(
+        "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", read_only=True
+    )
+    autostart: bool = _setting(
+        True, "Configure and activate at start; false: wait for a lifecycle manager.", read_only=True
+    )
+    cameras: list[str] = _setting(
+        [""],
+        "Namespaces of the cameras, each with image, depth and camera_info; '' is no namespace. "
+        "The first one answers where a request names none.",
+        read_only=True,
+    )
+    image_transport: str = _setting(
+        "raw", "How colour images come: sensor_msgs/Image, or CompressedImage on image/compressed.",
+        choices=("raw", "compressed"), read_only=True,
+    )
+    depth_transport: str = _setting(
+        "raw", "How depth comes: sensor_msgs/Image, or CompressedImage on depth/compressedDepth.",
+        choices=("raw", "compressedDepth"), read_only=True,
+    )
+    buffer_frames: int = _setting(
+        8, "Messages of each topic that are kept to find a pair among.", low=2, high=100, read_only=True
+    )
+    sync_slop_s: float = _setting(
+        0.02, "Largest difference of the stamps of image, depth and camera_info.", unit="s", low=0.0, high=1.0
+    )
+    max_frame_age_s: float = _setting(
+        1.0, "A frame older than this when the model would start is refused.", unit="s", low=0.01, high=3600.0
+    )
+    frame_wait_s: float = _setting(
+        1.0, "How long a query waits for a usable frame before it fails.", unit="s", low=0.0, high=60.0
+    )
+    target_frame: str = _setting(
+        "", "Frame of the targets where a request names none; '' is the camera's optical frame."
+    )
+    tf_wait_s: float = _setting(
+        0.2, "How long to wait for the transform at the stamp of the image.", unit="s", low=0.0, high=10.0
+    )
+    timeout_s: float = _setting(
+        30.0, "Time for a query where the request gives none.", unit="s", low=0.05, high=600.0
+    )
+    queue_size: int = _setting(
+        4, "Queries that may wait while one is answered; more are told 'busy'.", low=1, high=100, read_only=True
+    )
+    max_targets: int = _setting(
+        0, "Most targets of an answer where the request gives none; 0 is no limit.", low=0, high=1000
+    )
+    max_query_chars: int = _setting(
+        256, "Longest query; longer text is refused.", unit="characters", low=1, high=256
+    )
+    max_tokens: int = _setting(
+        192, "Longest answer to a free prompt where the request gives none.", unit="tokens", low=1, high=4096
+    )
+    diagnostics_period_s: float = _setting(
+        1.0, "Time between two diagnostics messages.", unit="s", low=0.1, high=60.0, read_only=True
+    )
+
+
+@dataclass(frozen=True)
+class SimCameraConfig:
+    """Settings of the node ``sim_camera``."""
+
+    seed: int = _setting(0, "Which scene is shown; set it to show another.", low=0, high=2147483647)
+    rate: float = _setting(10.0, "Frames per second.", unit="Hz", low=0.1, high=60.0, read_only=True)
+    noise: float = _setting(
+        1.0, "Depth noise, as a multiple of a real sensor's; 0 is a perfect sensor.", low=0.0, high=5.0
+    )
+    width: int = _setting(640, "Image width.", unit="px", low=64, high=1920, read_only=True)
+    height: int = _setting(480, "Image height.", unit="px", low=48, high=1200, read_only=True)
+    frame_id: str = _setting("camera_color_optical_frame", "Optical frame of the images.", read_only=True)
+
+
+def spec_of(setting: Field[Any]) -> Spec:
+    """The Spec of a field of one of the classes above."""
+    spec = setting.metadata["spec"]
+    assert isinstance(spec, Spec)
+    return spec
+
+
+def check_value(name: str, value: object, spec: Spec) -> None:
+    """Raise ParameterError unless the value lies within the limits of its Spec."""
+    if spec.choices and value not in spec.choices:
+        raise ParameterError(f"{name} is {value!r}; choose {spec.limits()}.")
+    if spec.low is None or spec.high is None or isinstance(value, bool):
+        return
+    if not isinstance(value, (int, float)) or not spec.low <= value <= spec.high:
+        raise ParameterError(f"{name} is {value!r}; it must be {spec.limits()}.")
+
+
+def make_config(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A checked config of this kind from the values that differ from the defaults.
+
+    Raises: ParameterError for an unknown name or a value outside its range.
+    """
+    known = {setting.name: setting for setting in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise ParameterError(f"There is no parameter {name!r}; known: {', '.join(sorted(known))}.")
+        check_value(name, value, spec_of(known[name]))
+    return kind(**values)

@@ -1,0 +1,92 @@
+"""What the worker does with one query: frame, transform, model, targets, topics. Runs in the worker's thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from molmo_ros.config import NodeConfig
+from molmo_ros.datatypes import Answer, Grounding, RgbdFrame
+from molmo_ros.msg import GraspTargetArray
+from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.diagnostics import LatencyLog
+from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.messages import target_array
+from molmo_ros.ros.outputs import Outputs
+from molmo_ros.ros.tf import TransformLookup
+from molmo_ros.ros.worker import Job
+
+
+@dataclass(frozen=True)
+class GroundQuery:
+    """A checked request: nothing in it is left to a default any more. max_targets None: no limit."""
+
+    text: str
+    camera: CameraInput
+    target_frame: str
+    max_targets: int | None
+    grasp: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class AskQuery:
+    """A checked free prompt."""
+
+    prompt: str
+    camera: CameraInput
+    max_tokens: int
+    timeout_s: float
+
+
+class Answering:
+    """Everything that an answer needs, joined."""
+
+    def __init__(self, engine: Engine, transforms: TransformLookup, outputs: Outputs, log: LatencyLog) -> None:
+        self._engine = engine
+        self._transforms = transforms
+        self._outputs = outputs
+        self._log = log
+
+    def ground(self, job: Job[GraspTargetArray], query: GroundQuery, config: NodeConfig) -> GraspTargetArray:
+        """Answer a query, publish the targets, hand them to who waits, then publish what people look at.
+
+        Raises: any MolmoRosError; CancelledError between two steps of the model when the time is over.
+        """
+        started = time.perf_counter()
+        frame = query.camera.newest_frame(config, job.should_stop)
+        framed = time.perf_counter()
+        # Before the model thinks: a long generation can outrun the tf buffer.
+        T = self._transforms.lookup(query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s)
+        grounding = self._grounding(job, query, frame, T)
+        frame_id = query.target_frame or frame.frame_id
+        age_s = query.camera.age_s(frame.stamp_ns)
+        targets = target_array(grounding, frame_id, frame.frame_id, frame.stamp_ns, age_s)
+        self._outputs.publish_targets(targets)
+        job.deliver(targets)
+        total_ms = (time.perf_counter() - started) * 1e3
+        self._log.add({"frame": (framed - started) * 1e3, **grounding.stages_ms, "total": total_ms})
+        self._outputs.publish_views(frame, grounding, frame_id)
+        return targets
+
+    def _grounding(self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: object) -> Grounding:
+        grounder = self._engine.grounder()
+        way = grounder.grasp if query.grasp else grounder.locate
+        return way(
+            frame,
+            query.text,
+            T_target_camera=T,
+            target_frame=query.target_frame,
+            max_targets=query.max_targets,
+            should_stop=job.should_stop,
+        )
+
+    def ask(self, job: Job[tuple[RgbdFrame, Answer]], query: AskQuery, config: NodeConfig) -> tuple[RgbdFrame, Answer]:
+        """Answer a free prompt. Raises: as ``ground``."""
+        started = time.perf_counter()
+        frame = query.camera.newest_frame(config, job.should_stop)
+        answer = self._engine.grounder().ask(
+            frame.rgb, query.prompt, max_tokens=query.max_tokens, should_stop=job.should_stop
+        )
+        self._log.add({**answer.stages_ms, "total": (time.perf_counter() - started) * 1e3})
+        return frame, answer

@@ -1,0 +1,198 @@
+"""The three topics of one camera, left alone in the middleware until a query needs a frame."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from molmo_ros.config import NodeConfig
+from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.errors import CancelledError, FrameError
+from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
+from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame
+from molmo_ros.ros.frames import TOPICS, FramePairer, Sample, Triple
+
+POLL_S = 0.01
+NS = 1_000_000_000
+
+
+class DormantGroup(CallbackGroup):
+    """Keeps the executor away from a subscription.
+
+    The middleware holds the newest messages (KEEP_LAST) and drops older ones by itself, so an idle camera
+    costs no Python at all; ``CameraInput`` takes what is there when somebody asks.
+    """
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        pass
+
+
+class CameraInput:
+    """Newest paired frame of one camera. ``name`` is its namespace, '' for none."""
+
+    def __init__(self, node: Node, name: str, config: NodeConfig) -> None:
+        self.name = name
+        self._node = node
+        self._lock = threading.Lock()
+        self._color_compressed = config.image_transport == "compressed"
+        self._depth_compressed = config.depth_transport == "compressedDepth"
+        self.pairer = FramePairer(int(config.sync_slop_s * NS), config.buffer_frames)
+        color = ("image/compressed", CompressedImage) if self._color_compressed else ("image", Image)
+        depth = ("depth/compressedDepth", CompressedImage) if self._depth_compressed else ("depth", Image)
+        kinds = dict(zip(TOPICS, (color, depth, ("camera_info", CameraInfo)), strict=True))
+        prefix = f"{name}/" if name else ""
+        self._subscriptions = {
+            topic: self._subscribe(prefix + suffix, kind, config.buffer_frames)
+            for topic, (suffix, kind) in kinds.items()
+        }
+
+    def _subscribe(self, topic: str, kind: type, depth: int) -> Subscription:
+        qos = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=depth,
+            reliability=ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.VOLATILE,
+        )
+        return self._node.create_subscription(
+            kind, topic, _never_called, qos, raw=True, callback_group=DormantGroup(),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def collect(self) -> None:
+        """Take what has arrived since the last time; decodes nothing but the stamps."""
+        with self._lock:
+            for topic, subscription in self._subscriptions.items():
+                for _ in range(2 * self.pairer.size):  # bounded: a fast publisher must not hold us here
+                    taken = _take(subscription)
+                    if taken is None:
+                        break
+                    self.pairer.add(topic, taken)
+
+    def newest_frame(self, config: NodeConfig, should_stop: Callable[[], bool]) -> RgbdFrame:
+        """The newest paired frame, decoded; waits up to ``frame_wait_s`` for one that is fresh enough.
+
+        Raises: FrameError naming the topic that is silent, late, incompatible, stale or broken;
+        CameraInfoError; CancelledError if ``should_stop`` turns true meanwhile.
+        """
+        give_up = time.monotonic() + config.frame_wait_s
+        while True:
+            triple = self._newest_triple(config)
+            if triple is not None and self.age_s(triple.stamp_ns) <= config.max_frame_age_s:
+                return self._decode(triple)
+            if should_stop():
+                raise CancelledError("The query was given up while it waited for a camera frame.")
+            if time.monotonic() >= give_up:
+                raise FrameError(self._why_none(triple, config))
+            time.sleep(POLL_S)
+
+    def age_s(self, stamp_ns: int) -> float:
+        """Age of a stamp by the clock of the node (sim time if so set); never negative."""
+        return max(0.0, (self._node.get_clock().now().nanoseconds - stamp_ns) / NS)
+
+    def problem(self, config: NodeConfig) -> str:
+        """What keeps this camera from delivering frames, with the mend; empty if nothing does."""
+        with self._lock:
+            found = self.pairer.problem(time.time_ns(), config.max_frame_age_s)
+        return "" if found is None else self._explain(*found)
+
+    def topic_name(self, topic: str) -> str:
+        """The full, remapped name of one of TOPICS."""
+        return str(self._subscriptions[topic].topic_name)
+
+    def _newest_triple(self, config: NodeConfig) -> Triple | None:
+        self.collect()
+        with self._lock:
+            self.pairer.slop_ns = int(config.sync_slop_s * NS)
+            return self.pairer.newest()
+
+    def _decode(self, triple: Triple) -> RgbdFrame:
+        color = deserialize_message(triple.image.payload, self._subscriptions["image"].msg_type)
+        depth = deserialize_message(triple.depth.payload, self._subscriptions["depth"].msg_type)
+        info = deserialize_message(triple.camera_info.payload, CameraInfo)
+        rgb = decode_compressed_color(color) if self._color_compressed else decode_color(color)
+        metres = decode_compressed_depth(depth) if self._depth_compressed else decode_depth(depth)
+        return make_frame(rgb, metres, info, color.header)
+
+    def _why_none(self, triple: Triple | None, config: NodeConfig) -> str:
+        problem = self.problem(config)
+        if problem or triple is None:
+            return problem or f"Camera {self.name!r} has no paired frame yet; ask again in a moment."
+        return (
+            f"The newest frame on {self.topic_name('image')} is {self.age_s(triple.stamp_ns):.1f} s old, more "
+            f"than max_frame_age_s = {config.max_frame_age_s:g}; check the camera's clock and load "
+            "(use_sim_time for bags and simulation), or raise max_frame_age_s."
+        )
+
+    def _explain(self, topic: str, what: str) -> str:
+        """A problem of one topic with its cause, as far as the graph tells."""
+        name = self.topic_name(topic)
+        publishers = self._node.get_publishers_info_by_topic(name)
+        if not publishers:
+            return f"Topic {name} {what}: nobody publishes it; start the camera or remap '{topic}'."
+        own = self._node.get_subscriptions_info_by_topic(name)
+        mine = [info for info in own if info.node_name == self._node.get_name()]
+        for theirs in publishers:
+            for ours in mine:
+                verdict, reason = qos_check_compatible(theirs.qos_profile, ours.qos_profile)
+                if verdict == QoSCompatibility.ERROR:
+                    return (
+                        f"Topic {name} {what}: QoS of {theirs.node_name} is incompatible ({reason.strip()}); "
+                        f"set qos_overrides.{name}.subscription.reliability and .durability to match."
+                    )
+        return f"Topic {name} {what}, although {publishers[0].node_name} publishes it; check its rate and clock."
+
+
+def _never_called(_: bytes) -> None:
+    """A subscription must have a callback; its DormantGroup sees to it that nobody calls it."""
+
+
+def _take(subscription: Subscription) -> Sample | None:
+    """The next serialized message of a subscription with its stamp and arrival, None if there is none."""
+    with subscription.handle:
+        taken = subscription.handle.take_message(subscription.msg_type, True)
+    if taken is None:
+        return None
+    payload, info = taken
+    arrival_ns = int(_received_ns(info)) or time.time_ns()
+    return Sample(stamp_of(payload), arrival_ns, payload)
+
+
+def _received_ns(info: Any) -> int:
+    """When the middleware received it, on the system's clock; 0 if it does not say."""
+    value = info.get("received_timestamp", 0) if isinstance(info, dict) else info.received_timestamp
+    return int(value or 0)
+
+
+def stamp_of(serialized: bytes) -> int:
+    """Nanoseconds of the header stamp that a serialized message starts with.
+
+    Source: CDR (OMG): 4 bytes of encapsulation, byte 1 odd for little endian; then int32 sec, uint32 nanosec.
+    """
+    order = "<" if serialized[1] & 1 else ">"
+    sec = int(np.frombuffer(serialized, order + "i4", 1, 4)[0])
+    nanosec = int(np.frombuffer(serialized, order + "u4", 1, 8)[0])
+    return sec * NS + nanosec

@@ -1,0 +1,80 @@
+"""The model inside the node: loading with progress, and "not ready" in words until it is there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from molmo_ros.config import NodeConfig
+from molmo_ros.errors import MolmoRosError, NotReadyError
+
+if TYPE_CHECKING:
+    from molmo_ros.pipeline import Grounder
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Holds the Grounder of the node; safe to ask from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._grounder: Grounder | None = None
+        self._stage = "not configured"
+        self._progress = 0.0
+        self._loading = False
+        self.error = ""
+        self.active = False
+
+    def load(self, config: NodeConfig) -> None:
+        """Load the model; slow. Raises: what Grounder.load raises."""
+        from molmo_ros.pipeline import Grounder
+
+        self.error, self._loading = "", True
+        self._report("starting", 0.0)
+        try:
+            self._grounder = Grounder.load(
+                checkpoint=config.checkpoint, runtime=config.runtime, gripper=config.gripper,
+                progress=self._report,
+            )
+        except Exception as error:
+            self.error = str(error) if isinstance(error, MolmoRosError) else f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._loading = False
+
+    def unload(self) -> None:
+        """Free the model's memory."""
+        self.active = False
+        with self._lock:
+            grounder, self._grounder = self._grounder, None
+        if grounder is not None:
+            grounder.close()
+
+    def grounder(self) -> Grounder:
+        """The model, ready to answer. Raises: NotReadyError with the state and the progress."""
+        grounder = self._grounder
+        if grounder is None or not self.active:
+            raise NotReadyError(self.describe())
+        return grounder
+
+    def describe(self) -> str:
+        """The state in one sentence."""
+        if self._loading:
+            return f"loading, {self._progress:.0%} ({self._stage}); ask again in a moment."
+        if self.error:
+            return f"The model could not be loaded: {self.error}"
+        if self._grounder is None:
+            return "No model is loaded; configure and activate the node (ros2 lifecycle set)."
+        if not self.active:
+            return "The node is inactive; activate it (ros2 lifecycle set ... activate)."
+        return "ready"
+
+    @property
+    def progress(self) -> float:
+        """0..1 while loading, 1 when loaded."""
+        return 1.0 if self._grounder is not None else self._progress
+
+    def _report(self, stage: str, progress: float) -> None:
+        self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)

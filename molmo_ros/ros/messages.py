@@ -1,0 +1,171 @@
+"""Results as messages: points, targets, poses, clouds; and targets back again, for clients in Python.
+
+What is unknown is NaN in a message and None in a dataclass.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, PoseStamped, Quaternion, Vector3
+from geometry_msgs.msg import Pose as PoseMessage
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
+
+from molmo_ros.datatypes import (
+    Answer,
+    Array,
+    Grasp,
+    GraspTarget,
+    Grounding,
+    ImagePoint,
+    ObjectSegment,
+    OrientedBox,
+    Pose,
+    TargetStatus,
+)
+from molmo_ros.msg import GraspTarget as GraspTargetMessage
+from molmo_ros.msg import GraspTargetArray, GroundedPoint
+from molmo_ros.ros.conversions import stamp_to_ns
+
+NAN = math.nan
+CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
+
+
+def make_header(frame_id: str, stamp_ns: int) -> Header:
+    """std_msgs/Header from a frame and nanoseconds."""
+    header = Header(frame_id=frame_id)
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    return header
+
+
+def pose_message(pose: Pose | None) -> PoseMessage:
+    """geometry_msgs/Pose; NaN all over if there is none."""
+    position = [NAN] * 3 if pose is None else [float(value) for value in pose.position]
+    xyzw = [NAN] * 4 if pose is None else [float(value) for value in pose.orientation]
+    return PoseMessage(
+        position=Point(x=position[0], y=position[1], z=position[2]),
+        orientation=Quaternion(x=xyzw[0], y=xyzw[1], z=xyzw[2], w=xyzw[3]),
+    )
+
+
+def point_message(point: ImagePoint, frame_id: str, stamp_ns: int) -> GroundedPoint:
+    """GroundedPoint in the optical frame of the camera."""
+    return GroundedPoint(
+        header=make_header(frame_id, stamp_ns),
+        label=point.label,
+        instance=point.instance,
+        x=float(point.x),
+        y=float(point.y),
+        covariance=_numbers(point.covariance, 4),
+        confidence=float(point.confidence),
+    )
+
+
+def target_message(target: GraspTarget, optical_frame: str, age_s: float) -> GraspTargetMessage:
+    """msg/GraspTarget."""
+    box, grasp = target.box, target.grasp
+    position = _numbers(target.position, 3)
+    size = _numbers(None if box is None else box.size, 3)
+    return GraspTargetMessage(
+        header=make_header(target.frame_id, target.stamp_ns),
+        point=point_message(target.point, optical_frame, target.stamp_ns),
+        status=int(target.status),
+        status_text=target.status_text,
+        position=Point(x=position[0], y=position[1], z=position[2]),
+        position_covariance=_numbers(target.covariance, 9),
+        object_pose=pose_message(None if box is None else box.pose),
+        object_size=Vector3(x=size[0], y=size[1], z=size[2]),
+        grasp_pose=pose_message(None if grasp is None else grasp.pose),
+        pregrasp_pose=pose_message(None if grasp is None else grasp.pregrasp),
+        width=NAN if grasp is None else float(grasp.width),
+        quality=NAN if grasp is None else float(grasp.quality),
+        age=age_s,
+    )
+
+
+def target_array(
+    grounding: Grounding, frame_id: str, optical_frame: str, stamp_ns: int, age_s: float
+) -> GraspTargetArray:
+    """msg/GraspTargetArray of a whole answer."""
+    return GraspTargetArray(
+        header=make_header(frame_id, stamp_ns),
+        query=grounding.query,
+        answer=grounding.answer.text,
+        targets=[target_message(target, optical_frame, age_s) for target in grounding.targets],
+    )
+
+
+def grasp_pose_stamped(target: GraspTargetMessage) -> PoseStamped:
+    """The grasp pose of a target, for anything that takes a pose."""
+    return PoseStamped(header=target.header, pose=target.grasp_pose)
+
+
+def cloud_message(segments: Sequence[ObjectSegment], frame_id: str, stamp_ns: int) -> PointCloud2:
+    """The points of the objects, coloured, in the camera's optical frame: x, y, z float32, rgb packed."""
+    count = sum(len(segment.cloud_m) for segment in segments)
+    points = np.zeros(count, CLOUD_DTYPE)
+    if segments:
+        xyz = np.concatenate([segment.cloud_m for segment in segments])
+        colors = np.concatenate([segment.colors for segment in segments]).astype(np.uint32)
+        points["x"], points["y"], points["z"] = xyz.T
+        points["rgb"] = colors[:, 0] << 16 | colors[:, 1] << 8 | colors[:, 2]
+    fields = [
+        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
+        for index, name in enumerate(CLOUD_DTYPE.names or ())
+    ]
+    msg = PointCloud2(header=make_header(frame_id, stamp_ns), height=1, width=count, fields=fields)
+    msg.point_step, msg.row_step, msg.is_dense = CLOUD_DTYPE.itemsize, CLOUD_DTYPE.itemsize * count, True
+    msg.data = array.array("B", points.tobytes())
+    return msg
+
+
+def pose_from_message(msg: PoseMessage) -> Pose | None:
+    """Pose, or None if the message holds NaN."""
+    position = np.array([msg.position.x, msg.position.y, msg.position.z])
+    xyzw = np.array([msg.orientation.x, msg.orientation.y, msg.orientation.z, msg.orientation.w])
+    return Pose(position, xyzw) if np.isfinite(position).all() and np.isfinite(xyzw).all() else None
+
+
+def point_from_message(msg: GroundedPoint) -> ImagePoint:
+    """ImagePoint of a GroundedPoint."""
+    covariance = np.asarray(msg.covariance).reshape(2, 2)
+    return ImagePoint(msg.x, msg.y, msg.label, msg.instance, msg.confidence, covariance)
+
+
+def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
+    """GraspTarget of a message; its segment is not in the message and therefore None."""
+    position = np.array([msg.position.x, msg.position.y, msg.position.z])
+    covariance = np.asarray(msg.position_covariance).reshape(3, 3)
+    object_pose = pose_from_message(msg.object_pose)
+    size = np.array([msg.object_size.x, msg.object_size.y, msg.object_size.z])
+    pose, pregrasp = pose_from_message(msg.grasp_pose), pose_from_message(msg.pregrasp_pose)
+    return GraspTarget(
+        point=point_from_message(msg.point),
+        status=TargetStatus(msg.status),
+        status_text=msg.status_text,
+        frame_id=msg.header.frame_id,
+        stamp_ns=stamp_to_ns(msg.header.stamp),
+        position=_known(position),
+        covariance=_known(covariance),
+        box=None if object_pose is None else OrientedBox(object_pose, size),
+        grasp=None if pose is None or pregrasp is None else Grasp(pose, pregrasp, msg.width, msg.quality),
+    )
+
+
+def grounding_from_message(query: str, answer: str, targets: Sequence[GraspTargetMessage]) -> Grounding:
+    """Grounding of what a client received."""
+    values = tuple(target_from_message(target) for target in targets)
+    return Grounding(query, Answer(answer, tuple(target.point for target in values)), values)
+
+
+def _known(value: Array) -> Array | None:
+    return value if np.isfinite(value).all() else None
+
+
+def _numbers(values: Any, count: int) -> list[float]:
+    return [NAN] * count if values is None else [float(value) for value in np.asarray(values).reshape(-1)]

@@ -1,0 +1,195 @@
+"""The node ``molmo``: a lifecycle node that brings itself up unless told not to.
+
+configure loads the model, activate answers, deactivate stops answering, cleanup frees the model. The services
+are there from the first moment and say in words why they do not answer yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from molmo_ros.config import NodeConfig
+from molmo_ros.errors import MolmoRosError
+from molmo_ros.ros import diagnostics
+from molmo_ros.ros.answering import Answering
+from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.log import forward_logging
+from molmo_ros.ros.outputs import Outputs
+from molmo_ros.ros.params import declare
+from molmo_ros.ros.services import Interfaces
+from molmo_ros.ros.tf import TransformLookup
+from molmo_ros.ros.worker import Worker
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
+
+
+class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the older distributions
+    """Joins the parts; the work is in the files beside this one."""
+
+    def __init__(self, **options: Any) -> None:
+        # Reentrant: get_state must answer while configure, in another thread, loads the model.
+        super().__init__("molmo", callback_group=ReentrantCallbackGroup(), **options)
+        _shield_transitions(self)
+        self.config = declare(self, NodeConfig, self._set_config)
+        self.engine = Engine()
+        self.worker = Worker(self.config.queue_size)
+        self.log = diagnostics.LatencyLog()
+        self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or [""]}
+        self._transforms = TransformLookup(self)
+        answering = Answering(self.engine, self._transforms, Outputs(self), self.log)
+        self.interfaces = Interfaces(
+            self, lambda: self.config, self.cameras, self.engine, self.worker, answering, self.log
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(
+            self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+
+    def start(self) -> None:
+        """Configure and activate in a thread of its own, if ``autostart`` says so."""
+        if self.config.autostart:
+            threading.Thread(target=self._bring_up, name="autostart", daemon=True).start()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model. Slow, so the executor must have other threads."""
+        started = time.perf_counter()
+        try:
+            if self.config.target_frame:
+                self._transforms.start(self.config.target_frame)
+            self.engine.load(self.config)
+        except Exception as error:
+            known = isinstance(error, MolmoRosError)
+            self.get_logger().error(f"configure failed: {error}", exc_info=None if known else True)
+            return FAILURE
+        self.get_logger().info(
+            f"loaded {self.config.checkpoint} ({self.config.runtime}) in {time.perf_counter() - started:.1f} s"
+        )
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to answer."""
+        result = super().on_activate(state)
+        self.engine.active = result == SUCCESS
+        self.get_logger().info("ready: ask on ~/ground, ~/ask or ~/query")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop answering; what runs is cancelled."""
+        self.engine.active = False
+        self.worker.cancel_all("The node was deactivated.")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        self.engine.unload()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything."""
+        self.engine.active = False
+        self.worker.cancel_all("The node is shutting down.")
+        self.engine.unload()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where configure may be tried again."""
+        self.worker.cancel_all("The node has failed and starts anew.")
+        self.engine.unload()
+        return SUCCESS
+
+    def destroy_node(self) -> None:
+        """End the worker, then the node."""
+        self.worker.close()
+        super().destroy_node()
+
+    def _bring_up(self) -> None:
+        try:
+            if self.trigger_configure() == SUCCESS:
+                self.trigger_activate()
+        except Exception as error:  # a manager was quicker, or the context is gone
+            self.get_logger().warning(f"autostart stopped: {error}")
+
+    def _set_config(self, config: NodeConfig) -> None:
+        self.config = config
+
+    def _diagnose(self) -> None:
+        name, now_ns = self.get_name(), time.time_ns()
+        for camera in self.cameras.values():
+            camera.collect()
+        statuses = [
+            diagnostics.node_status(name, self.engine, self.worker, self.config),
+            *(diagnostics.camera_status(name, c, self.config, now_ns) for c in self.cameras.values()),
+            diagnostics.latency_status(name, self.log),
+        ]
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
+
+
+def _shield_transitions(node: LifecycleNode) -> None:
+    """rclpy raises through the executor when a transition is not allowed now; a manager must get 'no' instead."""
+    for service in node.services:
+        if service.srv_name.endswith("/change_state"):
+            service.callback = _refusing(service.callback, node)
+
+
+def _refusing(callback: Callable[[Any, Any], Any], node: LifecycleNode) -> Callable[[Any, Any], Any]:
+    def change_state(request: Any, response: Any) -> Any:
+        try:
+            return callback(request, response)
+        except Exception as error:
+            node.get_logger().warning(f"transition {request.transition.id} refused: {error}")
+            response.success = False
+            return response
+
+    return change_state
+
+
+def spin(node: LifecycleNode, threads: int) -> None:
+    """Spin until shutdown; an exception in one callback is logged and the node lives on."""
+    executor = MultiThreadedExecutor(num_threads=threads)
+    executor.add_node(node)
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            break
+        except Exception as error:
+            node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}", exc_info=True)
+    executor.shutdown(timeout_sec=1.0)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node; exit status 2 if a parameter is wrong."""
+    rclpy.init(args=args)
+    logging.getLogger().setLevel(logging.INFO)
+    try:
+        node = MolmoNode()
+    except MolmoRosError as error:
+        print(f"molmo: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    forward_logging(node)
+    node.start()
+    try:
+        spin(node, node.config.queue_size + SPARE_THREADS)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The topics on which answers come out."""
+
+from __future__ import annotations
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import Image, PointCloud2
+from visualization_msgs.msg import MarkerArray
+
+from molmo_ros.datatypes import Grounding, RgbdFrame
+from molmo_ros.msg import GraspTargetArray
+from molmo_ros.ros.conversions import image_message
+from molmo_ros.ros.markers import target_markers
+from molmo_ros.ros.messages import cloud_message, grasp_pose_stamped, make_header
+
+# The last answer stays for who comes late (rviz, a client that starts after the query).
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Outputs:
+    """Publishers of one node; they are silent while the node is not active."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        make = node.create_lifecycle_publisher
+        self._targets = make(GraspTargetArray, "~/targets", LATCHED)
+        self._grasp_pose = make(PoseStamped, "~/grasp_pose", 1)
+        self._points = make(PointCloud2, "~/object_points", LATCHED)
+        self._markers = make(MarkerArray, "~/markers", LATCHED)
+        self._annotated = make(Image, "~/annotated", LATCHED)
+
+    def publish_targets(self, targets: GraspTargetArray) -> None:
+        """The targets, and the pose of the best one that can be grasped."""
+        self._targets.publish(targets)
+        best = next((target for target in targets.targets if target.status == target.OK), None)
+        if best is not None and best.width == best.width:  # NaN: no grasp was asked for
+            self._grasp_pose.publish(grasp_pose_stamped(best))
+
+    def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
+        """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""
+        segments = [target.segment for target in grounding.targets if target.segment is not None]
+        self._points.publish(cloud_message(segments, frame.frame_id, frame.stamp_ns))
+        self._markers.publish(target_markers(grounding.targets, frame_id, frame.stamp_ns))
+        if self._annotated.get_subscription_count():
+            self._annotated.publish(_annotated(frame, grounding))
+
+
+def _annotated(frame: RgbdFrame, grounding: Grounding) -> Image:
+    from molmo_ros.draw import annotate
+
+    shown = grounding.targets or grounding.answer.points
+    picture = annotate(frame.rgb, shown, grounding.query)
+    return image_message(picture, "rgb8", make_header(frame.frame_id, frame.stamp_ns))

@@ -1,0 +1,141 @@
+"""~/ground, ~/ask and ~/query: check the request, queue it, wait, fill the response. Nothing is raised."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from molmo_ros.config import NodeConfig
+from molmo_ros.errors import FrameError, MolmoRosError, ParameterError
+from molmo_ros.msg import GraspTargetArray
+from molmo_ros.prompt import clean_query
+from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
+from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.diagnostics import LatencyLog
+from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.messages import point_message
+from molmo_ros.ros.worker import Job, Worker
+from molmo_ros.srv import Ask, Ground
+
+MAX_TIMEOUT_S = 600.0
+
+
+class Interfaces:
+    """The ways in. ``config`` is a function, since parameters may change at run time."""
+
+    def __init__(
+        self, node: Node, config: Callable[[], NodeConfig], cameras: Mapping[str, CameraInput],
+        engine: Engine, worker: Worker, answering: Answering, log: LatencyLog,
+    ) -> None:
+        self._logger = node.get_logger()
+        self._config = config
+        self._cameras = cameras
+        self._engine = engine
+        self._worker = worker
+        self._answering = answering
+        self._log = log
+        # Each waiting call holds a thread of the executor; the queue bounds how many there can be.
+        group = ReentrantCallbackGroup()
+        node.create_service(Ground, "~/ground", self.on_ground, callback_group=group)
+        node.create_service(Ask, "~/ask", self.on_ask, callback_group=group)
+        node.create_subscription(String, "~/query", self.on_query, 10, callback_group=group)
+
+    def on_ground(self, request: Any, response: Any) -> Any:
+        """srv/Ground."""
+        try:
+            job = self._submit_ground(self._ground_query(request))
+            answer = job.result()
+            response.success, response.answer, response.targets = True, answer.answer, answer.targets
+            response.message = f"{len(answer.targets)} found" if answer.targets else "not there"
+        except Exception as error:
+            self._fail(response, error)
+        return response
+
+    def on_ask(self, request: Any, response: Any) -> Any:
+        """srv/Ask."""
+        try:
+            config = self._config()
+            query = AskQuery(
+                prompt=clean_query(request.prompt, config.max_query_chars),
+                camera=self._camera(request.camera),
+                max_tokens=int(request.max_tokens) or config.max_tokens,
+                timeout_s=_timeout(request.timeout_s, config),
+            )
+            self._engine.grounder()
+            frame, answer = self._worker.submit(
+                lambda job: self._answering.ask(job, query, config), query.timeout_s
+            ).result()
+            response.success, response.answer = True, answer.text
+            response.points = [point_message(p, frame.frame_id, frame.stamp_ns) for p in answer.points]
+        except Exception as error:
+            self._fail(response, error)
+        return response
+
+    def on_query(self, msg: Any) -> None:
+        """std_msgs/String: the answer comes out on the topics, a failure in the log and the diagnostics."""
+        try:
+            request = Ground.Request(query=msg.data)
+            job = self._submit_ground(self._ground_query(request))
+        except Exception as error:
+            self._note(error)
+            return
+        threading.Thread(target=self._watch, args=(job,), daemon=True).start()
+
+    def _watch(self, job: Job[GraspTargetArray]) -> None:
+        try:
+            job.result()
+        except Exception as error:
+            self._note(error)
+
+    def _submit_ground(self, query: GroundQuery) -> Job[GraspTargetArray]:
+        config = self._config()
+        self._engine.grounder()  # not ready is known before the queue
+        return self._worker.submit(lambda job: self._answering.ground(job, query, config), query.timeout_s)
+
+    def _ground_query(self, request: Any) -> GroundQuery:
+        config = self._config()
+        return GroundQuery(
+            text=clean_query(request.query, config.max_query_chars),
+            camera=self._camera(request.camera),
+            target_frame=request.target_frame or config.target_frame,
+            max_targets=int(request.max_targets) or config.max_targets or None,
+            grasp=bool(request.grasp),
+            timeout_s=_timeout(request.timeout_s, config),
+        )
+
+    def _camera(self, name: str) -> CameraInput:
+        if not name:
+            return next(iter(self._cameras.values()))
+        if name not in self._cameras:
+            known = ", ".join(repr(camera) for camera in self._cameras)
+            raise FrameError(f"There is no camera {name[:64]!r}; this node has {known}.")
+        return self._cameras[name]
+
+    def _fail(self, response: Any, error: Exception) -> None:
+        response.success = False
+        response.code, response.message = self._note(error)
+
+    def _note(self, error: Exception) -> tuple[str, str]:
+        """Log a failure; (code, message) for the caller."""
+        if not isinstance(error, MolmoRosError):
+            self._logger.error(f"a query failed: {type(error).__name__}: {error}", exc_info=True)
+            code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
+        else:
+            code, text = error.code, str(error)
+            self._logger.warning(f"a query failed ({code}): {text}")
+        self._log.add_failure(f"{code}: {text}")
+        return code, text
+
+
+def _timeout(seconds: float, config: NodeConfig) -> float:
+    """The time for a request; 0 is the default. Raises: ParameterError if it is negative, NaN or too long."""
+    if seconds == 0.0:
+        return config.timeout_s
+    if not 0.0 < seconds <= MAX_TIMEOUT_S:
+        raise ParameterError(f"timeout_s is {seconds:g}; give 0 (default) to {MAX_TIMEOUT_S:g} s.")
+    return seconds

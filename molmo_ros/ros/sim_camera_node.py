@@ -1,0 +1,93 @@
+"""The node ``sim_camera``: a simulated RGB-D camera on real topics. Set ``seed`` to see another scene."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image
+
+from molmo_ros.config import SimCameraConfig
+from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.errors import MolmoRosError
+from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
+from molmo_ros.ros.params import declare
+
+FRAMES = 4  # noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core
+
+
+class SimCameraNode(Node):  # type: ignore[misc]
+    """Publishes image (rgb8), depth (16UC1, aligned) and camera_info at a rate, with one stamp each time."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("sim_camera", **options)
+        self._config = declare(self, SimCameraConfig, self._set_config)
+        self._shown: SimCameraConfig | None = None
+        self._messages: list[tuple[Image, Image, CameraInfo]] = []
+        self._count = 0
+        self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)
+        self._depth = self.create_publisher(Image, "depth", qos_profile_sensor_data)
+        self._info = self.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+        self.create_timer(1.0 / self._config.rate, self._show)
+
+    def _set_config(self, config: SimCameraConfig) -> None:
+        self._config = config
+
+    def _show(self) -> None:
+        if self._shown != self._config:
+            self._messages = render(self._config)
+            self._shown = self._config
+        stamp = self.get_clock().now().to_msg()
+        messages = self._messages[self._count % len(self._messages)]
+        self._count += 1
+        for publisher, message in zip((self._image, self._depth, self._info), messages, strict=True):
+            message.header.stamp = stamp
+            publisher.publish(message)
+
+
+def render(config: SimCameraConfig) -> list[tuple[Image, Image, CameraInfo]]:
+    """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
+    from molmo_ros.sim import NoiseModel, SimCamera
+
+    camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
+    return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
+
+
+def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo]:
+    from molmo_ros.ros.messages import make_header
+
+    height, width = frame.depth.shape
+    header = make_header(frame_id, 0)
+    return (
+        image_message(frame.rgb, "rgb8", header),
+        depth_message(frame.depth, header),
+        camera_info_message(frame.K, width, height, header),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node; exit status 2 if a parameter is wrong."""
+    rclpy.init(args=args)
+    try:
+        node = SimCameraNode()
+    except MolmoRosError as error:
+        print(f"sim_camera: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

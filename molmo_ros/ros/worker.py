@@ -1,0 +1,178 @@
+"""One thread that does the slow work, fed by a bounded queue. Knows no ROS."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from molmo_ros.errors import BusyError, CancelledError
+
+logger = logging.getLogger(__name__)
+R = TypeVar("R")
+SMOOTHING = 0.3  # weight of the newest job in the running mean of the durations
+
+
+class Job(Generic[R]):
+    """A piece of work with a deadline; whoever asked waits for its result."""
+
+    def __init__(self, work: Callable[[Job[R]], R], timeout_s: float) -> None:
+        self._work = work
+        self.timeout_s = timeout_s
+        self.deadline = time.monotonic() + timeout_s
+        self._cancelled = threading.Event()
+        self._done = threading.Event()
+        self._result: R | None = None
+        self._error: BaseException | None = None
+
+    def cancel(self) -> None:
+        """Ask the work to stop; it does at its next look at ``should_stop``."""
+        self._cancelled.set()
+
+    def should_stop(self) -> bool:
+        """True when the caller has given up or the time is over."""
+        return self._cancelled.is_set() or time.monotonic() > self.deadline
+
+    def result(self) -> R:
+        """Wait for the result until the deadline.
+
+        Raises: CancelledError if the time is over or the job was cancelled; whatever the work raised.
+        """
+        if not self._done.wait(max(0.0, self.deadline - time.monotonic())):
+            self.cancel()
+            raise self._too_late()
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+    def deliver(self, result: R) -> None:
+        """Hand the result over before the work is quite done, so that nobody waits for what follows."""
+        self._result = result
+        self._done.set()
+
+    def run(self) -> None:
+        """Do the work, in the thread of the worker."""
+        try:
+            if self.should_stop():
+                raise self._too_late()
+            result = self._work(self)
+            if not self._done.is_set():
+                self._result = result
+        except CancelledError as error:
+            self._error = self._too_late() if time.monotonic() > self.deadline else error
+        except BaseException as error:
+            if self._done.is_set():  # nobody waits any more who could be told
+                logger.exception("failed after the answer was delivered")
+            self._error = error
+        finally:
+            self._done.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End the job without running it."""
+        self._error = error
+        self._done.set()
+
+    def _too_late(self) -> CancelledError:
+        if time.monotonic() <= self.deadline:
+            return CancelledError("The query was cancelled before it was answered.")
+        return CancelledError(
+            f"No answer within {self.timeout_s:.1f} s; give it more time (timeout_s), a shorter answer or a "
+            "faster runtime."
+        )
+
+
+class Worker:
+    """Runs jobs one after the other; ``submit`` never waits and refuses what does not fit the queue."""
+
+    def __init__(self, queue_size: int, name: str = "inference") -> None:
+        self._queue: deque[Job[object]] = deque()
+        self._queue_size = queue_size
+        self._wake = threading.Condition()
+        self._current: Job[object] | None = None
+        self._started_at = 0.0
+        self._mean_s = 0.0
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[Job[R]], R], timeout_s: float) -> Job[R]:
+        """Queue a piece of work.
+
+        Raises: BusyError with the expected wait if the queue is full.
+        """
+        job = Job(work, timeout_s)
+        with self._wake:
+            if self._closed:
+                raise CancelledError("The node is shutting down.")
+            self._drop_abandoned()
+            if len(self._queue) >= self._queue_size:
+                raise BusyError(
+                    f"Busy: {len(self._queue)} queries are waiting, the next one would start in about "
+                    f"{self._expected_wait():.1f} s; ask again then, or raise queue_size."
+                )
+            self._queue.append(job)  # type: ignore[arg-type]
+            self._wake.notify()
+        return job
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue, without the one that runs."""
+        return len(self._queue)
+
+    @property
+    def busy(self) -> bool:
+        """True while a job runs."""
+        return self._current is not None
+
+    @property
+    def mean_s(self) -> float:
+        """Running mean of the durations of the jobs, 0 before the first."""
+        return self._mean_s
+
+    def cancel_all(self, reason: str) -> None:
+        """Stop the running job and fail the waiting ones."""
+        with self._wake:
+            waiting = list(self._queue)
+            self._queue.clear()
+            if self._current is not None:
+                self._current.cancel()
+        for job in waiting:
+            job.fail(CancelledError(reason))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Cancel everything and end the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self.cancel_all("The node is shutting down.")
+        self._thread.join(timeout_s)
+
+    def _drop_abandoned(self) -> None:
+        """Jobs whose time is over must not keep others out of the queue."""
+        for job in [job for job in self._queue if job.should_stop()]:
+            self._queue.remove(job)
+            job.run()  # ends at once, for it may not start any more
+
+    def _expected_wait(self) -> float:
+        running = max(0.0, self._mean_s - (time.monotonic() - self._started_at)) if self.busy else 0.0
+        return running + self._mean_s * len(self._queue)
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._closed:
+                    self._wake.wait()
+                if self._closed:
+                    return
+                job = self._current = self._queue.popleft()
+                self._started_at = time.monotonic()
+            job.run()
+            duration = time.monotonic() - self._started_at
+            with self._wake:
+                self._current = None
+                known = self._mean_s > 0
+                self._mean_s += (SMOOTHING if known else 1.0) * (duration - self._mean_s)
+            del job  # a result may hold a camera frame; do not keep it until the next job
