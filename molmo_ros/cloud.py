@@ -29,14 +29,17 @@ def voxel_means(values: Array, index: Index, count: int) -> Array:
     return np.stack(sums, axis=1) * share[:, None]
 
 
-def voxel_down(points: Array, size: float, at_most: int | None = None) -> Array:
-    """Return the mean point of every occupied voxel (V,3), with voxels coarse enough to be at_most many."""
+def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[Array, float]:
+    """Return the mean point of every occupied voxel (V,3), and the edge of the voxels in m.
+
+    The edge grows until they are at_most many.
+    """
     if len(points) == 0:
-        return np.zeros((0, 3))
+        return np.zeros((0, 3)), size
     while True:
         index, count = voxel_index(points, size)
         if at_most is None or count <= at_most:
-            return voxel_means(points, index, count)
+            return voxel_means(points, index, count), size
         size *= max(1.1, float(np.sqrt(count / at_most)))  # surfaces: the count goes with 1 / size^2
 
 

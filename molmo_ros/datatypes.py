@@ -112,14 +112,16 @@ class Grasp:
     """A parallel-gripper grasp.
 
     Frame of pose: z = approach (towards the object), y = closing direction, x = y cross z, origin midway
-    between the fingertips. pregrasp has the same orientation, withdrawn along -z. width is the opening at
-    the object in m; quality is 0..1.
+    between the fingertips. pregrasp has the same orientation, withdrawn along -z. width in m is the
+    distance between the contacts, where the fingers stop; opening in m is how far to open them on the way
+    in, the widest that touches nothing (0: unknown); quality is 0..1.
     """
 
     pose: Pose
     pregrasp: Pose
     width: float
     quality: float
+    opening: float = 0.0
 
 
 class TargetStatus(IntEnum):

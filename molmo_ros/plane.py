@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from molmo_ros.datatypes import Array
+from molmo_ros.transforms import frame_with_z, make_transform, unit
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ DEFAULT_PLANE = PlaneOptions()
 
 
 def support_plane(
-    points: Array, on_top: Array, tolerance: float, up: Array | None = None, options: PlaneOptions = DEFAULT_PLANE
+    points: Array,
+    on_top: Array,
+    tolerance: float,
+    up: Array | None = None,
+    options: PlaneOptions = DEFAULT_PLANE,
 ) -> Array | None:
     """Find the plane (4,) below the point on_top (3,) among camera-frame points (N,3), or None.
 
@@ -81,3 +86,19 @@ def _refined(points: Array, plane: Array, tolerance: float) -> Array:
         n = n if n @ plane[:3] > 0 else -n
         plane = np.append(n, -n @ middle)
     return plane
+
+
+def support_frame(plane: Array | None, up: Array | None, cloud: Array) -> Array:
+    """Return T_support_camera (4,4): z away from the support, z = 0 on it, the origin below the cloud (N,3).
+
+    Without a plane, z is `up`, or else up as in an upright image, and z = 0 at the lowest point.
+    """
+    if plane is not None:
+        z, height = plane[:3], float(plane[3])
+    else:
+        z = unit(up) if up is not None else np.array([0.0, -1.0, 0.0])
+        height = -float((cloud @ z).min())
+    R = frame_with_z(z, np.array([0.0, 0.0, 1.0])).T
+    T = make_transform(R, -R @ cloud.mean(axis=0))
+    T[2, 3] = height
+    return T

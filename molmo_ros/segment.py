@@ -90,7 +90,7 @@ def segment_object(
         mask=_full_mask(frame, region, own, plane, least),
         cloud_m=region.points[own],
         colors=frame.rgb[region.v[own], region.u[own]],
-        scene_m=voxel_down(region.points[above & ~own], 0.005),
+        scene_m=voxel_down(region.points[above & ~own], 0.005)[0],
         plane=plane,
     )
 

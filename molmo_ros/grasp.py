@@ -1,0 +1,95 @@
+"""From an object to grasps for a parallel gripper: propose many, keep what fits, return the best."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
+from molmo_ros.errors import GraspError
+from molmo_ros.grasp_candidates import propose
+from molmo_ros.grasp_checks import TRAVEL_M, Fits, Refusals, check
+from molmo_ros.grasp_score import score
+from molmo_ros.gripper import Gripper
+from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
+
+SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
+
+
+def plan_grasps(
+    segment: ObjectSegment,
+    camera_point: CameraPoint,
+    gripper: Gripper,
+    up: Array | None = None,
+    max_grasps: int = 1,
+    shape: Shape | None = None,
+) -> list[Grasp]:
+    """Plan grasps in the camera's optical frame, best first, each different from those before it.
+
+    Args: camera_point, what was asked for: grasps near it are preferred; up (3,), away from the ground,
+    used where the segment has no support plane; shape, the completed segment if it is known already.
+    Raises: GraspError, with code TOO_WIDE if the gripper cannot open around the object anywhere, else
+    COLLISION.
+    """
+    shape = shape or complete_shape(segment, up)
+    click = transform_points(invert(shape.T_camera_support), np.asarray(camera_point.position, dtype=np.float64))
+    candidates = propose(shape, click, gripper)
+    fits, refusals = check(shape, candidates, gripper)
+    if len(fits) == 0:
+        raise _refusal(shape, gripper, len(candidates), refusals)
+    quality = score(shape, fits, click, gripper)
+    chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
+    return [_grasp(shape, fits, int(k), float(quality[k])) for k in chosen]
+
+
+def _grasp(shape: Shape, fits: Fits, k: int, quality: float) -> Grasp:
+    R, tips = fits.rotation[k], fits.tips[k]
+    grasp = Grasp(
+        pose=pose_from_matrix(make_transform(R, tips)),
+        pregrasp=pose_from_matrix(make_transform(R, tips - TRAVEL_M * R[:, 2])),
+        width=float(fits.width[k]),
+        quality=quality,
+        opening=float(fits.opening[k]),
+    )
+    return transform_grasp(shape.T_camera_support, grasp)
+
+
+def _different(fits: Fits, order: npt.NDArray[np.intp], wanted: int) -> list[int]:
+    """Walk down the ranking, leaving out what is within 3 cm and 30 degrees of a grasp already taken.
+
+    Turning a hand by 180 degrees about its approach swaps the fingers and is no difference.
+    """
+    flip = np.diag([-1.0, -1.0, 1.0])
+    taken: list[int] = []
+    for k in order:
+        if len(taken) >= max(wanted, 1):
+            break
+        near = [t for t in taken if np.linalg.norm(fits.tips[t] - fits.tips[k]) < SAME_POSITION_M]
+        R = fits.rotation[k]
+        angles = [min(_angle(fits.rotation[t], R), _angle(fits.rotation[t], R @ flip)) for t in near]
+        if all(angle > SAME_ANGLE for angle in angles):
+            taken.append(int(k))
+    return taken
+
+
+def _angle(a: Array, b: Array) -> float:
+    """Return the angle (rad) between two rotations (3,3)."""
+    return float(np.arccos(np.clip((np.trace(a.T @ b) - 1) / 2, -1, 1)))
+
+
+def _refusal(shape: Shape, gripper: Gripper, count: int, refusals: Refusals) -> GraspError:
+    angle = rectangle_angle(shape.points[:, :2])
+    c, s = np.cos(angle), np.sin(angle)
+    narrowest = float(np.ptp(shape.points[:, :2] @ np.array([[c, -s], [s, c]]), axis=0).min())
+    if narrowest > gripper.max_opening - 0.004:
+        return GraspError(
+            f"The object is {1000 * narrowest:.0f} mm wide at its narrowest and {gripper.name} opens "
+            f"{1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper.",
+            code="TOO_WIDE",
+        )
+    return GraspError(
+        f"None of {count} grasps of an object {1000 * narrowest:.0f} mm wide is free ({refusals.text()}); "
+        "clear its surroundings, or look from another side.",
+        code="COLLISION",
+    )

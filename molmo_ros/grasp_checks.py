@@ -1,0 +1,260 @@
+"""Is there room for the hand? Fingers, palm and their way in, against the object, its neighbours and the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.complete import Shape
+from molmo_ros.datatypes import Array, Mask
+from molmo_ros.grasp_candidates import Candidates
+from molmo_ros.gripper import Gripper
+
+Index = npt.NDArray[np.intp]
+
+MAX_HITS = 2  # a single stray depth point must not veto a grasp
+MIN_INSIDE = 4  # points between the pads
+BIN_M = 0.0015
+CLEARANCE_M = 0.0015  # beside each finger
+TABLE_CLEARANCE_M = 0.003
+MAX_RETRACT_M = 0.014
+TRAVEL_M = 0.10  # from the pregrasp to the grasp
+LATERAL_M = 0.012  # how far recentring may shift the hand
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The candidates that pass (P of them), as hands.
+
+    rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free;
+    width (P,) m between the contacts; contact (P,3) m their middle; cosine (P,) the worse contact's |n.y|;
+    grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
+    the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers.
+    """
+
+    rotation: Array
+    tips: Array
+    opening: Array
+    width: Array
+    contact: Array
+    cosine: Array
+    grip: Array
+    slack: Array
+    table: Array
+    shift: Array
+    guessed: Array
+
+    def __len__(self) -> int:
+        return len(self.opening)
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How many candidates failed, by first reason."""
+
+    table: int = 0
+    no_opening: int = 0
+    nothing_between: int = 0
+    neighbour: int = 0
+    palm: int = 0
+
+    def text(self) -> str:
+        reasons = {
+            "the table": self.table,
+            "no free opening": self.no_opening,
+            "nothing to hold": self.nothing_between,
+            "a neighbour between the fingers": self.neighbour,
+            "the palm": self.palm,
+        }
+        return ", ".join(f"{count} for {why}" for why, count in reasons.items() if count)
+
+
+def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits, Refusals]:
+    """Fit the hand to each candidate, and keep those that touch nothing but the object, with the pads."""
+    tips, low, clear = _above_table(shape, candidates, gripper)
+    total = len(candidates)
+    candidates, tips, low = candidates.take(clear), tips[clear], low[clear]
+    touched = _Touched.of(shape, candidates.rotation, tips, gripper)
+    opening, shift, free = _free_opening(touched, candidates, low, gripper)
+    held = _hold(shape, touched, candidates.rotation, opening, shift, gripper)
+    firm = held.inside >= MIN_INSIDE
+    alone = held.intruders <= MAX_HITS
+    palm = _palm_free(shape, candidates.rotation, tips, touched, shift, gripper)
+    good = free & firm & alone & palm
+    refusals = Refusals(
+        table=total - len(tips),
+        no_opening=int(np.count_nonzero(~free)),
+        nothing_between=int(np.count_nonzero(free & ~firm)),
+        neighbour=int(np.count_nonzero(free & firm & ~alone)),
+        palm=int(np.count_nonzero(free & firm & alone & ~palm)),
+    )
+    y = candidates.rotation[good][:, :, 1]
+    z = candidates.rotation[good][:, :, 2]
+    centre = tips[good] + shift[good, None] * y
+    fits = Fits(
+        rotation=candidates.rotation[good],
+        tips=centre,
+        opening=opening[good],
+        width=held.width[good],
+        contact=centre + held.depth[good, None] * z,
+        cosine=held.cosine[good],
+        grip=held.grip[good],
+        slack=opening[good] - held.width[good],
+        table=low[good],
+        shift=np.abs(shift[good]),
+        guessed=held.guessed[good],
+    )
+    return fits, refusals
+
+
+def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, Array, Mask]:
+    """Place the tips, withdrawn until they clear the table.
+
+    Returns tips (C,3), what is left below their lowest corner (C,) m, and which of them can be held so.
+    """
+    z, y = c.rotation[:, :, 2], c.rotation[:, :, 1]
+    tips = c.contact + c.depth[:, None] * z
+    if not shape.has_floor:
+        return tips, np.full(len(tips), 0.05), np.ones(len(tips), dtype=np.bool_)
+    spread = np.abs(y[:, 2]) * (c.half + CLEARANCE_M + gripper.finger_thickness)
+    lowest = tips[:, 2] - spread - np.abs(c.rotation[:, 2, 0]) * gripper.finger_width / 2
+    missing = np.maximum(TABLE_CLEARANCE_M - lowest, 0.0)
+    # coming level, nothing is gained by withdrawing
+    retract = missing / np.maximum(-z[:, 2], 0.05)
+    # the contact must stay between the fingers, by 1 mm at least
+    clear = retract <= np.minimum(MAX_RETRACT_M, c.depth - 0.001)
+    retract = np.where(clear, retract, 0.0)
+    corner = np.abs(c.rotation[:, 2]) @ (np.array([*gripper.palm]) / 2)
+    palm = (tips - (retract + gripper.finger_length + gripper.palm[2] / 2)[:, None] * z)[:, 2] - corner
+    clear &= palm > TABLE_CLEARANCE_M
+    return tips - retract[:, None] * z, lowest - TABLE_CLEARANCE_M + retract * -z[:, 2], clear
+
+
+@dataclass(frozen=True)
+class _Touched:
+    """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
+
+    hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
+    object's, the rest the scene's. `local` (C,N+S,3) are all points in all hands' frames.
+    """
+
+    hand: Index
+    point: Index
+    y: Array
+    z: Array
+    local: npt.NDArray[np.float32]
+
+    @staticmethod
+    def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Touched:
+        points = np.concatenate([shape.points, shape.scene]).astype(np.float32)
+        axes = rotation.astype(np.float32).transpose(0, 2, 1)  # (C,3,3), rows are the hand's axes
+        local = axes @ points.T - (axes @ tips[..., None].astype(np.float32))
+        x, y, z = local[:, 0], local[:, 1], local[:, 2]
+        reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * CLEARANCE_M
+        strip = (np.abs(x) < gripper.finger_width / 2 + CLEARANCE_M) & (np.abs(y) < reach)
+        strip &= (z < CLEARANCE_M) & (z > -(gripper.finger_length + TRAVEL_M))
+        hand, point = np.nonzero(strip)
+        return _Touched(hand, point, y[hand, point].astype(np.float64), z[hand, point].astype(np.float64), local)
+
+
+def _free_opening(
+    touched: _Touched, c: Candidates, low: Array, gripper: Gripper
+) -> tuple[Array, Array, Mask]:
+    """Find the widest opening without a hit, and the shift that centres the hand on what lies between.
+
+    From the expected contacts outwards, the first place where a finger fits on either side bounds the
+    object; the hand is centred between these, and opened as far as both sides stay free.
+    Returns opening (C,) m, shift (C,) m along y, and which hands (C,) fit at all.
+    """
+    right, right_end = _first_free(touched.hand, touched.y, c, gripper)
+    left, left_end = _first_free(touched.hand, -touched.y, c, gripper)
+    shift = (right - left) / 2
+    least = (right + left) / 2
+    widest = np.minimum(right_end - shift, left_end + shift)
+    # a tilted hand that opens wide would put a finger into the table
+    steep = np.abs(c.rotation[:, 2, 1])
+    over_table = c.half + CLEARANCE_M + low / np.maximum(steep, 1e-3)
+    widest = np.minimum(np.minimum(widest, over_table), gripper.max_opening / 2)
+    free = (widest >= least) & (np.abs(shift) <= LATERAL_M)
+    return 2 * widest, shift, free
+
+
+def _first_free(hand: Index, y: Array, c: Candidates, gripper: Gripper) -> tuple[Array, Array]:
+    """Return where on the side y > 0 a finger's inner face first fits (C,) m, and how far it stays free."""
+    bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
+    finger = int(np.ceil((gripper.finger_thickness + 2 * CLEARANCE_M) / BIN_M))
+    side = y > 0
+    k = np.minimum((y[side] / BIN_M).astype(np.intp), bins - 1)
+    hits = np.bincount(hand[side] * bins + k, minlength=len(c) * bins).reshape(len(c), bins)
+    sums = np.concatenate([np.zeros((len(c), 1), dtype=np.intp), np.cumsum(hits, axis=1)], axis=1)
+    free = sums[:, finger:] - sums[:, :-finger] <= MAX_HITS
+    place = np.arange(free.shape[1])
+    start = np.maximum((c.half - 0.002) / BIN_M, 0)[:, None]
+    beyond = free & (place >= start)
+    first = np.where(beyond.any(axis=1), np.argmax(beyond, axis=1), free.shape[1] + bins)
+    blocked = ~free & (place > first[:, None])
+    end = np.where(blocked.any(axis=1), np.argmax(blocked, axis=1) - 1, free.shape[1] - 1)
+    return (first * BIN_M) + CLEARANCE_M, (end * BIN_M) + CLEARANCE_M
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """What lies between the pads of each hand (C,)."""
+
+    inside: Array
+    intruders: Array
+    width: Array
+    depth: Array
+    cosine: Array
+    grip: Array
+    guessed: Array
+
+
+def _hold(
+    shape: Shape, t: _Touched, rotation: Array, opening: Array, shift: Array, gripper: Gripper
+) -> _Hold:
+    """Measure what the pads will meet when they close."""
+    count, objects = len(opening), len(shape.points)
+    y = t.y - shift[t.hand]
+    between = np.abs(y) < opening[t.hand] / 2
+    intruder = between & (t.point >= objects) & (t.z > -gripper.finger_length)
+    guessed = ~between & (t.point < objects)
+    guessed[guessed] = ~shape.seen[t.point[guessed]]
+    pad = between & (t.point < objects) & (t.z > -gripper.pad_length)
+    hand, point, y, z = t.hand[pad], t.point[pad], y[pad], t.z[pad]
+    high, low = np.full(count, -np.inf), np.full(count, np.inf)
+    np.maximum.at(high, hand, y)
+    np.minimum.at(low, hand, y)
+    skin = max(0.004, 0.9 * shape.spacing)
+    n_y = np.sum(shape.normals[point] * rotation[hand][:, :, 1], axis=1)
+    sides = [(y > high[hand] - skin, n_y), (y < low[hand] + skin, -n_y)]
+    grips = [np.bincount(hand[near], minlength=count) for near, _ in sides]
+    cosines = [
+        np.bincount(hand[near], weights=np.maximum(n[near], 0), minlength=count) / np.maximum(g, 1)
+        for (near, n), g in zip(sides, grips, strict=True)
+    ]
+    depths = np.bincount(hand, weights=z, minlength=count)
+    inside = np.bincount(hand, minlength=count)
+    return _Hold(
+        inside=inside,
+        intruders=np.bincount(t.hand[intruder], minlength=count),
+        width=np.where(inside > 0, high - low, 0.0),
+        depth=depths / np.maximum(inside, 1),
+        cosine=np.minimum(*cosines),
+        grip=np.minimum(*grips),
+        guessed=np.bincount(t.hand[guessed], minlength=count),
+    )
+
+
+def _palm_free(
+    shape: Shape, rotation: Array, tips: Array, touched: _Touched, shift: Array, gripper: Gripper
+) -> Mask:
+    """Tell which hands' palms (C,) meet nothing on their way in."""
+    x, y, z = touched.local[:, 0], touched.local[:, 1], touched.local[:, 2]
+    back = gripper.finger_length
+    hit = (z < -back + CLEARANCE_M) & (z > -(back + gripper.palm[2] + TRAVEL_M))
+    hit &= np.abs(x) < gripper.palm[0] / 2
+    hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2
+    return np.asarray(np.count_nonzero(hit, axis=1) <= MAX_HITS)

@@ -1,0 +1,49 @@
+"""How good is a grasp? A number from 0 to 1 out of what predicts success."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from molmo_ros.complete import Shape
+from molmo_ros.datatypes import Array
+from molmo_ros.grasp_checks import Fits
+from molmo_ros.gripper import Gripper
+
+# share of each term; the first eight add up to 1.05, so that no grasp needs all of them
+ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK, MARGIN, TABLE, SLACK = 0.34, 0.18, 0.12, 0.10, 0.10, 0.08, 0.08, 0.05
+OCCLUDED, GUESSED, LATERAL = 0.12, 0.02, 0.05
+
+
+def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
+    """Rate the hands that fit (P,), for a click at (3,) m in the support frame."""
+    middle = shape.points.mean(axis=0)
+    off_middle = np.linalg.norm(fits.contact - middle, axis=1)
+    off_click = np.linalg.norm(fits.contact - click, axis=1)
+    total = (
+        ANTIPODAL * np.clip((fits.cosine - 0.6) / 0.4, 0, 1)
+        + CENTRE * np.exp(-((off_middle / 0.035) ** 2))
+        + VERTICAL * np.clip(-fits.rotation[:, 2, 2], 0, 1)
+        + SUPPORT * np.clip(fits.grip / 6, 0, 1)
+        + CLICK * np.exp(-((off_click / 0.050) ** 2))
+        + MARGIN * np.clip((gripper.max_opening - fits.width) / (0.3 * gripper.max_opening), 0, 1)
+        + TABLE * np.clip(fits.table / 0.010, 0, 1)
+        + SLACK * np.clip(fits.slack / 0.020, 0, 1)
+        - OCCLUDED * occluded_share(shape, fits, gripper)
+        - GUESSED * np.clip(fits.guessed, 0, 2) / 2
+        - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
+    )
+    return np.clip(total, 0, 1)
+
+
+def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
+    """Return the share (P,) of the fingers' volume that lies behind what the camera saw: nobody knows what is there."""
+    along = -gripper.finger_length * np.array([0.1, 0.4, 0.7])
+    side = np.array([-1.0, 1.0])
+    z, s = (g.ravel() for g in np.meshgrid(along, side, indexing="ij"))
+    across = s * (fits.opening[:, None] + gripper.finger_thickness) / 2
+    points = (
+        fits.tips[:, None]
+        + across[..., None] * fits.rotation[:, None, :, 1]
+        + z[:, None] * fits.rotation[:, None, :, 2]
+    )
+    return np.asarray(np.mean(shape.depth_behind_seen(points) > 0.005, axis=1))
