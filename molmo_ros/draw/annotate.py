@@ -65,9 +65,8 @@ def _tint(canvas: PilImage.Image, mask: Mask, color: Color, unit: float) -> None
     stencil = PilImage.fromarray((mask[y0:y1, x0:x1] * 255).astype(np.uint8))
     sigma = max(1.6 * unit, 0.8)
     soft = np.asarray(stencil.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32) / 255
-    edge_px: Floats = (soft - 0.5) * np.float32(
-        sigma * 2.5066
-    )  # slope of a blurred step is 1 / (sigma sqrt(2 pi))
+    # A step blurred by a Gaussian has the slope 1 / (sigma sqrt(2 pi)) at its middle.
+    edge_px: Floats = (soft - 0.5) * np.float32(sigma * 2.5066)
     area = canvas.crop((int(x0), int(y0), int(x1), int(y1)))
     pixels: Floats = np.asarray(area, dtype=np.float32)
     pixels = _mix(pixels, color, TINT * np.clip(edge_px + 0.5, 0, 1))

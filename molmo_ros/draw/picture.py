@@ -10,26 +10,29 @@ from PIL import ImageDraw
 
 from molmo_ros.datatypes import Array, GraspTarget, Grounding, RgbdFrame, TargetStatus
 from molmo_ros.draw.annotate import annotate
-from molmo_ros.draw.hand import Hand
 from molmo_ros.draw.style import INK, PANEL, QUIET, WARN, Color, accent, font, shorten, text_width
 from molmo_ros.draw.view3d import view3d
+from molmo_ros.gripper import Gripper
 
 MIN_HEIGHT = 480  # small camera images are enlarged to this, so that the caption stays readable
 
 
 def picture(
-    frame: RgbdFrame, grounding: Grounding, hand: Hand | None = None, *, T_target_camera: Array | None = None
+    frame: RgbdFrame,
+    grounding: Grounding,
+    gripper: Gripper | None = None,
+    *,
+    T_target_camera: Array | None = None,
 ) -> PilImage.Image:
     """Return the annotated image beside the 3D view, over a caption bar.
 
     Args: as of view3d; grounding, what Grounder.grasp or Grounder.locate returned for frame.
     """
     found = grounding.targets or grounding.answer.points
-    left = _enlarged(
-        annotate(frame.rgb, found, "" if found else grounding.query)
-    )  # the caption has the query
+    title = "" if found else grounding.query  # the caption has the query already
+    left = _enlarged(annotate(frame.rgb, found, title))
     size = (round(left.height * 4 / 3), left.height)
-    right = view3d(frame, grounding.targets, hand, size=size, T_target_camera=T_target_camera)
+    right = view3d(frame, grounding.targets, gripper, size=size, T_target_camera=T_target_camera)
     gap, bar = max(left.height // 160, 2), round(0.135 * left.height)
     whole = PilImage.new("RGB", (left.width + gap + size[0], left.height + bar), PANEL)
     whole.paste(left, (0, 0))

@@ -109,9 +109,8 @@ class Canvas:
         rows, cols = np.nonzero((wa >= 0) & (wb >= 0) & (wc >= 0))
         if rows.size == 0:
             return
-        inverse = (
-            wa[rows, cols] / z[0] + wb[rows, cols] / z[1] + wc[rows, cols] / z[2]
-        )  # 1/z is linear on screen
+        # 1/z, not z, is linear on the screen.
+        inverse = wa[rows, cols] / z[0] + wb[rows, cols] / z[1] + wc[rows, cols] / z[2]
         depth = (1 / inverse).astype(np.float32)
         self._write(cols + lo[0], rows + lo[1], depth, np.broadcast_to(tint, (rows.size, 3)))
 

@@ -33,7 +33,10 @@ def accent(index: int) -> Color:
 @lru_cache(maxsize=32)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return Pillow's bundled scalable font at a size in px."""
-    face = ImageFont.load_default(size)
+    try:
+        face = ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 bundles no scalable font
+        return ImageFont.truetype("DejaVuSans.ttf", size)
     if not isinstance(face, ImageFont.FreeTypeFont):
         raise RuntimeError("This Pillow has no FreeType; mend: pip install --force-reinstall Pillow")
     return face

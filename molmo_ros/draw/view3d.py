@@ -9,12 +9,13 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, GraspTarget, Image, RgbdFrame
 from molmo_ros.draw.cloud import make_cloud, spacing_px
-from molmo_ros.draw.hand import Hand
+from molmo_ros.draw.hand import hand_length, hand_solids
 from molmo_ros.draw.hud import AXIS_COLORS, dot, triad
 from molmo_ros.draw.raster import Canvas
 from molmo_ros.draw.solids import BOX_EDGES, arrow, box_corners
 from molmo_ros.draw.style import INK, Color, Floats, accent
 from molmo_ros.draw.viewpoint import Stage, choose_eye, set_stage
+from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import (
     check_transform,
     invert,
@@ -33,7 +34,7 @@ RIM: Color = (20, 23, 29)
 def view3d(
     frame: RgbdFrame,
     targets: Sequence[GraspTarget],
-    hand: Hand | None = None,
+    gripper: Gripper | None = None,
     *,
     size: tuple[int, int] = (640, 480),
     T_target_camera: Array | None = None,
@@ -41,7 +42,7 @@ def view3d(
     """Render the scene from the side.
 
     Args: targets, best first, in the frame that T_target_camera (4,4) leads to (None: the camera's optical
-    frame); hand, drawn at the best grasp (None: not drawn); size (width, height) px.
+    frame); gripper, drawn at the best grasp (None: not drawn); size (width, height) px.
     Returns: (height,width,3) uint8.
     """
     base = np.eye(3)
@@ -50,14 +51,14 @@ def view3d(
         targets = [_in_camera(t, T_camera_target) for t in targets]
         base = T_camera_target[:3, :3]
     frame_id = targets[0].frame_id if targets else frame.frame_id
-    hand = hand or Hand()
-    stage = set_stage(frame, targets, hand.length + 0.05)
+    shown_length = 0.08 if gripper is None else hand_length(gripper) + 0.04
+    stage = set_stage(frame, targets, shown_length)
     big = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     canvas = Canvas(choose_eye(stage, big), _background(big))
     _draw_cloud(canvas, frame, targets, stage)
     best = next((t.grasp for t in targets if t.grasp is not None), None)
     if best is not None:
-        _draw_grasp(canvas, best, hand)
+        _draw_grasp(canvas, best, gripper)
     canvas.shade_edges()
     _draw_grid(canvas, stage)
     _draw_boxes(canvas, targets)
@@ -101,14 +102,15 @@ def _draw_cloud(canvas: Canvas, frame: RgbdFrame, targets: Sequence[GraspTarget]
     canvas.splat(cloud.points[keep], tints, spacing[keep])
 
 
-def _draw_grasp(canvas: Canvas, grasp: Grasp, hand: Hand) -> None:
+def _draw_grasp(canvas: Canvas, grasp: Grasp, gripper: Gripper | None) -> None:
     """Draw the hand closed on the object, and the way it comes as an arrow behind the wrist."""
     T = pose_matrix(grasp.pose)
-    for solid in hand.solids(grasp.width):
+    for solid in [] if gripper is None else hand_solids(gripper, grasp.width):
         moved = solid.moved(T)
         canvas.triangles(moved.vertices, moved.faces, moved.color)
     way = float(np.linalg.norm(grasp.pose.position - grasp.pregrasp.position))
-    wrist = grasp.pose.position - (hand.length + 0.012) * T[:3, 2]
+    reach = 0.02 if gripper is None else hand_length(gripper)
+    wrist = grasp.pose.position - reach * T[:3, 2]
     for solid in arrow(wrist - min(way, 0.12) * T[:3, 2], wrist, 0.004, accent(0)):
         canvas.triangles(solid.vertices, solid.faces, solid.color)
 

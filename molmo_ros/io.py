@@ -1,0 +1,134 @@
+"""Frames on disk: a colour image, a 16-bit PNG of depth in millimetres, a ROS camera_info YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image as PilImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from molmo_ros.camera_info import check_frame, load_camera_info
+from molmo_ros.datatypes import Array, Depth, Image, RgbdFrame
+from molmo_ros.errors import CameraInfoError, FrameError
+
+MM_PER_M = 1000.0
+MAX_MM = np.iinfo(np.uint16).max
+
+
+def read_color(path: str | Path) -> Image:
+    """Read an image file as (H,W,3) uint8 RGB, turned upright if it says how (EXIF).
+
+    Raises: FrameError if it cannot be read or is no image.
+    """
+    image = ImageOps.exif_transpose(_open(path))
+    if image.mode.startswith(("I", "F")):
+        raise FrameError(
+            f"{path} has one channel of mode {image.mode}; this looks like depth: give the colour image."
+        )
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_depth(path: str | Path) -> Depth:
+    """Read a 16-bit PNG in millimetres as (H,W) float32 metres, NaN where it holds 0 (REP-118, 16UC1).
+
+    Raises: FrameError if it is no such image.
+    """
+    image = _open(path)
+    if not image.mode.startswith("I"):
+        raise FrameError(
+            f"{path} has mode {image.mode}, not 16-bit grey; write depth as a 16-bit PNG in millimetres "
+            "(cv2.imwrite of a uint16 array)."
+        )
+    millimetres = np.asarray(image, dtype=np.float32)
+    return np.where(millimetres > 0, millimetres / MM_PER_M, np.nan).astype(np.float32)
+
+
+def read_frame(color: str | Path, depth: str | Path, camera_info: str | Path) -> RgbdFrame:
+    """Read a whole frame and check that its parts fit each other.
+
+    Raises: FrameError, CameraInfoError.
+    """
+    rgb = read_color(color)
+    K, width, height, frame_id = load_camera_info(camera_info)
+    if rgb.shape[:2] != (height, width):
+        raise CameraInfoError(
+            f"{camera_info} is for {width}x{height} and {color} is {rgb.shape[1]}x{rgb.shape[0]}; "
+            "give the camera_info of this image's size."
+        )
+    frame = RgbdFrame(rgb, read_depth(depth), K, frame_id)
+    check_frame(frame)
+    return frame
+
+
+def write_color(path: str | Path, rgb: Image) -> None:
+    """Write (H,W,3) uint8 in the format of the path's ending. Raises: FrameError if that fails."""
+    _save(PilImage.fromarray(np.ascontiguousarray(rgb)), path)
+
+
+def write_depth(path: str | Path, depth: Depth) -> None:
+    """Write (H,W) metres as a 16-bit PNG in millimetres; what is not finite, or beyond 65.5 m, becomes 0."""
+    with np.errstate(invalid="ignore"):
+        millimetres = np.round(np.where(np.isfinite(depth), depth, 0.0) * MM_PER_M)
+    write_ids(path, np.where((millimetres > 0) & (millimetres <= MAX_MM), millimetres, 0).astype(np.uint16))
+
+
+def write_ids(path: str | Path, ids: npt.NDArray[np.integer]) -> None:
+    """Write (H,W) integers 0..65535 as a 16-bit PNG."""
+    _save(PilImage.fromarray(ids.astype(np.uint16)), path)
+
+
+def write_camera_info(path: str | Path, K: Array, width: int, height: int, frame_id: str) -> None:
+    """Write K (3,3) px as a camera_info YAML of camera_calibration; rectified, so without distortion."""
+    P = np.hstack([K, np.zeros((3, 1))])
+    info = {
+        "image_width": width,
+        "image_height": height,
+        "camera_name": frame_id,
+        "camera_matrix": _matrix(K),
+        "distortion_model": "plumb_bob",
+        "distortion_coefficients": _matrix(np.zeros((1, 5))),
+        "rectification_matrix": _matrix(np.eye(3)),
+        "projection_matrix": _matrix(P),
+    }
+    try:
+        Path(path).write_text(
+            yaml.safe_dump(info, sort_keys=False, default_flow_style=None), encoding="utf-8"
+        )
+    except OSError as error:
+        raise FrameError(
+            f"Cannot write {path}: {error.strerror}; choose a folder you may write to."
+        ) from error
+
+
+def save_picture(image: PilImage.Image, path: str | Path) -> None:
+    """Write a Pillow picture in the format of the path's ending. Raises: FrameError if that fails."""
+    _save(image, path)
+
+
+def _matrix(values: Array) -> dict[str, object]:
+    return {"rows": values.shape[0], "cols": values.shape[1], "data": [float(v) for v in values.ravel()]}
+
+
+def _open(path: str | Path) -> PilImage.Image:
+    try:
+        image = PilImage.open(path)
+        image.load()
+    except UnidentifiedImageError:
+        raise FrameError(f"{path} is no image that can be read; give a PNG or JPEG file.") from None
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FrameError(f"Cannot read {path}: {reason}; give a readable PNG or JPEG file.") from error
+    return image
+
+
+def _save(image: PilImage.Image, path: str | Path) -> None:
+    try:
+        image.save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FrameError(
+            f"Cannot write {path}: {reason}; give a path ending in .png in a folder you may write to."
+        ) from error
