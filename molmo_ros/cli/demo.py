@@ -1,0 +1,81 @@
+"""``molmo-ros demo``: one query on a simulated camera, from the words to the grasp."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from molmo_ros.cli import options, report
+from molmo_ros.cli.output import progress, say
+
+if TYPE_CHECKING:
+    from molmo_ros.sim import SimCamera
+
+NAME = "demo"
+HELP = "ask the built-in model for an object on a simulated table, and draw the grasp"
+SEED = 7
+text = report.block
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this sub-command."""
+    parser.add_argument("--query", metavar="Q", help="what to find (default: an object of the scene)")
+    parser.add_argument(
+        "--seed",
+        type=options.integer(0, 2**32 - 1),
+        default=SEED,
+        metavar="N",
+        help=f"scene (default {SEED})",
+    )
+    parser.add_argument(
+        "--out", default="demo.png", metavar="PNG", help="picture to write (default demo.png)"
+    )
+    parser.add_argument(
+        "--ros", action="store_true", help="through real ROS 2 nodes, instead of in this process"
+    )
+    options.add_gripper(parser)
+    options.add_model(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the query and write the picture."""
+    options.check_picture_path(args.out)
+    if args.query is not None:
+        from molmo_ros.prompt import clean_query
+
+        clean_query(args.query)
+    return _run_ros(args) if args.ros else _run_here(args)
+
+
+def _run_here(args: argparse.Namespace) -> dict[str, Any]:
+    from molmo_ros.draw import picture
+    from molmo_ros.gripper import Gripper
+    from molmo_ros.io import save_picture
+    from molmo_ros.pipeline import Grounder
+    from molmo_ros.sim import SimCamera
+
+    gripper = Gripper.load(args.gripper)
+    say("building the scene ...")
+    camera = SimCamera(args.seed)
+    grounder = Grounder.load(args.checkpoint, args.runtime, args.gripper, progress=progress("model"))
+    frame = camera.frame()
+    grounding = grounder.grasp(frame, args.query or default_query(camera))
+    save_picture(picture(frame, grounding, gripper), args.out)
+    return {**report.grounding_keys(grounding), "picture": args.out, "seed": args.seed}
+
+
+def default_query(camera: SimCamera) -> str:
+    """Return the name of the object that shows most, among those with a name of their own."""
+    import numpy as np
+
+    truth = camera.truth
+    names = [o.name for o in truth.objects]
+    shown = np.bincount(truth.ids[truth.ids > 0].ravel(), minlength=len(names) + 1)[1:]
+    unique = [i for i, name in enumerate(names) if names.count(name) == 1] or list(range(len(names)))
+    return "the " + names[max(unique, key=lambda i: int(shown[i]))]
+
+
+def _run_ros(args: argparse.Namespace) -> dict[str, Any]:
+    from molmo_ros.ros.demo import run_demo
+
+    return run_demo(query=args.query, seed=args.seed, out=args.out)

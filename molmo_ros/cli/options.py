@@ -1,0 +1,64 @@
+"""Options that several sub-commands share, and checks that should fail before minutes of work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from molmo_ros.errors import FrameError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+RUNTIMES = ("auto", "onnx", "eager")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint and --runtime."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--checkpoint",
+        metavar="C",
+        default="tiny",
+        help="folder with the official files, hub id in the local cache, or tiny (built in, the default)",
+    )
+    group.add_argument(
+        "--runtime", choices=RUNTIMES, default="auto", help="what runs the model (default auto)"
+    )
+
+
+def add_gripper(parser: argparse.ArgumentParser) -> None:
+    """Add --gripper."""
+    parser.add_argument(
+        "--gripper", metavar="G", default="franka_hand", help="preset name or YAML file (default franka_hand)"
+    )
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return an argparse type: an integer from low to high."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give {low} to {high}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is out of range; give {low} to {high}")
+        return value
+
+    return parse
+
+
+def check_picture_path(path: str | None) -> None:
+    """Raises: FrameError if no picture can be written there."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.suffix.lower() not in PICTURES:
+        raise FrameError(f"Cannot write a picture to {path}; give a name that ends in {', '.join(PICTURES)}.")
+    if not target.parent.is_dir():
+        raise FrameError(
+            f"There is no folder {target.parent}; make it, or give another path for {target.name}."
+        )
+    if not os.access(target.parent, os.W_OK) or target.is_dir():
+        raise FrameError(f"Cannot write {path}; choose a file in a folder you may write to.")

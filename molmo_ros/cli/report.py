@@ -1,0 +1,116 @@
+"""A grounding as JSON keys, and the readable block of the same keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from molmo_ros.datatypes import Grasp, GraspTarget, Grounding, ImagePoint, OrientedBox, Pose
+
+
+def grounding_keys(grounding: Grounding) -> dict[str, Any]:
+    """Return query, answer, points, targets and stages_ms."""
+    stages = dict(grounding.stages_ms)
+    stages.setdefault("total", sum(stages.values()))
+    return {
+        "query": grounding.query,
+        "answer": grounding.answer.text,
+        "points": [point_keys(p) for p in grounding.answer.points],
+        "targets": [target_keys(t) for t in grounding.targets],
+        "stages_ms": {k: round(v, 2) for k, v in stages.items()},
+    }
+
+
+def point_keys(point: ImagePoint) -> dict[str, Any]:
+    """Return a point as in msg/GroundedPoint."""
+    return {
+        "x": point.x,
+        "y": point.y,
+        "label": point.label,
+        "instance": point.instance,
+        "confidence": point.confidence,
+        "covariance": point.covariance,
+    }
+
+
+def target_keys(target: GraspTarget) -> dict[str, Any]:
+    """Return a target as in msg/GraspTarget; what is unknown is null."""
+    return {
+        "point": point_keys(target.point),
+        "status": target.status.name,
+        "status_text": target.status_text,
+        "frame_id": target.frame_id,
+        "stamp_ns": target.stamp_ns,
+        "position": target.position,
+        "covariance": target.covariance,
+        "object": _box_keys(target.box),
+        **_grasp_keys(target.grasp),
+    }
+
+
+def _box_keys(box: OrientedBox | None) -> dict[str, Any] | None:
+    return None if box is None else {"pose": _pose_keys(box.pose), "size": box.size}
+
+
+def _grasp_keys(grasp: Grasp | None) -> dict[str, Any]:
+    if grasp is None:
+        return {"grasp": None, "pregrasp": None, "width": None, "quality": None}
+    poses = {"grasp": _pose_keys(grasp.pose), "pregrasp": _pose_keys(grasp.pregrasp)}
+    return {**poses, "width": grasp.width, "quality": grasp.quality}
+
+
+def _pose_keys(pose: Pose) -> dict[str, Any]:
+    return {"position": pose.position, "orientation": pose.orientation}
+
+
+def block(result: dict[str, Any]) -> str:
+    """Return the readable block of a result with grounding_keys (plain values) and perhaps a picture."""
+    lines = [_line("query", result["query"]), _line("answer", result["answer"].strip() or "(empty)")]
+    if not result["points"]:
+        lines.append(_line("found", "nothing: the model says that it is not there"))
+    elif not result["targets"]:
+        lines += [_line(f"point {p['instance']}", _point_text(p)) for p in result["points"]]
+    for number, target in enumerate(result["targets"], start=1):
+        lines += _target_lines(number, target)
+    lines.append(_line("stages", stages_text(result["stages_ms"])))
+    if result.get("picture"):
+        lines.append(_line("picture", result["picture"]))
+    return "\n".join(lines)
+
+
+def stages_text(stages_ms: dict[str, float]) -> str:
+    """Return the stages with the total last."""
+    rest = [f"{name} {ms:.0f}" for name, ms in stages_ms.items() if name != "total"]
+    return f"{stages_ms['total']:.0f} ms = {' + '.join(rest)}"
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name:<10} {value}"
+
+
+def _point_text(point: dict[str, Any]) -> str:
+    (xx, _), (_, yy) = point["covariance"]
+    where = f"({point['x']:.1f}, {point['y']:.1f}) ± ({xx**0.5:.1f}, {yy**0.5:.1f}) px"
+    return f"{point['label'] or 'point'}, pixel {where}, confidence {point['confidence']:.2f}"
+
+
+def _target_lines(number: int, target: dict[str, Any]) -> list[str]:
+    lines = [_line(f"target {number}", _point_text(target["point"]))]
+    if target["position"] is not None:
+        sigma = [1000 * target["covariance"][i][i] ** 0.5 for i in range(3)] if target["covariance"] else []
+        spread = " ± (" + ", ".join(f"{s:.1f}" for s in sigma) + ") mm" if sigma else ""
+        lines.append(_line("  position", f"{_vector(target['position'])} m{spread} in {target['frame_id']}"))
+    if target["grasp"] is None:
+        text = ": " + target["status_text"] if target["status_text"] else ""
+        lines.append(_line("  status", target["status"] + text))
+        return lines
+    for name in ("grasp", "pregrasp"):
+        pose = target[name]
+        where = f"{_vector(pose['position'])} m, quaternion xyzw {_vector(pose['orientation'])}"
+        lines.append(_line(f"  {name}", where))
+    lines.append(_line("  width", f"{1000 * target['width']:.0f} mm, quality {target['quality']:.2f}"))
+    return lines
+
+
+def _vector(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:+.3f}" for v in values) + ")"

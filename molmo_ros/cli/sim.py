@@ -1,0 +1,103 @@
+"""``molmo-ros sim``: write frames of the simulated camera to disk, with the truth beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from molmo_ros.cli import options
+from molmo_ros.cli.output import to_plain
+from molmo_ros.errors import FrameError
+
+if TYPE_CHECKING:
+    from molmo_ros.sim import SimCamera
+
+NAME = "sim"
+HELP = "write simulated RGB-D frames to a folder: colour, depth, camera_info, and the truth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this sub-command."""
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write to; made if it is not there")
+    parser.add_argument(
+        "--frames",
+        type=options.integer(1, 100_000),
+        default=10,
+        metavar="N",
+        help="scenes, one frame each (default 10)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=options.integer(0, 2**31 - 1),
+        default=0,
+        metavar="S",
+        help="seed of the first scene (default 0)",
+    )
+    parser.add_argument(
+        "--width", type=options.integer(64, 4096), default=640, metavar="PX", help="default 640"
+    )
+    parser.add_argument(
+        "--height", type=options.integer(48, 4096), default=480, metavar="PX", help="default 480"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the frames; scene i has the seed S + i."""
+    from tqdm import tqdm
+
+    from molmo_ros.sim import SimCamera
+
+    folder = Path(args.out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FrameError(f"Cannot make the folder {folder}: {error.strerror}; choose another.") from error
+    written = []
+    for i in tqdm(range(args.frames), unit="frame", file=sys.stderr, disable=None):
+        camera = SimCamera(args.seed + i, args.width, args.height)
+        written.append(write_frame(folder, f"{i:06d}", camera))
+    return {"folder": str(folder), "camera_info": "camera_info.yaml", "frames": written}
+
+
+def write_frame(folder: Path, stem: str, camera: SimCamera) -> dict[str, str]:
+    """Write one frame and its truth; return the names of the files."""
+    from molmo_ros import io
+
+    frame, truth = camera.frame(), camera.truth
+    names = {
+        "color": f"{stem}_color.png",
+        "depth": f"{stem}_depth.png",
+        "instances": f"{stem}_instances.png",
+        "truth": f"{stem}_truth.json",
+    }
+    io.write_color(folder / names["color"], frame.rgb)
+    io.write_depth(folder / names["depth"], frame.depth)
+    io.write_ids(folder / names["instances"], truth.ids)
+    io.write_camera_info(folder / "camera_info.yaml", frame.K, camera.width, camera.height, frame.frame_id)
+    (folder / names["truth"]).write_text(json.dumps(_truth_keys(camera), indent=1) + "\n", encoding="utf-8")
+    return names
+
+
+def _truth_keys(camera: SimCamera) -> dict[str, Any]:
+    """Return the truth: an object's id is its value in the instances image; poses are 4x4, metres."""
+    truth = camera.truth
+    objects = [
+        {
+            "id": i,
+            "name": o.name,
+            "kind": o.kind,
+            "color": o.color,
+            "pixels": int((truth.ids == i).sum()),
+            "T_world_object": to_plain(o.T_world_object),
+        }
+        for i, o in enumerate(truth.objects, start=1)
+    ]
+    return {"seed": camera.seed, "T_world_camera": to_plain(truth.T_world_camera), "objects": objects}
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return where the frames are."""
+    return f"{len(result['frames'])} frames in {result['folder']}"
