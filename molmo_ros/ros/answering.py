@@ -1,4 +1,4 @@
-"""What the worker does with one query: frame, transform, model, targets, topics. Runs in the worker's thread."""
+"""What the worker's thread does with one query: frame, transform, model, targets, topics."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ class AskQuery:
 class Answering:
     """Everything that an answer needs, joined."""
 
-    def __init__(self, engine: Engine, transforms: TransformLookup, outputs: Outputs, log: LatencyLog) -> None:
+    def __init__(
+        self, engine: Engine, transforms: TransformLookup, outputs: Outputs, log: LatencyLog
+    ) -> None:
         self._engine = engine
         self._transforms = transforms
         self._outputs = outputs
@@ -69,7 +71,9 @@ class Answering:
         self._outputs.publish_views(frame, grounding, frame_id)
         return targets
 
-    def _grounding(self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: object) -> Grounding:
+    def _grounding(
+        self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: object
+    ) -> Grounding:
         grounder = self._engine.grounder()
         way = grounder.grasp if query.grasp else grounder.locate
         return way(
@@ -81,7 +85,9 @@ class Answering:
             should_stop=job.should_stop,
         )
 
-    def ask(self, job: Job[tuple[RgbdFrame, Answer]], query: AskQuery, config: NodeConfig) -> tuple[RgbdFrame, Answer]:
+    def ask(
+        self, job: Job[tuple[RgbdFrame, Answer]], query: AskQuery, config: NodeConfig
+    ) -> tuple[RgbdFrame, Answer]:
         """Answer a free prompt. Raises: as ``ground``."""
         started = time.perf_counter()
         frame = query.camera.newest_frame(config, job.should_stop)

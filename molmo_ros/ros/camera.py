@@ -34,7 +34,7 @@ POLL_S = 0.01
 NS = 1_000_000_000
 
 
-class DormantGroup(CallbackGroup):
+class DormantGroup(CallbackGroup):  # type: ignore[misc]
     """Keeps the executor away from a subscription.
 
     The middleware holds the newest messages (KEEP_LAST) and drops older ones by itself, so an idle camera
@@ -78,7 +78,12 @@ class CameraInput:
             durability=DurabilityPolicy.VOLATILE,
         )
         return self._node.create_subscription(
-            kind, topic, _never_called, qos, raw=True, callback_group=DormantGroup(),
+            kind,
+            topic,
+            _never_called,
+            qos,
+            raw=True,
+            callback_group=DormantGroup(),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
@@ -109,9 +114,22 @@ class CameraInput:
                 raise FrameError(self._why_none(triple, config))
             time.sleep(POLL_S)
 
+    def frame_at(self, stamp_ns: int) -> RgbdFrame | None:
+        """The decoded frame of this very stamp, None if it has left the buffer. Raises: as newest_frame."""
+        self.collect()
+        with self._lock:
+            triple = self.pairer.at(stamp_ns)
+        return None if triple is None else self._decode(triple)
+
+    def sync_misses(self) -> int:
+        """Images that never found their depth or camera_info."""
+        with self._lock:
+            return self.pairer.count_misses()
+
     def age_s(self, stamp_ns: int) -> float:
         """Age of a stamp by the clock of the node (sim time if so set); never negative."""
-        return max(0.0, (self._node.get_clock().now().nanoseconds - stamp_ns) / NS)
+        now_ns = int(self._node.get_clock().now().nanoseconds)
+        return max(0.0, (now_ns - stamp_ns) / NS)
 
     def problem(self, config: NodeConfig) -> str:
         """What keeps this camera from delivering frames, with the mend; empty if nothing does."""
@@ -142,8 +160,8 @@ class CameraInput:
         if problem or triple is None:
             return problem or f"Camera {self.name!r} has no paired frame yet; ask again in a moment."
         return (
-            f"The newest frame on {self.topic_name('image')} is {self.age_s(triple.stamp_ns):.1f} s old, more "
-            f"than max_frame_age_s = {config.max_frame_age_s:g}; check the camera's clock and load "
+            f"The newest frame on {self.topic_name('image')} is {self.age_s(triple.stamp_ns):.1f} s old, "
+            f"more than max_frame_age_s = {config.max_frame_age_s:g}; check the camera's clock and load "
             "(use_sim_time for bags and simulation), or raise max_frame_age_s."
         )
 
@@ -163,7 +181,8 @@ class CameraInput:
                         f"Topic {name} {what}: QoS of {theirs.node_name} is incompatible ({reason.strip()}); "
                         f"set qos_overrides.{name}.subscription.reliability and .durability to match."
                     )
-        return f"Topic {name} {what}, although {publishers[0].node_name} publishes it; check its rate and clock."
+        who = publishers[0].node_name
+        return f"Topic {name} {what}, although {who} publishes it; check its rate and clock."
 
 
 def _never_called(_: bytes) -> None:

@@ -1,6 +1,7 @@
 """Camera messages to and from arrays: sensor_msgs Image and CameraInfo, REP-118 depth.
 
-Written out instead of taken from a bridge, because row padding (``step``) and ``is_bigendian`` must be honoured.
+Written out instead of taken from a bridge, because row padding (``step``) and ``is_bigendian`` must be
+honoured.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def decode_depth(msg: Any) -> Depth:
     """
     if msg.encoding not in DEPTH_ENCODINGS:
         raise FrameError(
-            f"The depth image has encoding {msg.encoding!r}; known are 16UC1 (mm) and 32FC1 (m) as in REP-118. "
+            f"The depth image has encoding {msg.encoding!r}; known are 16UC1 (mm) and 32FC1 (m) of REP-118. "
             "Set the driver to one of them, or remap 'depth' to the raw aligned depth topic."
         )
     code, unit_m = DEPTH_ENCODINGS[msg.encoding]
@@ -92,14 +93,14 @@ def _pixels(msg: Any, dtype: np.dtype[Any], channels: int, what: str) -> npt.NDA
     data = np.frombuffer(msg.data, dtype=np.uint8)
     if data.size < step * height:
         raise FrameError(
-            f"The {what} has {data.size} bytes of data, but {height} rows of step {step} are {step * height}; "
+            f"The {what} has {data.size} bytes, but {height} rows of step {step} are {step * height}; "
             "the publisher truncates its messages."
         )
     rows = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row_bytes])
     return rows.view(dtype).reshape(height, width, channels)
 
 
-def decode_K(msg: Any, width: int, height: int) -> Array:
+def decode_intrinsics(msg: Any, width: int, height: int) -> Array:
     """sensor_msgs/CameraInfo -> K (3,3) px of the rectified image: the left 3x3 of P, else K.
 
     Raises: CameraInfoError if the camera is not calibrated, or the calibration is of another image size.
@@ -108,8 +109,8 @@ def decode_K(msg: Any, width: int, height: int) -> Array:
     K = P if P[0, 0] != 0 else np.asarray(msg.k, dtype=np.float64).reshape(3, 3)
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
         raise CameraInfoError(
-            f"camera_info holds no intrinsics (fx {K[0, 0]:g}, fy {K[1, 1]:g}); calibrate the camera, or give "
-            "its driver the calibration file (camera_info_url)."
+            f"camera_info holds no intrinsics (fx {K[0, 0]:g}, fy {K[1, 1]:g}); calibrate the camera, or "
+            "give its driver the calibration file (camera_info_url)."
         )
     if (msg.width, msg.height) not in ((0, 0), (width, height)):
         raise CameraInfoError(
@@ -127,12 +128,12 @@ def make_frame(rgb: Image, depth: Depth, info: Any, header: Any) -> RgbdFrame:
     height, width = rgb.shape[:2]
     if depth.shape != (height, width):
         raise FrameError(
-            f"Depth is {depth.shape[1]}x{depth.shape[0]}, but the image is {width}x{height}; remap 'depth' to "
-            "the depth aligned to colour (RealSense: align_depth.enable:=true)."
+            f"Depth is {depth.shape[1]}x{depth.shape[0]}, but the image is {width}x{height}; remap 'depth' "
+            "to the depth aligned to colour (RealSense: align_depth.enable:=true)."
         )
     if not header.frame_id:
         raise FrameError("The image names no frame_id; set the optical frame in the camera driver.")
-    K = decode_K(info, width, height)
+    K = decode_intrinsics(info, width, height)
     return RgbdFrame(rgb, depth, K, str(header.frame_id), stamp_to_ns(header.stamp))
 
 

@@ -69,7 +69,7 @@ def node_status(name: str, engine: Engine, worker: Worker, config: NodeConfig) -
 
 def camera_status(name: str, camera: CameraInput, config: NodeConfig, now_ns: int) -> DiagnosticStatus:
     """Age and rate of each topic of a camera, and what is wrong with it."""
-    values = {"sync_misses": str(camera.pairer.misses)}
+    values = {"sync_misses": str(camera.sync_misses())}
     for topic in TOPICS:
         silence = camera.pairer.silence_s(topic, now_ns)
         values[f"{topic}_topic"] = camera.topic_name(topic)

@@ -24,22 +24,26 @@ class Engine:
         self._stage = "not configured"
         self._progress = 0.0
         self._loading = False
-        self.error = ""
+        self.error, self.error_code = "", ""
         self.active = False
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""
         from molmo_ros.pipeline import Grounder
 
-        self.error, self._loading = "", True
+        self.error, self.error_code, self._loading = "", "", True
         self._report("starting", 0.0)
         try:
             self._grounder = Grounder.load(
-                checkpoint=config.checkpoint, runtime=config.runtime, gripper=config.gripper,
+                checkpoint=config.checkpoint,
+                runtime=config.runtime,
+                gripper=config.gripper,
                 progress=self._report,
             )
         except Exception as error:
-            self.error = str(error) if isinstance(error, MolmoRosError) else f"{type(error).__name__}: {error}"
+            known = isinstance(error, MolmoRosError)
+            self.error = str(error) if known else f"{type(error).__name__}: {error}"
+            self.error_code = getattr(error, "code", "ERROR") if known else "ERROR"
             raise
         finally:
             self._loading = False
@@ -53,10 +57,15 @@ class Engine:
             grounder.close()
 
     def grounder(self) -> Grounder:
-        """The model, ready to answer. Raises: NotReadyError with the state and the progress."""
+        """The model, ready to answer.
+
+        Raises: NotReadyError with the state and the progress; if loading failed, with the code of why.
+        """
         grounder = self._grounder
         if grounder is None or not self.active:
-            raise NotReadyError(self.describe())
+            error = NotReadyError(self.describe())
+            error.code = self.error_code or error.code
+            raise error
         return grounder
 
     def describe(self) -> str:

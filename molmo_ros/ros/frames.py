@@ -51,27 +51,46 @@ class FramePairer:
     slop_ns: int
     size: int = 8
     misses: int = 0
+    _judged_ns: int = 0  # images up to this stamp have been counted
     _topics: dict[str, _Topic] = field(init=False)
 
     def __post_init__(self) -> None:
         self._topics = {name: _Topic(deque(maxlen=self.size)) for name in TOPICS}
 
     def add(self, topic: str, sample: Sample) -> None:
-        """Put a message in; counts a miss if an image falls out of its buffer without ever having paired."""
+        """Put a message in."""
         entry = self._topics[topic]
         newest = self._newest_stamp()
         if newest is not None and sample.stamp_ns < newest - JUMP_BACK_NS:
             self.clear()
-        if topic == "image" and len(entry.samples) == self.size and self._match(entry.samples[0]) is None:
-            self.misses += 1
         entry.received += 1
         entry.last_arrival_ns = sample.arrival_ns
         entry.samples.append(sample)
 
     def clear(self) -> None:
         """Forget the messages; counters and arrival times stay."""
+        self._judged_ns = 0
         for entry in self._topics.values():
             entry.samples.clear()
+
+    def count_misses(self) -> int:
+        """Images so far that found no partner although both other topics went on before and after them."""
+        others = [[sample.stamp_ns for sample in self._topics[topic].samples] for topic in TOPICS[1:]]
+        if not all(others):
+            return self.misses
+        first, last = max(map(min, others)), min(map(max, others))
+        for image in self._topics["image"].samples:
+            if image.stamp_ns > self._judged_ns and first <= image.stamp_ns < last:
+                self.misses += self._match(image) is None
+        self._judged_ns = max(self._judged_ns, last - 1)
+        return self.misses
+
+    def at(self, stamp_ns: int) -> Triple | None:
+        """The triple whose image has this very stamp, None if it is not in the buffer any more."""
+        for image in self._topics["image"].samples:
+            if image.stamp_ns == stamp_ns:
+                return self._match(image)
+        return None
 
     def newest(self, newer_than_ns: int | None = None) -> Triple | None:
         """The triple with the newest image stamp (beyond ``newer_than_ns``, if given), or None."""
@@ -130,7 +149,7 @@ class FramePairer:
         return None if depth is None or info is None else Triple(image, depth, info)
 
     def _nearest(self, topic: str, stamp_ns: int) -> Sample | None:
-        """The sample closest to a stamp, None beyond the slop. Later arrivals win a tie (doubled messages)."""
+        """The sample closest to a stamp, None beyond the slop. The later arrival wins a tie."""
         best = min(
             reversed(self._topics[topic].samples),
             key=lambda sample: abs(sample.stamp_ns - stamp_ns),

@@ -56,9 +56,7 @@ def _marker(
 
 
 def _label(header: Header, target: GraspTarget, position: Array) -> Marker:
-    marker = _marker(
-        header, Marker.TEXT_VIEW_FACING, "label", Pose(position, IDENTITY), (0, 0, 0.025), WHITE
-    )
+    marker = _marker(header, Marker.TEXT_VIEW_FACING, "label", Pose(position, IDENTITY), (0, 0, 0.025), WHITE)
     state = "" if target.status is TargetStatus.OK else f" ({target.status.name})"
     marker.text = f"{target.point.label} {target.point.confidence:.0%}{state}"
     return marker
@@ -71,7 +69,7 @@ def _ellipsoid(header: Header, position: Array, covariance: Array) -> Marker:
         axes[:, 0] *= -1
     diameters = np.maximum(2 * SIGMAS * np.sqrt(np.maximum(variances, 0)), MIN_AXIS_M)
     pose = Pose(position, quaternion_from_matrix(axes))
-    return _marker(header, Marker.SPHERE, "uncertainty", pose, diameters, RED)
+    return _marker(header, Marker.SPHERE, "uncertainty", pose, [float(value) for value in diameters], RED)
 
 
 def _box(header: Header, box: OrientedBox, good: bool) -> Marker:
@@ -100,9 +98,7 @@ def _approach(header: Header, grasp: Grasp) -> Marker:
     end = _shifted(grasp.pose, np.array([0, 0, -FINGER_M[2]])).position
     origin = Pose(np.zeros(3), IDENTITY)
     marker = _marker(header, Marker.ARROW, "approach", origin, (0.006, 0.014, 0.02), ORANGE)
-    marker.points = [
-        Point(x=float(x), y=float(y), z=float(z)) for x, y, z in (grasp.pregrasp.position, end)
-    ]
+    marker.points = [Point(x=float(x), y=float(y), z=float(z)) for x, y, z in (grasp.pregrasp.position, end)]
     return marker
 
 

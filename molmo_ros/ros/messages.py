@@ -22,8 +22,8 @@ from molmo_ros.datatypes import (
     Grasp,
     GraspTarget,
     Grounding,
+    Image,
     ImagePoint,
-    ObjectSegment,
     OrientedBox,
     Pose,
     TargetStatus,
@@ -33,7 +33,7 @@ from molmo_ros.msg import GraspTargetArray, GroundedPoint
 from molmo_ros.ros.conversions import stamp_to_ns
 
 NAN = math.nan
-CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4")])
+CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("instance", "<u4")])
 
 
 def make_header(frame_id: str, stamp_ns: int) -> Header:
@@ -105,23 +105,45 @@ def grasp_pose_stamped(target: GraspTargetMessage) -> PoseStamped:
     return PoseStamped(header=target.header, pose=target.grasp_pose)
 
 
-def cloud_message(segments: Sequence[ObjectSegment], frame_id: str, stamp_ns: int) -> PointCloud2:
-    """The points of the objects, coloured, in the camera's optical frame: x, y, z float32, rgb packed."""
-    count = sum(len(segment.cloud_m) for segment in segments)
-    points = np.zeros(count, CLOUD_DTYPE)
-    if segments:
-        xyz = np.concatenate([segment.cloud_m for segment in segments])
-        colors = np.concatenate([segment.colors for segment in segments]).astype(np.uint32)
-        points["x"], points["y"], points["z"] = xyz.T
-        points["rgb"] = colors[:, 0] << 16 | colors[:, 1] << 8 | colors[:, 2]
-    fields = [
-        PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
-        for index, name in enumerate(CLOUD_DTYPE.names or ())
-    ]
-    msg = PointCloud2(header=make_header(frame_id, stamp_ns), height=1, width=count, fields=fields)
-    msg.point_step, msg.row_step, msg.is_dense = CLOUD_DTYPE.itemsize, CLOUD_DTYPE.itemsize * count, True
+def cloud_message(targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> PointCloud2:
+    """The points of the objects in the camera's optical frame.
+
+    Fields: x, y, z (float32, m), rgb (packed, as rviz wants it), instance (that of the point of the target).
+    """
+    parts = [_cloud_part(target) for target in targets if target.segment is not None]
+    points = np.concatenate(parts) if parts else np.zeros(0, CLOUD_DTYPE)
+    fields = [_cloud_field(name) for name in CLOUD_DTYPE.names or ()]
+    size = CLOUD_DTYPE.itemsize
+    msg = PointCloud2(header=make_header(frame_id, stamp_ns), height=1, width=len(points), fields=fields)
+    msg.point_step, msg.row_step, msg.is_dense = size, size * len(points), True
     msg.data = array.array("B", points.tobytes())
     return msg
+
+
+def _cloud_part(target: GraspTarget) -> Any:
+    assert target.segment is not None
+    colors = target.segment.colors.astype(np.uint32)
+    part = np.zeros(len(colors), CLOUD_DTYPE)
+    part["x"], part["y"], part["z"] = target.segment.cloud_m.T
+    part["rgb"] = colors[:, 0] << 16 | colors[:, 1] << 8 | colors[:, 2]
+    part["instance"] = target.point.instance
+    return part
+
+
+def _cloud_field(name: str) -> PointField:
+    # rviz and pcl read the packed colour only from a float field
+    kind = PointField.UINT32 if name == "instance" else PointField.FLOAT32
+    assert CLOUD_DTYPE.fields is not None
+    return PointField(name=name, offset=CLOUD_DTYPE.fields[name][1], datatype=kind, count=1)
+
+
+def clouds_by_instance(msg: PointCloud2) -> dict[int, tuple[Array, Image]]:
+    """What ``cloud_message`` wrote: instance -> points (N,3) m and colours (N,3) uint8."""
+    points = np.frombuffer(msg.data, CLOUD_DTYPE)
+    xyz = np.stack([points["x"], points["y"], points["z"]], axis=1).astype(np.float64)
+    colors = np.stack([points["rgb"] >> shift & 255 for shift in (16, 8, 0)], axis=1).astype(np.uint8)
+    instances = points["instance"]
+    return {int(i): (xyz[instances == i], colors[instances == i]) for i in np.unique(instances)}
 
 
 def pose_from_message(msg: PoseMessage) -> Pose | None:

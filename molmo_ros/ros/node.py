@@ -15,7 +15,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -40,14 +40,13 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     """Joins the parts; the work is in the files beside this one."""
 
     def __init__(self, **options: Any) -> None:
-        # Reentrant: get_state must answer while configure, in another thread, loads the model.
-        super().__init__("molmo", callback_group=ReentrantCallbackGroup(), **options)
-        _shield_transitions(self)
+        super().__init__("molmo", **options)
+        _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config)
         self.engine = Engine()
         self.worker = Worker(self.config.queue_size)
         self.log = diagnostics.LatencyLog()
-        self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or [""]}
+        self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or ("",)}
         self._transforms = TransformLookup(self)
         answering = Answering(self.engine, self._transforms, Outputs(self), self.log)
         self.interfaces = Interfaces(
@@ -74,9 +73,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             known = isinstance(error, MolmoRosError)
             self.get_logger().error(f"configure failed: {error}", exc_info=None if known else True)
             return FAILURE
-        self.get_logger().info(
-            f"loaded {self.config.checkpoint} ({self.config.runtime}) in {time.perf_counter() - started:.1f} s"
-        )
+        seconds = time.perf_counter() - started
+        self.get_logger().info(f"loaded {self.config.checkpoint} ({self.config.runtime}) in {seconds:.1f} s")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -138,11 +136,17 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
 
 
-def _shield_transitions(node: LifecycleNode) -> None:
-    """rclpy raises through the executor when a transition is not allowed now; a manager must get 'no' instead."""
+def _set_transitions_apart(node: LifecycleNode) -> None:
+    """Give change_state a callback group of its own, and let it answer "no" where rclpy would raise.
+
+    In the default group a configure that loads a model would hold up get_state and the parameters; and an
+    exception for a transition that is not allowed now would end the executor.
+    """
     for service in node.services:
         if service.srv_name.endswith("/change_state"):
             service.callback = _refusing(service.callback, node)
+            service.callback_group = MutuallyExclusiveCallbackGroup()
+            service.callback_group.add_entity(service)
 
 
 def _refusing(callback: Callable[[Any, Any], Any], node: LifecycleNode) -> Callable[[Any, Any], Any]:

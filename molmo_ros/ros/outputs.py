@@ -38,8 +38,7 @@ class Outputs:
 
     def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
         """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""
-        segments = [target.segment for target in grounding.targets if target.segment is not None]
-        self._points.publish(cloud_message(segments, frame.frame_id, frame.stamp_ns))
+        self._points.publish(cloud_message(grounding.targets, frame.frame_id, frame.stamp_ns))
         self._markers.publish(target_markers(grounding.targets, frame_id, frame.stamp_ns))
         if self._annotated.get_subscription_count():
             self._annotated.publish(_annotated(frame, grounding))

@@ -61,7 +61,7 @@ def declare(node: Node, kind: type[C], on_change: Callable[[C], None]) -> C:
 
 def _declare_one(node: Node, name: str, setting: Field[Any]) -> None:
     spec = spec_of(setting)
-    default = setting.default_factory() if callable(setting.default_factory) else setting.default
+    default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
     try:
         node.declare_parameter(name, default, descriptor(spec, default))
     except Exception as error:  # rclpy raises several kinds, all about the override
@@ -78,6 +78,4 @@ def _refuse_unknown(node: Node, settings: dict[str, Field[Any]]) -> None:
     overrides: dict[str, Any] = getattr(node, "_parameter_overrides", {})
     unknown = [name for name in overrides if name not in settings and not name.startswith(FOREIGN)]
     if unknown:
-        raise ParameterError(
-            f"There is no parameter {unknown[0]!r}; known: {', '.join(sorted(settings))}."
-        )
+        raise ParameterError(f"There is no parameter {unknown[0]!r}; known: {', '.join(sorted(settings))}.")

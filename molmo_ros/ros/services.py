@@ -11,7 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from molmo_ros.config import NodeConfig
-from molmo_ros.errors import FrameError, MolmoRosError, ParameterError
+from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError, ParameterError, QueryError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.prompt import clean_query
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
@@ -29,8 +29,14 @@ class Interfaces:
     """The ways in. ``config`` is a function, since parameters may change at run time."""
 
     def __init__(
-        self, node: Node, config: Callable[[], NodeConfig], cameras: Mapping[str, CameraInput],
-        engine: Engine, worker: Worker, answering: Answering, log: LatencyLog,
+        self,
+        node: Node,
+        config: Callable[[], NodeConfig],
+        cameras: Mapping[str, CameraInput],
+        engine: Engine,
+        worker: Worker,
+        answering: Answering,
+        log: LatencyLog,
     ) -> None:
         self._logger = node.get_logger()
         self._config = config
@@ -48,8 +54,8 @@ class Interfaces:
     def on_ground(self, request: Any, response: Any) -> Any:
         """srv/Ground."""
         try:
-            job = self._submit_ground(self._ground_query(request))
-            answer = job.result()
+            self._engine.grounder()  # whether the node is ready is told before what is wrong with the request
+            answer = self._submit_ground(self._ground_query(request)).result()
             response.success, response.answer, response.targets = True, answer.answer, answer.targets
             response.message = f"{len(answer.targets)} found" if answer.targets else "not there"
         except Exception as error:
@@ -60,13 +66,13 @@ class Interfaces:
         """srv/Ask."""
         try:
             config = self._config()
+            self._engine.grounder()
             query = AskQuery(
                 prompt=clean_query(request.prompt, config.max_query_chars),
                 camera=self._camera(request.camera),
                 max_tokens=int(request.max_tokens) or config.max_tokens,
                 timeout_s=_timeout(request.timeout_s, config),
             )
-            self._engine.grounder()
             frame, answer = self._worker.submit(
                 lambda job: self._answering.ask(job, query, config), query.timeout_s
             ).result()
@@ -79,8 +85,8 @@ class Interfaces:
     def on_query(self, msg: Any) -> None:
         """std_msgs/String: the answer comes out on the topics, a failure in the log and the diagnostics."""
         try:
-            request = Ground.Request(query=msg.data)
-            job = self._submit_ground(self._ground_query(request))
+            self._engine.grounder()
+            job = self._submit_ground(self._ground_query(Ground.Request(query=msg.data)))
         except Exception as error:
             self._note(error)
             return
@@ -94,7 +100,6 @@ class Interfaces:
 
     def _submit_ground(self, query: GroundQuery) -> Job[GraspTargetArray]:
         config = self._config()
-        self._engine.grounder()  # not ready is known before the queue
         return self._worker.submit(lambda job: self._answering.ground(job, query, config), query.timeout_s)
 
     def _ground_query(self, request: Any) -> GroundQuery:
@@ -125,6 +130,9 @@ class Interfaces:
         if not isinstance(error, MolmoRosError):
             self._logger.error(f"a query failed: {type(error).__name__}: {error}", exc_info=True)
             code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
+        elif isinstance(error, (QueryError, NotReadyError)):
+            self._logger.info(f"a query was refused ({error.code}): {error}")
+            return error.code, str(error)
         else:
             code, text = error.code, str(error)
             self._logger.warning(f"a query failed ({code}): {text}")

@@ -1,0 +1,128 @@
+"""A small client: ask a running node from any Python program, with or without a node of one's own."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from molmo_ros.errors import CancelledError, NotReadyError
+from molmo_ros.srv import Ask, Ground
+
+WAITING = "NOT_READY"  # the code of a node that is still loading
+GRACE_S = 2.0  # the node itself gives up at timeout_s; its answer still has to travel
+
+
+class GraspClient:
+    """Calls the services of a node ``molmo``.
+
+    >>> with GraspClient() as client:
+    ...     response = client.find("the red mug")
+    ...     print(response.targets[0].grasp_pose)
+    """
+
+    def __init__(self, name: str = "/molmo", context: Context | None = None) -> None:
+        """``name``: full name of the node to ask. Without a context, rclpy is initialised if need be."""
+        if context is None and not rclpy.ok():
+            rclpy.init()
+        self.node = Node(f"grasp_client_{time.monotonic_ns() % 10**9}", context=context)
+        self._name = name
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+        self._ground = self.node.create_client(Ground, f"{name}/ground")
+        self._ask = self.node.create_client(Ask, f"{name}/ask")
+
+    def find(
+        self,
+        query: str,
+        *,
+        camera: str = "",
+        target_frame: str = "",
+        max_targets: int = 0,
+        grasp: bool = True,
+        timeout_s: float = 0.0,
+        wait_s: float = 60.0,
+    ) -> Ground.Response:
+        """srv/Ground: where is it, and how to grasp it. See Ground.srv for the arguments.
+
+        Raises: NotReadyError if the node is not there, CancelledError if it stays silent for ``wait_s``.
+        """
+        request = Ground.Request(
+            query=query,
+            camera=camera,
+            target_frame=target_frame,
+            max_targets=max_targets,
+            grasp=grasp,
+            timeout_s=timeout_s,
+        )
+        return self._call(self._ground, request, timeout_s, wait_s)
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        camera: str = "",
+        max_tokens: int = 0,
+        timeout_s: float = 0.0,
+        wait_s: float = 60.0,
+    ) -> Ask.Response:
+        """srv/Ask: a free question about the view. Raises: as ``find``."""
+        request = Ask.Request(prompt=prompt, camera=camera, max_tokens=max_tokens, timeout_s=timeout_s)
+        return self._call(self._ask, request, timeout_s, wait_s)
+
+    def wait_ready(self, wait_s: float = 120.0) -> None:
+        """Wait until the node answers.
+
+        Raises: NotReadyError with the node's own words if it does not in time, or never will.
+        """
+        give_up = time.monotonic() + wait_s
+        said = f"There is no node {self._name}; start it: ros2 launch molmo_ros molmo.launch.py"
+        while time.monotonic() < give_up:
+            if self._ground.service_is_ready():
+                response = self._call(self._ground, Ground.Request(query=""), 0.0, wait_s)
+                if response.code == "BAD_QUERY":  # an empty query is refused by a node that is ready
+                    return
+                said = response.message
+                if response.code != WAITING:
+                    break
+            self.spin(0.2)
+        raise NotReadyError(said)
+
+    def spin(self, seconds: float) -> None:
+        """Let callbacks of ``self.node`` run for a while."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
+    def close(self) -> None:
+        """Give the client's node back."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def __enter__(self) -> GraspClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, client: Any, request: Any, timeout_s: float, wait_s: float) -> Any:
+        if not client.wait_for_service(timeout_sec=wait_s):
+            raise NotReadyError(
+                f"There is no service {client.srv_name}; start the node (ros2 launch molmo_ros "
+                "molmo.launch.py), and check ROS_DOMAIN_ID and the namespace."
+            )
+        future = client.call_async(request)
+        patience = timeout_s + GRACE_S if timeout_s > 0 else wait_s
+        self._executor.spin_until_future_complete(future, timeout_sec=patience)
+        if not future.done():
+            client.remove_pending_request(future)
+            name = client.srv_name
+            raise CancelledError(f"{name} did not answer within {patience:.0f} s; is the node alive?")
+        return future.result()
