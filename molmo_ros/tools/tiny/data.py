@@ -53,13 +53,29 @@ def render_shard(folder: Path, index: int) -> Path:
     return path
 
 
-def load(folder: Path) -> Frames:
-    """All shards of a folder, in memory (150 KB a frame)."""
+def shards(folder: Path) -> list[Path]:
+    """The finished shards of a folder, in order."""
     paths = sorted(p for p in folder.glob("*.npz") if ".part" not in p.name)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no shards; render them with python -m molmo_ros.tools.tiny.data")
-    shards = [np.load(p) for p in paths]
-    return Frames(*(np.concatenate([s[k] for s in shards]) for k in ("rgb", "ids", "kinds", "colors")))
+    return paths
+
+
+def load(paths: list[Path]) -> Frames:
+    """Shards in memory, 150 KB a frame."""
+    n = len(paths) * SHARD
+    frames = Frames(
+        np.empty((n, HEIGHT, WIDTH, 3), np.uint8),
+        np.empty((n, HEIGHT, WIDTH), np.uint8),
+        np.empty((n, MAX_OBJECTS), np.int8),
+        np.empty((n, MAX_OBJECTS), np.int8),
+    )
+    for i, path in enumerate(paths):
+        part = slice(i * SHARD, (i + 1) * SHARD)
+        with np.load(path) as shard:
+            for name in ("rgb", "ids", "kinds", "colors"):
+                getattr(frames, name)[part] = shard[name]
+    return frames
 
 
 def main() -> None:
