@@ -1,0 +1,250 @@
+"""A checkpoint on disk: the built-in one, a folder, or a hub id in the local cache. Never downloads.
+
+Weights are read tensor by tensor through safetensors, which maps the file into memory; no pickle, no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.errors import CheckpointError
+from molmo_ros.network.config import ModelConfig, parse_config
+from molmo_ros.network.weights import expected_shapes, is_unused
+from molmo_ros.preprocess import ImageConfig
+from molmo_ros.prompt import PromptEncoder
+
+TINY = "tiny"
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet."""
+
+    folder: Path
+    config: ModelConfig
+    image: ImageConfig
+    encoder: PromptEncoder
+    weights: Weights
+
+
+@dataclass
+class Weights:
+    """Tensors by their released name. ``shapes`` and ``dtypes`` are known without reading the data."""
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    _files: dict[str, Path]
+    _open: dict[Path, Any] = field(default_factory=dict)
+
+    def read(self, name: str) -> Float32:
+        """One tensor as float32, whatever it is stored as."""
+        import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
+
+        tensor = self._handle(self._files[name]).get_tensor(name)
+        return np.asarray(tensor, dtype=np.float32)
+
+    def rows(self, name: str, rows: npt.NDArray[np.int64]) -> Float32:
+        """Some rows of a matrix, (N, columns), without reading the others."""
+        import ml_dtypes  # noqa: F401
+
+        part = self._handle(self._files[name]).get_slice(name)
+        return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(sorted(set(self._files.values())))
+
+    def _handle(self, path: Path) -> Any:
+        if path not in self._open:
+            self._open[path] = _open_safetensors(path)
+        return self._open[path]
+
+
+def load_checkpoint(
+    name: str, *, cache_dir: Path | None = None, progress: Callable[[str, float], None] | None = None
+) -> Checkpoint:
+    """Resolve ``name`` and check everything that can be checked without reading the weights.
+
+    Raises: CheckpointError naming the file and the mend.
+    """
+    folder = resolve(name, cache_dir)
+    config = parse_config(_read_json(folder / "config.json"), str(folder / "config.json"))
+    path = folder / "preprocessor_config.json"
+    image = ImageConfig.parse(_read_json(path), str(path))
+    _check_image(image, config, path)
+    encoder = PromptEncoder.load(folder)
+    _check_vocabulary(encoder, config, folder)
+    if progress:
+        progress("checking weights", 0.0)
+    weights = open_weights(folder)
+    check_weights(weights, config, folder)
+    return Checkpoint(folder, config, image, encoder, weights)
+
+
+def resolve(name: str, cache_dir: Path | None = None) -> Path:
+    """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
+    if name == TINY:
+        return _existing(Path(__file__).parent / "assets" / TINY, "reinstall molmo_ros or train it anew")
+    if (path := Path(name).expanduser()).is_dir():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(
+            f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
+            'or a hub id such as "allenai/Molmo2-4B".'
+        )
+    return _in_hub_cache(name, cache_dir or _hub_cache())
+
+
+def open_weights(folder: Path) -> Weights:
+    """Names, shapes and types of all tensors of a single or sharded safetensors checkpoint."""
+    single, index = folder / _SINGLE, folder / _INDEX
+    if index.is_file():
+        files = _sharded(folder, index)
+    elif single.is_file():
+        files = dict.fromkeys(_open_safetensors(single).keys(), single)
+    else:
+        raise CheckpointError(
+            f"{folder} has neither {_SINGLE} nor {_INDEX}; download the weights as safetensors "
+            "(pickled .bin and .pt files are never read)."
+        )
+    weights = Weights({}, {}, files)
+    for name, path in files.items():
+        try:
+            part = weights._handle(path).get_slice(name)
+        except Exception as error:
+            raise CheckpointError(f"{path} lacks {name}, which {index} promises; download it again.") from error
+        weights.shapes[name] = tuple(part.get_shape())
+        weights.dtypes[name] = str(part.get_dtype())
+    return weights
+
+
+def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
+    """Names, shapes and types must be exactly those of the configuration.
+
+    Raises: CheckpointError naming the first tensors that are missing, left over, or of another shape.
+    """
+    expected = expected_shapes(config)
+    mend = "config.json and weights are not of the same checkpoint, or a file is incomplete"
+    if missing := sorted(expected.keys() - weights.shapes.keys()):
+        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {mend}.")
+    left = sorted(n for n in weights.shapes.keys() - expected.keys() if not is_unused(n, config))
+    if left:
+        raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {mend}.")
+    for name, shape in expected.items():
+        if weights.shapes[name] != shape:
+            found = weights.shapes[name]
+            raise CheckpointError(f"{folder}: {name} has shape {found}, expected {shape}; {mend}.")
+        if weights.dtypes[name] not in _FLOATS:
+            kinds = ", ".join(_FLOATS)
+            raise CheckpointError(f"{folder}: {name} is stored as {weights.dtypes[name]}, not one of {kinds}.")
+
+
+def _check_image(image: ImageConfig, config: ModelConfig, path: Path) -> None:
+    vision = config.vision
+    if (image.crop_size, image.patch_size) != (vision.image_size, vision.patch_size):
+        raise CheckpointError(
+            f"{path}: crops of {image.crop_size} px in patches of {image.patch_size} px, but the model wants "
+            f"{vision.image_size} and {vision.patch_size}; take both files from the same checkpoint."
+        )
+
+
+def _check_vocabulary(encoder: PromptEncoder, config: ModelConfig, folder: Path) -> None:
+    size = config.text.vocab_size + config.text.extra_vocab_size
+    highest = max(encoder.image_ids)
+    if highest >= size:
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} has ids up to {highest}, but the model knows {size}; "
+            "take tokenizer.json from the same checkpoint as the weights."
+        )
+    stated = _read_json(folder / "config.json").get("image_patch_id", encoder.im_patch)
+    if stated != encoder.im_patch:
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} has <im_patch> at {encoder.im_patch}, config.json at {stated}; "
+            "take both files from the same checkpoint."
+        )
+
+
+def _existing(folder: Path, mend: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; {mend}.")
+    return folder
+
+
+def _hub_cache() -> Path:
+    """Where the hub's own tools keep their cache."""
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache)
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _in_hub_cache(name: str, cache: Path) -> Path:
+    folder = cache / ("models--" + name.replace("/", "--"))
+    snapshots = folder / "snapshots"
+    main = folder / "refs" / "main"
+    if main.is_file() and (found := snapshots / main.read_text().strip()).is_dir():
+        return found
+    newest = sorted(snapshots.glob("*/config.json"), key=lambda p: p.stat().st_mtime)
+    if newest:
+        return newest[-1].parent
+    raise CheckpointError(
+        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: '
+        f"huggingface-cli download {name}"
+    )
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no record; download it again.")
+    return content
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, Path]:
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        raise CheckpointError(f"{index} has no weight_map; download it again.")
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"{index} names {shard!r}, which is not a file name; download it again.")
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"{folder / shard} is missing; download this shard.")
+    return {name: folder / shard for name, shard in shards.items()}
+
+
+def _open_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(
+            f"{path} ({size} bytes) is truncated or damaged ({error}); download it again."
+        ) from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

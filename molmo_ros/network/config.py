@@ -1,0 +1,258 @@
+"""One frozen configuration of the network for every generation, read from a checkpoint's config.json.
+
+Two vocabularies exist for Molmo2: that of the released files (vit_config, image_patch_size, vit_layers,
+rope_scaling ...) and that of newer transformers (vision_config, patch_size, vision_feature_layer,
+rope_parameters ...). Both end here; nothing behind this file knows of either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.errors import CheckpointError
+
+Fields = Mapping[str, Any]
+
+_RELEASED = {
+    "molmo": "Molmo v1 is not supported yet; use a Molmo2 checkpoint such as allenai/Molmo2-4B",
+    "molmo_point": "MolmoPoint is not supported yet; use a Molmo2 checkpoint such as allenai/Molmo2-4B",
+}
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision transformer; ``num_layers`` counts the blocks that are needed, not those that are stored."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    head_dim: int
+    num_layers: int
+    norm_eps: float
+    activation: str  # "gelu_tanh" or "quick_gelu"
+    taps: tuple[int, ...]  # blocks whose outputs are concatenated, in this order
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a crop."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tap_size(self) -> int:
+        return self.hidden_size * len(self.taps)
+
+
+@dataclass(frozen=True)
+class ConnectorConfig:
+    """Attention pooling of patches, then a gated MLP to the width of the text model."""
+
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN scaling of the rotary frequencies."""
+
+    factor: float
+    original_max_positions: int
+    attention_factor: float
+    beta_fast: float
+    beta_slow: float
+    truncate: bool
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The language model. ``qk_norm`` is "head" (Qwen3), "full" (OLMo) or "none"."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    extra_vocab_size: int
+    qkv_bias: bool
+    qk_norm: str
+    norm_after: bool
+    norm_eps: float
+    rope_theta: float
+    yarn: Yarn | None
+    yarn_layers: frozenset[int]
+    max_positions: int
+
+    def inverse_frequencies(self, layer: int) -> tuple[npt.NDArray[np.float32], float]:
+        """Rotary frequencies (head_dim / 2,) of a layer, and the factor on its cosines and sines."""
+        if self.yarn is not None and layer in self.yarn_layers:
+            return _yarn_frequencies(self.head_dim, self.rope_theta, self.yarn), self.yarn.attention_factor
+        return (1.0 / _rope_base(self.head_dim, self.rope_theta)).astype(np.float32), 1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the graphs."""
+
+    model_type: str
+    vision: VisionConfig
+    connector: ConnectorConfig
+    text: TextConfig
+
+
+def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
+    """Read the content of a config.json.
+
+    Raises: CheckpointError if the model_type is unknown, a field is missing, or sizes contradict.
+    """
+    model_type = fields.get("model_type")
+    if model_type != "molmo2":
+        known = _RELEASED.get(str(model_type), "known is molmo2")
+        raise CheckpointError(f'{path}: model_type is "{model_type}"; {known}.')
+    try:
+        vision_fields = fields["vit_config"] if "vit_config" in fields else fields["vision_config"]
+        config = ModelConfig(
+            model_type="molmo2",
+            vision=_vision(vision_fields, fields["adapter_config"]),
+            connector=_connector(fields["adapter_config"]),
+            text=_text(fields["text_config"]),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: a field has a wrong type ({error}); download the file again.") from error
+    _check(config, fields, path)
+    return config
+
+
+def _first(fields: Fields, *names: str) -> Any:
+    """The field under the first of its names that is present."""
+    for name in names:
+        if name in fields:
+            return fields[name]
+    raise KeyError(names[0])
+
+
+def _vision(fields: Fields, adapter: Fields) -> VisionConfig:
+    stored = int(fields["num_hidden_layers"])
+    taps = tuple(int(layer) % stored for layer in _first(adapter, "vit_layers", "vision_feature_layer"))
+    size = _first(fields, "image_default_input_size", "image_size")
+    activations = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+    return VisionConfig(
+        image_size=int(size[0] if isinstance(size, list | tuple) else size),
+        patch_size=int(_first(fields, "image_patch_size", "patch_size")),
+        hidden_size=int(fields["hidden_size"]),
+        intermediate_size=int(fields["intermediate_size"]),
+        num_heads=int(fields["num_attention_heads"]),
+        head_dim=int(fields["head_dim"]),
+        num_layers=max(taps) + 1,
+        norm_eps=float(fields["layer_norm_eps"]),
+        activation=activations[str(fields["hidden_act"])],
+        taps=taps,
+    )
+
+
+def _connector(fields: Fields) -> ConnectorConfig:
+    return ConnectorConfig(
+        hidden_size=int(fields["hidden_size"]),
+        num_heads=int(fields["num_attention_heads"]),
+        head_dim=int(fields["head_dim"]),
+        intermediate_size=int(fields["intermediate_size"]),
+    )
+
+
+def _text(fields: Fields) -> TextConfig:
+    layers = int(fields["num_hidden_layers"])
+    theta, yarn = _rope(fields)
+    scaled = fields.get("rope_scaling_layers")
+    qk_norm = {"qwen3": "head", "olmo": "full"}[str(fields["qk_norm_type"])]
+    return TextConfig(
+        hidden_size=int(fields["hidden_size"]),
+        intermediate_size=int(fields["intermediate_size"]),
+        num_layers=layers,
+        num_heads=int(fields["num_attention_heads"]),
+        num_kv_heads=int(fields["num_key_value_heads"]),
+        head_dim=int(fields["head_dim"]),
+        vocab_size=int(fields["vocab_size"]),
+        extra_vocab_size=int(fields["additional_vocab_size"]),
+        qkv_bias=bool(_first(fields, "qkv_bias", "attention_bias")),
+        qk_norm=qk_norm if fields.get("use_qk_norm", True) else "none",
+        norm_after=bool(fields["norm_after"]),
+        norm_eps=float(_first(fields, "layer_norm_eps", "rms_norm_eps")),
+        rope_theta=theta,
+        yarn=yarn,
+        yarn_layers=frozenset(range(layers) if scaled is None else scaled),
+        max_positions=int(fields["max_position_embeddings"]),
+    )
+
+
+def _rope(fields: Fields) -> tuple[float, Yarn | None]:
+    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    theta = float(rope["rope_theta"] if "rope_theta" in rope else fields["rope_theta"])
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
+    if kind == "default":
+        return theta, None
+    if kind != "yarn":
+        raise ValueError(f'rope_type "{kind}"; known are default and yarn')
+    factor = float(rope["factor"])
+    attention = rope.get("attention_factor")
+    yarn = Yarn(
+        factor=factor,
+        original_max_positions=int(rope["original_max_position_embeddings"]),
+        attention_factor=float(attention) if attention is not None else 0.1 * math.log(factor) + 1.0,
+        beta_fast=float(rope.get("beta_fast") or 32),
+        beta_slow=float(rope.get("beta_slow") or 1),
+        truncate=bool(rope.get("truncate", True)),
+    )
+    return theta, yarn
+
+
+def _check(config: ModelConfig, fields: Fields, path: str) -> None:
+    vision, connector, text = config.vision, config.connector, config.text
+    facts = [
+        (vision.image_size % vision.patch_size == 0, "the image size is not a multiple of the patch size"),
+        (text.num_heads % text.num_kv_heads == 0, "the heads are not a multiple of the key-value heads"),
+        (text.head_dim % 2 == 0, "the head size is odd, so it cannot be rotated"),
+        (connector.hidden_size == vision.hidden_size, "adapter and vision tower differ in width"),
+        (fields["adapter_config"].get("text_hidden_size", text.hidden_size) == text.hidden_size,
+         "adapter and text model differ in width"),
+    ]  # fmt: skip
+    for good, fact in facts:
+        if not good:
+            raise CheckpointError(f"{path}: {fact}; take config.json from the same checkpoint as the weights.")
+
+
+def _rope_base(head_dim: int, theta: float) -> npt.NDArray[np.float32]:
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.asarray(np.float32(theta) ** exponents, dtype=np.float32)
+
+
+def _yarn_frequencies(head_dim: int, theta: float, yarn: Yarn) -> npt.NDArray[np.float32]:
+    """Source: YaRN (arXiv 2309.00071), section 3.2: interpolate slow dimensions, keep fast ones."""
+
+    def dimension(rotations: float) -> float:
+        return head_dim * math.log(yarn.original_max_positions / (rotations * 2 * math.pi)) / (
+            2 * math.log(theta)
+        )  # fmt: skip
+
+    low, high = dimension(yarn.beta_fast), dimension(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    width = max(high - low, 0.001)
+    ramp = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(width), 0, 1)
+    base = _rope_base(head_dim, theta)
+    keep = np.float32(1) - ramp
+    return np.asarray(
+        (1 / (np.float32(yarn.factor) * base)) * (1 - keep) + (1 / base) * keep, dtype=np.float32
+    )

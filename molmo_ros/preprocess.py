@@ -1,0 +1,305 @@
+"""Molmo2's image preprocessing in numpy: tiling, resize, crops, pooling indices, token layout.
+
+An image becomes a low-resolution crop of the whole and, where ``max_crops`` allows, high-resolution crops
+that overlap by a margin. Patches in a margin that a neighbouring crop also holds are dropped, so that the
+remaining ones cover the canvas once; windows of 2x2 patches then become one token each.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.datatypes import Image
+from molmo_ros.errors import CheckpointError, FrameError
+
+Index = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """preprocessor_config.json. Sizes in px, margins and pooling in patches.
+
+    ``max_crops`` 0 is an extension of this package: the low-resolution crop alone.
+    """
+
+    crop_size: int = 378
+    patch_size: int = 14
+    pooling: tuple[int, int] = (2, 2)
+    margins: tuple[int, int] = (4, 4)
+    max_crops: int = 8
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    columns: bool = True  # <im_col> after each row of the high-resolution block
+    low_res_columns: bool = False  # the same in the low-resolution block
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], path: str = "preprocessor_config.json") -> ImageConfig:
+        """Read the content of a preprocessor_config.json.
+
+        Raises: CheckpointError if a field is missing or nonsense.
+        """
+        try:
+            size = fields["size"]
+            config = cls(
+                crop_size=int(size["height"] if isinstance(size, Mapping) else size),
+                patch_size=int(fields["patch_size"]),
+                pooling=_pair(fields["pooling_size"]),
+                margins=_pair(fields["overlap_margins"]),
+                max_crops=int(fields["max_crops"]),
+                mean=_triple(fields["image_mean"]),
+                std=_triple(fields["image_std"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: field missing or unreadable ({error}); download it again.") from error
+        if config.max_crops < 0 or (config.max_crops > 0 and config.window <= 0):
+            raise CheckpointError(
+                f"{path}: max_crops {config.max_crops} with margins {config.margins} in {config.grid} patches "
+                "leaves no window; download it again."
+            )
+        return config
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a crop."""
+        return self.crop_size // self.patch_size
+
+    @property
+    def window(self) -> int:
+        """Stride of the high-resolution crops in px."""
+        return (self.grid - sum(self.margins)) * self.patch_size
+
+    @property
+    def margin(self) -> int:
+        """Width in px of both margins of a crop together."""
+        return sum(self.margins) * self.patch_size
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """What the vision graph and the prompt need of one image.
+
+    crops (C,S,S,3) uint8, low-resolution first; pooling (M,4) patch indices crop * patches + patch, -1 for
+    padding, one row per image token; low_res and high_res (rows, columns) of tokens, high_res (0, 0) if absent.
+    """
+
+    crops: Image
+    pooling: Index
+    low_res: tuple[int, int]
+    high_res: tuple[int, int]
+
+
+class ImageVocabulary(Protocol):
+    """The ids of the image tokens."""
+
+    im_patch: int
+    im_col: int
+    im_start: int
+    im_end: int
+    low_res_im_start: int
+
+
+def preprocess(image: npt.NDArray[Any], config: ImageConfig) -> ImageInputs:
+    """Tile, resize and index one image, (H,W,3) uint8 RGB; grey and RGBA are converted.
+
+    Raises: FrameError if it is no image.
+    """
+    rgb = as_rgb(image)
+    side, grid = config.crop_size, config.grid
+    low = resize(rgb, side, side)[None]
+    low_pooling, low_shape = _pool(np.arange(grid * grid, dtype=np.int64).reshape(grid, grid), config.pooling)
+    if config.max_crops == 0:
+        return ImageInputs(low, low_pooling, low_shape, (0, 0))
+    rows, columns = select_tiling(rgb.shape[0], rgb.shape[1], config)
+    crops = _crops(rgb, rows, columns, config)
+    pooling, shape = _pool(_patch_indices(rows, columns, config), config.pooling)
+    pooling = np.where(pooling >= 0, pooling + grid * grid, -1)  # behind the patches of the first crop
+    return ImageInputs(
+        np.concatenate([low, crops]), np.concatenate([low_pooling, pooling]), low_shape, shape
+    )
+
+
+def image_token_ids(inputs: ImageInputs, vocabulary: ImageVocabulary, config: ImageConfig) -> list[int]:
+    """The tokens that stand for the image: low-resolution block, then the high-resolution block if any."""
+
+    def block(start: int, shape: tuple[int, int], columns: bool) -> list[int]:
+        row = [vocabulary.im_patch] * shape[1] + [vocabulary.im_col] * columns
+        return [start, *(row * shape[0]), vocabulary.im_end]
+
+    ids = block(vocabulary.low_res_im_start, inputs.low_res, config.low_res_columns)
+    if inputs.high_res != (0, 0):
+        ids += block(vocabulary.im_start, inputs.high_res, config.columns)
+    return ids
+
+
+def as_rgb(image: npt.NDArray[Any]) -> Image:
+    """(H,W,3) uint8 of a grey (H,W) or (H,W,1), RGB or RGBA image; alpha is dropped.
+
+    Raises: FrameError for another shape, type, or no pixels.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise FrameError(f"The image is {image.shape} {image.dtype}; give (height, width, 3) uint8 RGB.")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    if image.shape[2] not in (3, 4):
+        raise FrameError(f"The image has {image.shape[2]} channels; give (height, width, 3) uint8 RGB.")
+    return np.ascontiguousarray(image[:, :, :3])
+
+
+def select_tiling(height: int, width: int, config: ImageConfig) -> tuple[int, int]:
+    """(rows, columns) of high-resolution crops: the least enlargement, or the least reduction if all reduce.
+
+    Source: the tiling of Molmo2's image processor, in float32 as there.
+    """
+    tilings = [
+        pair
+        for pair in itertools.product(range(1, config.max_crops + 1), repeat=2)
+        if pair[0] * pair[1] <= config.max_crops
+    ]
+    tilings.sort(key=lambda pair: (pair[0] * pair[1], pair[0]))
+    size = np.array([height - config.margin, width - config.margin], dtype=np.float32)
+    with np.errstate(divide="ignore"):
+        scales = (np.array(tilings, dtype=np.float32) * np.float32(config.window) / size).min(axis=1)
+    if np.all(scales < 1):
+        return tilings[int(scales.argmax())]
+    return tilings[int(np.where(scales < 1, np.float32(1e10), scales).argmin())]
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Stretch (h,w,3) uint8 to (height,width,3): bilinear, without antialiasing.
+
+    Equal to the bit to torch's interpolate(bilinear, align_corners=False) in float32 with more than one
+    thread, rounded. Torch fuses multiply and add; plain float32 differs from that by less than 1e-3, so
+    only values that lie so near to a half are computed again as torch does.
+    """
+    if image.shape[:2] == (height, width):
+        return image.copy()
+    x, y = _Taps(image.shape[1], width), _Taps(image.shape[0], height)
+    values = _bilinear(image, x, y)
+    rounded = np.rint(values)
+    np.subtract(values, rounded, out=values)
+    np.abs(values, out=values)
+    out = rounded.astype(np.uint8)
+    near = np.unravel_index(np.flatnonzero(values > 0.499), out.shape)
+    out[near] = _bilinear_fused(image, x, y, near)
+    return out
+
+
+class _Taps:
+    """For each output position along one axis: its two source positions and their float32 weights."""
+
+    def __init__(self, source: int, target: int) -> None:
+        scale = np.float32(source) / np.float32(target)
+        centre = np.arange(target, dtype=np.float32) + np.float32(0.5)
+        # A product and a difference, rounded once, as a fused multiply-add does.
+        position = (np.float64(scale) * centre.astype(np.float64) - 0.5).astype(np.float32)
+        position = np.maximum(position, np.float32(0))
+        self.lower = np.minimum(position.astype(np.int64), source - 1)
+        self.upper = np.minimum(self.lower + 1, source - 1)
+        self.upper_weight = np.clip(position - self.lower.astype(np.float32), 0, 1).astype(np.float32)
+        self.lower_weight = np.float32(1) - self.upper_weight
+
+
+def _bilinear(image: Image, x: _Taps, y: _Taps) -> Float32:
+    """(height,width,3) float32, not rounded. Pixels travel as one 32-bit word, which gathers fast."""
+    words = np.zeros((*image.shape[:2], 4), np.uint8)
+    words[:, :, :3] = image
+    packed = np.ascontiguousarray(words.view(np.uint32)[:, :, 0])
+
+    def columns(index: Index) -> Float32:
+        gathered = np.take(packed, index, axis=1)  # (h,width) words
+        return gathered.view(np.uint8).reshape(*gathered.shape, 4)[:, :, :3].astype(np.float32)
+
+    rows = columns(x.lower)  # (h,width,3)
+    rows *= x.lower_weight[:, None]
+    right = columns(x.upper)
+    right *= x.upper_weight[:, None]
+    rows += right
+    out = rows[y.lower]  # (height,width,3)
+    out *= y.lower_weight[:, None, None]
+    below = rows[y.upper]
+    below *= y.upper_weight[:, None, None]
+    out += below
+    return out
+
+
+def _bilinear_fused(image: Image, x: _Taps, y: _Taps, at: tuple[Index, ...]) -> Image:
+    """The rounded values at some (row, column, channel), with the roundings of torch's two kernels."""
+    row, column, channel = at
+
+    def pixels(rows: Index, columns: Index) -> Float32:
+        return image[rows, columns, channel].astype(np.float32)
+
+    top, bottom, left, right = y.lower[row], y.upper[row], x.lower[column], x.upper[column]
+    above_weight, below_weight = y.lower_weight[row], y.upper_weight[row]
+    left_weight, right_weight = x.lower_weight[column], x.upper_weight[column]
+    if len(x.lower) + len(y.lower) <= 128:  # torch has another kernel for small outputs: four taps at once
+        values = above_weight * right_weight * pixels(top, right)
+        values = _fused(above_weight * left_weight, pixels(top, left), values)
+        values = _fused(below_weight * left_weight, pixels(bottom, left), values)
+        values = _fused(below_weight * right_weight, pixels(bottom, right), values)
+    else:  # along x, then along y
+        above = _fused(left_weight, pixels(top, left), right_weight * pixels(top, right))
+        below = _fused(left_weight, pixels(bottom, left), right_weight * pixels(bottom, right))
+        values = _fused(above_weight, above, below_weight * below)
+    return np.rint(values).astype(np.uint8)
+
+
+def _fused(a: Float32, b: Float32, c: Float32) -> Float32:
+    """a * b + c, rounded once (the product of two float32 is exact in float64)."""
+    return np.asarray(a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64), dtype=np.float32)
+
+
+def _crops(rgb: Image, rows: int, columns: int, config: ImageConfig) -> Image:
+    """(rows * columns, S, S, 3): the canvas cut at a stride of one window."""
+    side, stride = config.crop_size, config.window
+    canvas = resize(rgb, rows * stride + config.margin, columns * stride + config.margin)
+    return np.stack(
+        [
+            canvas[r * stride : r * stride + side, c * stride : c * stride + side]
+            for r in range(rows)
+            for c in range(columns)
+        ]
+    )
+
+
+def _patch_indices(rows: int, columns: int, config: ImageConfig) -> Index:
+    """(canvas patches high, wide): which patch of which crop shows each patch of the canvas."""
+    grid, (before, after) = config.grid, config.margins
+    index = np.arange(rows * columns * grid * grid, dtype=np.int64).reshape(rows, columns, grid, grid)
+    keep = np.ones(index.shape, dtype=bool)
+    keep[1:, :, :before, :] = keep[:, 1:, :, :before] = False
+    keep[:-1, :, grid - after :, :] = keep[:, :-1, :, grid - after :] = False
+    index, keep = index.transpose(0, 2, 1, 3), keep.transpose(0, 2, 1, 3)  # (rows, grid, columns, grid)
+    margin = before + after
+    return index[keep].reshape(rows * (grid - margin) + margin, columns * (grid - margin) + margin)
+
+
+def _pool(index: Index, window: tuple[int, int]) -> tuple[Index, tuple[int, int]]:
+    """Group a grid of patches into windows: (rows * columns, window size), padded with -1, and the shape."""
+    high, wide = window
+    pad_y, pad_x = -index.shape[0] % high, -index.shape[1] % wide
+    index = np.pad(
+        index, ((pad_y // 2, (pad_y + 1) // 2), (pad_x // 2, (pad_x + 1) // 2)), constant_values=-1
+    )
+    rows, columns = index.shape[0] // high, index.shape[1] // wide
+    windows = index.reshape(rows, high, columns, wide).transpose(0, 2, 1, 3)
+    return windows.reshape(rows * columns, high * wide), (rows, columns)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value
+    return int(first), int(second)
+
+
+def _triple(value: Any) -> tuple[float, float, float]:
+    red, green, blue = value
+    return float(red), float(green), float(blue)

@@ -1,0 +1,212 @@
+"""From a user's words to token ids: cleaning, question templates, and Molmo2's chat template.
+
+A query is text from outside. It is cleaned here, and the encoder makes sure a second time that it cannot
+become one of the model's control tokens, whatever a caller passed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from molmo_ros.errors import CheckpointError, QueryError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_QUERY_CHARS = 256
+MAX_PROMPT_CHARS = 1024
+
+# Nobody types this much; refuse before spending time on it.
+_MAX_RAW_CHARS = 16 * MAX_PROMPT_CHARS
+
+# Control tokens of the Qwen and OLMo tokenizers and of the three Molmo generations.
+_SPECIAL = re.compile(
+    r"<\|[^<>|]{0,64}\|>"
+    r"|\|<EXTRA_TOKENS_[0-9]+>\|"
+    r"|</?(?:im_start|im_end|im_patch|im_col|im_low|low_res_im_start|frame_start|frame_end)>"
+    r"|</?(?:think|tool_call|tool_response)>"
+    r"|<POINT_[0-9]+>",
+    re.IGNORECASE,
+)
+_DETERMINER = re.compile(
+    r"(?:the|a|an|all|any|every|each|both|some|my|your|his|her|our|their|this|that|these|those|one|two|three"
+    r"|[0-9]+)\b",
+    re.IGNORECASE,
+)
+_ARTICLE = re.compile(r"(?:all(?: of)? the|the|all|every|each|a|an)\s+(?=\S)", re.IGNORECASE)
+_ORDER = re.compile(r"(?:please\s+)?(?:point (?:to|at)|find|locate|show me)\s+(?=\S)", re.IGNORECASE)
+
+
+def clean_query(text: str, max_chars: int = MAX_QUERY_CHARS) -> str:
+    """``text`` in one line, without control characters, control tokens and surplus space.
+
+    Raises: QueryError if nothing is left, or more than ``max_chars`` characters.
+    """
+    if len(text) > _MAX_RAW_CHARS:
+        raise QueryError(f"The query has {len(text)} characters; shorten it to {max_chars}.")
+    clean = " ".join(_without_specials(_without_controls(text)).split())
+    if not clean:
+        raise QueryError('The query is empty; name a thing to look for, such as "the red mug".')
+    if len(clean) > max_chars:
+        raise QueryError(f"The query has {len(clean)} characters; shorten it to {max_chars}.")
+    return clean
+
+
+def pointing_prompt(query: str) -> str:
+    """ "red mug" -> "Point to the red mug."; a determiner of the user's own is kept.
+
+    Lower case, as the labels of Molmo's training data are.
+    """
+    thing = _thing(query)
+    return f"Point to {thing}." if _DETERMINER.match(thing) else f"Point to the {thing}."
+
+
+def counting_prompt(query: str) -> str:
+    """ "the mugs" -> "How many mugs are there?"; the plural is the user's."""
+    return f"How many {_ARTICLE.sub('', _thing(query), count=1)} are there?"
+
+
+def ask_prompt(text: str) -> str:
+    """A free question, cleaned but otherwise as it stands."""
+    return clean_query(text, MAX_PROMPT_CHARS)
+
+
+def _thing(query: str) -> str:
+    thing = _ORDER.sub("", clean_query(query), count=1).rstrip(" .!?,;:").lower()
+    if not thing:
+        raise QueryError(f'The query "{query[:40]}" names nothing; try "the red mug".')
+    return thing
+
+
+def _without_controls(text: str) -> str:
+    """Categories Cc, Cf, Cs, Co, Cn: control, invisible, half a surrogate pair, private, unassigned."""
+    text = unicodedata.normalize("NFC", re.sub(r"\s", " ", text))
+    return "".join(c for c in text if not unicodedata.category(c).startswith("C"))
+
+
+def _without_specials(text: str) -> str:
+    """Removing one token can join the parts of another around it, so repeat until nothing changes."""
+    while (shorter := _SPECIAL.sub("", text)) != text:
+        text = shorter
+    return text
+
+
+class PromptEncoder:
+    """Molmo2's chat template and vocabulary, by the ``tokenizers`` library alone.
+
+    The prompt is: BOS, the image tokens, ``<|im_start|>user\\n{prompt}<|im_end|>\\n<|im_start|>assistant\\n``.
+    The part before the user's words (``prefix``) depends only on the image, so its cache can be reused.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, bos: str | None = None, eos_ids: tuple[int, ...] = (), path: str = ""
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._path = path
+        added = tokenizer.get_added_tokens_decoder()
+        # Some tokenizers add runs of white space as tokens; those control nothing.
+        control = {i: t.content for i, t in added.items() if t.content.strip()}
+        self._control_ids = frozenset(control)
+        self._control_text = tuple(control.values())
+        self.im_patch = self._id("<im_patch>")
+        self.im_col = self._id("<im_col>")
+        self.im_start = self._id("<im_start>")
+        self.im_end = self._id("<im_end>")
+        self.low_res_im_start = self._id("<low_res_im_start>")
+        self._turn_start = self._id("<|im_start|>")
+        self._turn_end = self._id("<|im_end|>")
+        self.bos_id = self._id(bos) if bos else self._turn_end
+        self.eos_ids = frozenset(eos_ids or (self._turn_end,)) | {self._turn_end}
+        if (stop := tokenizer.token_to_id("<|endoftext|>")) is not None:
+            self.eos_ids |= {stop}
+
+    @classmethod
+    def load(cls, folder: Path) -> PromptEncoder:
+        """Read tokenizer.json, and tokenizer_config.json and generation_config.json where they exist.
+
+        Raises: CheckpointError if the tokenizer is missing, broken, or of another generation.
+        """
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(f"{path} is not a tokenizer file ({error}); download it again.") from error
+        config = _json_or_empty(folder / "tokenizer_config.json")
+        generation = _json_or_empty(folder / "generation_config.json")
+        eos = generation.get("eos_token_id")
+        eos_ids = tuple(e for e in (eos if isinstance(eos, list) else [eos]) if isinstance(e, int))
+        bos = _token_text(config.get("bos_token")) or _token_text(config.get("eos_token"))
+        return cls(tokenizer, bos=bos, eos_ids=eos_ids, path=str(path))
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The tokens that stand for an image; they see each other in both directions."""
+        return (self.im_patch, self.im_col, self.im_start, self.im_end, self.low_res_im_start)
+
+    def prefix(self, image_ids: list[int]) -> list[int]:
+        """Everything before the user's words: BOS and the tokens of one image."""
+        return [self.bos_id, *image_ids]
+
+    def turn(self, prompt: str) -> list[int]:
+        """The user's turn and the opening of the answer.
+
+        Raises: QueryError if ``prompt`` would encode to a control token, or is empty or too long.
+        """
+        if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
+            raise QueryError(f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}.")
+        user = self._plain(f"user\n{prompt}")
+        newline, assistant = self._plain("\n"), self._plain("assistant\n")
+        return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated tokens, control tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def digit_tokens(self) -> dict[int, str]:
+        """Token id -> its digits, for every token of one to four ASCII digits and nothing else."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
+        return {i: t for t, i in vocabulary.items() if t.isascii() and t.isdigit() and len(t) <= 4}
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of ``text`` read as ordinary text, never as control tokens."""
+        for token in self._control_text:
+            if token in text:
+                raise QueryError(f"The prompt contains the control token {token!r}; leave it out.")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._control_ids.isdisjoint(ids):
+            raise QueryError("The prompt would encode to a control token; leave out what stands in <...>.")
+        return ids
+
+    def _id(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise CheckpointError(
+                f"{self._path or 'The tokenizer'} has no token {token}, so it is not of a Molmo2 checkpoint; "
+                "take tokenizer.json from the same checkpoint as the weights."
+            )
+        return int(token_id)
+
+
+def _json_or_empty(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _token_text(token: object) -> str | None:
+    """A token in tokenizer_config.json is a string or a record with its content."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) and token else None
