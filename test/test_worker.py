@@ -1,0 +1,137 @@
+"""One thread, a bounded queue, time-outs that hold."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from molmo_ros.errors import BusyError, CancelledError, QueryError
+from molmo_ros.ros.worker import Job, Worker
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker(queue_size=2)
+    yield worker
+    worker.close()
+
+
+class Gate:
+    """Work that runs until it is opened, or told to stop."""
+
+    def __init__(self) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, job: Job[str]) -> str:
+        self.entered.set()
+        while not self.open.wait(0.005):
+            if job.should_stop():
+                raise CancelledError("stopped")
+        return "done"
+
+
+def test_result_comes_back(worker: Worker) -> None:
+    assert worker.submit(lambda job: 6 * 7, 5.0).result() == 42
+
+
+def test_error_comes_back_and_the_next_job_works(worker: Worker) -> None:
+    def fail(job: Job[int]) -> int:
+        raise QueryError("no")
+
+    with pytest.raises(QueryError):
+        worker.submit(fail, 5.0).result()
+    assert worker.submit(lambda job: 1, 5.0).result() == 1
+
+
+def test_jobs_run_one_after_the_other_in_order(worker: Worker) -> None:
+    gate, order = Gate(), []
+    first = worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    others = [worker.submit(lambda job, n=n: order.append(n), 5.0) for n in (1, 2)]
+    assert worker.waiting == 2
+    assert order == []
+    gate.open.set()
+    assert first.result() == "done"
+    for job in others:
+        job.result()
+    assert order == [1, 2]
+
+
+def test_full_queue_says_how_long_to_wait(worker: Worker) -> None:
+    worker.submit(lambda job: time.sleep(0.2), 5.0).result()
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    for _ in range(2):
+        worker.submit(lambda job: None, 5.0)
+    with pytest.raises(BusyError, match=r"2 queries are waiting.*about 0\.[3-6] s"):
+        worker.submit(lambda job: None, 5.0)
+    gate.open.set()
+
+
+def test_time_out_holds_and_stops_the_work(worker: Worker) -> None:
+    gate = Gate()
+    started = time.monotonic()
+    with pytest.raises(CancelledError, match=r"No answer within 0\.2 s"):
+        worker.submit(gate, 0.2).result()
+    assert time.monotonic() - started < 1.0
+    assert worker.submit(lambda job: "next", 5.0).result() == "next"
+
+
+def test_time_in_the_queue_counts(worker: Worker) -> None:
+    gate, ran = Gate(), []
+    first = worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    with pytest.raises(CancelledError):
+        worker.submit(lambda job: ran.append(1), 0.1).result()
+    gate.open.set()
+    first.result()
+    worker.submit(lambda job: None, 5.0).result()
+    assert ran == []
+
+
+def test_abandoned_jobs_do_not_fill_the_queue(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    for _ in range(2):
+        worker.submit(lambda job: None, 0.01)
+    time.sleep(0.05)
+    worker.submit(lambda job: None, 5.0)
+    assert worker.waiting == 1
+    gate.open.set()
+
+
+def test_cancel_all_ends_running_and_waiting(worker: Worker) -> None:
+    gate = Gate()
+    running = worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    waiting = worker.submit(lambda job: None, 5.0)
+    worker.cancel_all("The node was deactivated.")
+    with pytest.raises(CancelledError, match="deactivated"):
+        waiting.result()
+    with pytest.raises(CancelledError):
+        running.result()
+
+
+def test_delivered_result_does_not_wait_for_what_follows(worker: Worker) -> None:
+    gate = Gate()
+
+    def work(job: Job[str]) -> str:
+        job.deliver("early")
+        gate(job)
+        return "late"
+
+    assert worker.submit(work, 5.0).result() == "early"
+    assert worker.busy
+    gate.open.set()
+
+
+def test_closed_worker_refuses() -> None:
+    worker = Worker(queue_size=1)
+    worker.close()
+    with pytest.raises(CancelledError, match="shutting down"):
+        worker.submit(lambda job: None, 1.0)
