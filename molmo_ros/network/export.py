@@ -1,0 +1,79 @@
+"""The two graphs of a checkpoint, in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.network.decoder import build_decoder
+from molmo_ros.network.graph import FP32, OPSET, Graph, Precision, WeightSink
+from molmo_ros.network.vision import build_vision
+
+VISION = "vision"
+DECODER = "decoder"
+
+# Raise when the graphs change, so that graphs cached on a user's disk are built anew.
+GRAPH_VERSION = 1
+
+Progress = Callable[[str, float], None]
+
+
+def build_graph(checkpoint: Checkpoint, part: str, sink: WeightSink, precision: Precision = FP32) -> bytes:
+    """The serialised graph of one part; its weights go to ``sink``."""
+    graph = Graph(part, sink, precision)
+    read = checkpoint.weights.read
+    if part == VISION:
+        image = checkpoint.image
+        window = image.pooling[0] * image.pooling[1]
+        build_vision(graph, read, checkpoint.config, image.mean, image.std, window)
+    else:
+        build_decoder(graph, read, checkpoint.config)
+    return bytes(graph.model().SerializeToString())
+
+
+def export(checkpoint: Checkpoint, folder: Path, precision: Precision = FP32) -> None:
+    """Write vision.onnx and decoder.onnx with their data files into ``folder``, all or nothing.
+
+    Memory stays near that of the largest tensor, since each is written before the next is read.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        for part in (VISION, DECODER):
+            sink = WeightSink(staging / f"{part}.data")
+            try:
+                content = build_graph(checkpoint, part, sink, precision)
+            finally:
+                sink.close()
+            (staging / f"{part}.onnx").write_bytes(content)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:
+    """The folder of exported graphs in the user's cache; written if it is not there."""
+    folder = _cache_dir() / "graphs" / f"{checkpoint.folder.name}-{_key(checkpoint, precision)}"
+    if not (folder / f"{DECODER}.onnx").is_file():
+        export(checkpoint, folder, precision)
+    return folder
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "molmo_ros"
+
+
+def _key(checkpoint: Checkpoint, precision: Precision) -> str:
+    """Changes with the weights' files, the configuration, and the code that builds the graphs."""
+    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weights.files]
+    facts = [GRAPH_VERSION, OPSET, precision.name, files, repr(checkpoint.config), repr(checkpoint.image)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

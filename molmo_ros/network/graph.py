@@ -1,0 +1,246 @@
+"""The few operators of which the network is made, written straight into an ONNX graph.
+
+A ``Graph`` collects nodes and weights; each method adds one operator and returns the name of its result, so
+the network reads like the forward pass that it describes. Weights go to a ``WeightSink``: into the graph
+itself, or, for models beyond the 2 GB of a protobuf, straight to a file beside it, one tensor at a time.
+
+Only primitives of opset 18 are used, so that TensorRT 10.3 parses the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+
+Value = str  # the name of a tensor in the graph
+Array = npt.NDArray[Any]
+Dim = int | str | None
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights and activations are held. Norms, softmax, rotary angles and logits stay fp32 whatever it is.
+
+    The seam for fp16, bf16 and weight-only integers: ``Graph.linear`` alone places large weights.
+    """
+
+    activations: int = TensorProto.FLOAT
+
+    @property
+    def name(self) -> str:
+        return {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}[
+            self.activations
+        ]
+
+
+FP32 = Precision()
+
+
+class WeightSink:
+    """Where the data of weights goes: embedded in the graph (no ``path``), or appended to a file.
+
+    Small constants are always embedded, so that shape inference sees them.
+    """
+
+    EXTERNAL_BYTES = 1024
+    ALIGNMENT = 64
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = path.open("wb") if path else None
+
+    def tensor(self, name: str, array: Array) -> TensorProto:
+        if self._file is None or self._path is None or array.nbytes < self.EXTERNAL_BYTES:
+            return numpy_helper.from_array(array, name)
+        self._file.write(b"\0" * (-self._file.tell() % self.ALIGNMENT))
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        tensor.dims.extend(array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": self._path.name, "offset": self._file.tell(), "length": array.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._file.write(np.ascontiguousarray(array).data)
+        return tensor
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass
+class Graph:
+    """An ONNX graph under construction."""
+
+    name: str
+    sink: WeightSink = field(default_factory=WeightSink)
+    precision: Precision = FP32
+    _nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _weights: dict[str, TensorProto] = field(default_factory=dict)
+    _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    _outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+
+    # --- frame ---
+
+    def input(self, name: str, dtype: int, shape: Sequence[Dim]) -> Value:
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, value: Value, name: str, dtype: int, shape: Sequence[Dim]) -> None:
+        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self._nodes, self.name, self._inputs, self._outputs, list(self._weights.values())
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opset, ir_version=9, producer_name="molmo_ros")
+
+    def op(self, kind: str, *inputs: Value, outputs: int = 1, **attributes: Any) -> Value:
+        """Any operator with one result."""
+        return self.ops(kind, *inputs, outputs=outputs, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: Value, outputs: int, **attributes: Any) -> list[Value]:
+        names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names
+
+    # --- constants and weights ---
+
+    def weight(self, name: str, array: Array) -> Value:
+        """A tensor of the checkpoint under its own name, in the precision of activations."""
+        if name not in self._weights:
+            dtype = helper.tensor_dtype_to_np_dtype(self.precision.activations)
+            self._weights[name] = self.sink.tensor(name, array.astype(dtype, copy=False))
+        return name
+
+    def fp32_weight(self, name: str, array: Array) -> Value:
+        if name not in self._weights:
+            self._weights[name] = self.sink.tensor(name, array.astype(np.float32, copy=False))
+        return name
+
+    def ints(self, *values: int) -> Value:
+        """A 1-D int64 constant, shared by all who need the same."""
+        return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
+
+    def integer(self, value: int) -> Value:
+        return self._constant(f"int_{value}", np.array(value, dtype=np.int64))
+
+    def real(self, value: float) -> Value:
+        return self._constant(f"float_{value!r}", np.array(value, dtype=np.float32))
+
+    def _constant(self, name: str, array: Array) -> Value:
+        if name not in self._weights:
+            self._weights[name] = numpy_helper.from_array(array, name)
+        return name
+
+    # --- arithmetic and shape ---
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.op("Add", a, b)
+
+    def sub(self, a: Value, b: Value) -> Value:
+        return self.op("Sub", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.op("Mul", a, b)
+
+    def div(self, a: Value, b: Value) -> Value:
+        return self.op("Div", a, b)
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        return self.op("MatMul", a, b)
+
+    def reshape(self, x: Value, *shape: int) -> Value:
+        """0 keeps a dimension, -1 takes what is left."""
+        return self.op("Reshape", x, self.ints(*shape))
+
+    def transpose(self, x: Value, *order: int) -> Value:
+        return self.op("Transpose", x, perm=list(order))
+
+    def concat(self, *values: Value, axis: int) -> Value:
+        return self.op("Concat", *values, axis=axis)
+
+    def split(self, x: Value, *sizes: int) -> list[Value]:
+        """Along the last axis."""
+        return self.ops("Split", x, self.ints(*sizes), outputs=len(sizes), axis=-1)
+
+    def gather(self, x: Value, index: Value, axis: int = 0) -> Value:
+        return self.op("Gather", x, index, axis=axis)
+
+    def length(self, x: Value, axis: int) -> Value:
+        """Size of one axis, a scalar."""
+        return self.op("Squeeze", self.op("Shape", x, start=axis, end=axis + 1), self.ints(0))
+
+    def arange(self, stop: Value) -> Value:
+        return self.op("Range", self.integer(0), stop, self.integer(1))
+
+    def cast(self, x: Value, dtype: int) -> Value:
+        return self.op("Cast", x, to=dtype)
+
+    def to_fp32(self, x: Value) -> Value:
+        return x if self.precision.activations == TensorProto.FLOAT else self.cast(x, TensorProto.FLOAT)
+
+    def to_activations(self, x: Value) -> Value:
+        """Back from fp32 to the precision of activations."""
+        if self.precision.activations == TensorProto.FLOAT:
+            return x
+        return self.cast(x, self.precision.activations)
+
+    # --- layers ---
+
+    def linear(self, x: Value, name: str, weight: Array, bias: Array | None = None) -> Value:
+        """x (..., in) @ weight (out, in) transposed, + bias (out,). The one place where weights are laid."""
+        y = self.matmul(x, self.weight(f"{name}.weight", np.ascontiguousarray(weight.T)))
+        return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
+
+    def layer_norm(self, x: Value, name: str, weight: Array, bias: Array, eps: float) -> Value:
+        normal = self.op(
+            "LayerNormalization", self.to_fp32(x), self.fp32_weight(f"{name}.weight", weight),
+            self.fp32_weight(f"{name}.bias", bias), axis=-1, epsilon=eps,
+        )  # fmt: skip
+        return self.to_activations(normal)
+
+    def rms_norm(self, x: Value, name: str, weight: Array, eps: float) -> Value:
+        """x / sqrt(mean(x^2) + eps) * weight; statistics in fp32, the weight applied after casting back."""
+        x = self.to_fp32(x)
+        mean = self.op("ReduceMean", self.mul(x, x), self.ints(-1), keepdims=1)
+        normal = self.div(x, self.op("Sqrt", self.add(mean, self.real(eps))))
+        return self.mul(self.to_activations(normal), self.weight(f"{name}.weight", weight))
+
+    def silu(self, x: Value) -> Value:
+        return self.mul(x, self.op("Sigmoid", x))
+
+    def gelu_tanh(self, x: Value) -> Value:
+        """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))"""
+        cubic = self.mul(self.mul(self.mul(x, x), x), self._scalar(0.044715))
+        inner = self.mul(self.add(x, cubic), self._scalar((2 / np.pi) ** 0.5))
+        return self.mul(self.mul(x, self._scalar(0.5)), self.add(self.op("Tanh", inner), self._scalar(1.0)))
+
+    def quick_gelu(self, x: Value) -> Value:
+        return self.mul(x, self.op("Sigmoid", self.mul(x, self._scalar(1.702))))
+
+    def attention(self, q: Value, k: Value, v: Value, head_dim: int, bias: Value | None) -> Value:
+        """softmax(q k' / sqrt(head_dim) + bias) v, all 4-D: (B, heads, T, head_dim), keys (B, heads, P, ...).
+
+        This form, with all heads spelled out, is what TensorRT fuses to one kernel.
+        """
+        scores = self.matmul(self.mul(q, self._scalar(head_dim**-0.5)), self.transpose(k, 0, 1, 3, 2))
+        scores = self.to_fp32(scores)
+        if bias is not None:
+            scores = self.add(scores, bias)
+        return self.matmul(self.to_activations(self.op("Softmax", scores, axis=-1)), v)
+
+    def _scalar(self, value: float) -> Value:
+        """A constant in the precision of activations."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.precision.activations)
+        return self._constant(f"{self.precision.name}_{value!r}", np.array(value, dtype=dtype))

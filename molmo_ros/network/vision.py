@@ -1,0 +1,155 @@
+"""The vision graph: crops of one image -> one embedding per image token.
+
+Sizes in the comments: C crops, N patches per crop, V width of the tower, F width of the joined taps,
+M image tokens, W patches per pooling window, D width of the text model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
+from molmo_ros.network.graph import Graph, Value
+from molmo_ros.network.weights import POOLING, PROJECTOR, VIT, vit_block
+
+Float32 = npt.NDArray[np.float32]
+Read = Callable[[str], Float32]
+
+
+def build_vision(
+    graph: Graph,
+    read: Read,
+    config: ModelConfig,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    window: int,
+) -> None:
+    """crops (C,S,S,3) uint8, pooling (M,W) int64 -> image_embeds (M,D) fp32.
+
+    ``mean`` and ``std`` are of pixels scaled to 0..1; the normalisation is folded into the patch embedding.
+    """
+    vision = config.vision
+    crops = graph.input("crops", TensorProto.UINT8, ["C", vision.image_size, vision.image_size, 3])
+    pooling = graph.input("pooling", TensorProto.INT64, ["M", window])
+    taps = vision_tower(graph, read, vision, crops, mean, std)
+    patches = graph.reshape(graph.concat(*taps, axis=-1), -1, vision.tap_size)  # (C*N,F)
+    pooled = pool_patches(graph, read, config.connector, patches, pooling, vision.tap_size)  # (M,V)
+    embeds = project(graph, read, pooled)  # (M,D)
+    graph.output(graph.to_fp32(embeds), "image_embeds", TensorProto.FLOAT, ["M", config.text.hidden_size])
+
+
+def vision_tower(
+    graph: Graph,
+    read: Read,
+    c: VisionConfig,
+    crops: Value,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> list[Value]:
+    """crops (C,S,S,3) uint8 -> the tapped hidden states, each (C,N,V)."""
+    x = graph.add(
+        patch_embedding(graph, read, c, crops, mean, std),
+        graph.weight(f"{VIT}positional_embedding", read(f"{VIT}positional_embedding")),
+    )
+    hidden = []
+    for layer in range(c.num_layers):
+        x = vision_block(graph, read, c, vit_block(layer), x)
+        hidden.append(x)
+    return [hidden[layer] for layer in c.taps]
+
+
+def patch_embedding(
+    graph: Graph,
+    read: Read,
+    c: VisionConfig,
+    crops: Value,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Value:
+    """crops (C,S,S,3) -> (C,N,V): each patch flattened as (row, column, channel), then one matrix.
+
+    With W' = W / (255 std) and b' = b - sum(W mean / std) the matrix takes raw bytes.
+    """
+    weight, bias = read(f"{VIT}patch_embedding.weight"), read(f"{VIT}patch_embedding.bias")
+    pixels = c.patch_size**2
+    scale = np.tile(1 / (255 * np.array(std)), pixels)
+    shift = np.tile(np.array(mean) / np.array(std), pixels)
+    folded_bias = bias - (weight.astype(np.float64) @ shift)
+    x = graph.cast(crops, graph.precision.activations)
+    x = graph.reshape(x, 0, c.grid, c.patch_size, c.grid, c.patch_size * 3)  # (C,g,p,g,p*3)
+    x = graph.reshape(graph.transpose(x, 0, 1, 3, 2, 4), 0, c.grid**2, pixels * 3)  # (C,N,p*p*3)
+    return graph.linear(
+        x, f"{VIT}patch_embedding", (weight * scale).astype(np.float32), folded_bias.astype(np.float32)
+    )
+
+
+def vision_block(graph: Graph, read: Read, c: VisionConfig, name: str, x: Value) -> Value:
+    """One pre-norm transformer block with full attention; x (C,N,V)."""
+    h = _layer_norm(graph, read, f"{name}attention_norm", x, c.norm_eps)
+    h = cross_attention(graph, read, f"{name}attention.", h, h, c.num_heads, c.head_dim, None)
+    x = graph.add(x, h)
+    h = _layer_norm(graph, read, f"{name}ffn_norm", x, c.norm_eps)
+    h = _linear(graph, read, f"{name}feed_forward.w1", h)
+    h = graph.gelu_tanh(h) if c.activation == "gelu_tanh" else graph.quick_gelu(h)
+    return graph.add(x, _linear(graph, read, f"{name}feed_forward.w2", h))
+
+
+def cross_attention(
+    graph: Graph,
+    read: Read,
+    name: str,
+    queries: Value,
+    keys: Value,
+    heads: int,
+    head_dim: int,
+    bias: Value | None,
+) -> Value:
+    """queries (B,T,.) look at keys (B,P,.); bias broadcasts to (B,heads,T,P)."""
+
+    def split_heads(projection: str, x: Value) -> Value:
+        h = graph.reshape(_linear(graph, read, f"{name}{projection}", x), 0, 0, heads, head_dim)
+        return graph.transpose(h, 0, 2, 1, 3)  # (B,heads,T,head_dim)
+
+    q, k, v = split_heads("wq", queries), split_heads("wk", keys), split_heads("wv", keys)
+    h = graph.transpose(graph.attention(q, k, v, head_dim, bias), 0, 2, 1, 3)  # (B,T,heads,head_dim)
+    return _linear(graph, read, f"{name}wo", graph.reshape(h, 0, 0, heads * head_dim))
+
+
+def pool_patches(
+    graph: Graph, read: Read, c: ConnectorConfig, patches: Value, pooling: Value, tap_size: int
+) -> Value:
+    """patches (C*N,F), pooling (M,W) with -1 for padding -> (M,V).
+
+    The query of a window is the mean of its patches; padding is zeroed, not counted, and not looked at.
+    """
+    valid = graph.cast(graph.op("GreaterOrEqual", pooling, graph.integer(0)), TensorProto.FLOAT)  # (M,W)
+    index = graph.op("Max", pooling, graph.integer(0))
+    mask = graph.to_activations(graph.op("Unsqueeze", valid, graph.ints(2)))  # (M,W,1)
+    windows = graph.mul(graph.gather(patches, index), mask)  # (M,W,F)
+    total = graph.op("ReduceSum", windows, graph.ints(1), keepdims=1)  # (M,1,F)
+    count = graph.op("ReduceSum", valid, graph.ints(1), keepdims=1)  # (M,1)
+    count = graph.op("Max", graph.op("Unsqueeze", count, graph.ints(2)), graph.real(1.0))
+    query = graph.div(total, graph.to_activations(count))  # (M,1,F)
+    bias = graph.mul(graph.sub(valid, graph.real(1.0)), graph.real(1e9))  # 0 or -1e9
+    bias = graph.op("Unsqueeze", bias, graph.ints(1, 2))  # (M,1,1,W)
+    pooled = cross_attention(graph, read, POOLING, query, windows, c.num_heads, c.head_dim, bias)
+    return graph.reshape(pooled, -1, c.hidden_size)
+
+
+def project(graph: Graph, read: Read, x: Value) -> Value:
+    """Gated MLP w2(silu(w1 x) * w3 x); x (M,V) -> (M,D)."""
+    gate = graph.silu(_linear(graph, read, f"{PROJECTOR}w1", x, bias=False))
+    up = _linear(graph, read, f"{PROJECTOR}w3", x, bias=False)
+    return _linear(graph, read, f"{PROJECTOR}w2", graph.mul(gate, up), bias=False)
+
+
+def _linear(graph: Graph, read: Read, name: str, x: Value, bias: bool = True) -> Value:
+    return graph.linear(x, name, read(f"{name}.weight"), read(f"{name}.bias") if bias else None)
+
+
+def _layer_norm(graph: Graph, read: Read, name: str, x: Value, eps: float) -> Value:
+    return graph.layer_norm(x, name, read(f"{name}.weight"), read(f"{name}.bias"), eps)

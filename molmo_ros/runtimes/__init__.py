@@ -1,0 +1,1 @@
+"""What executes the network: one file per runtime, all behind ``base.Runtime``."""

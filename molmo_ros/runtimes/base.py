@@ -1,0 +1,97 @@
+"""The seam between the answer loop and whatever executes the network. Numpy on both sides, so that
+runtimes can be compared logit by logit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.datatypes import Image
+from molmo_ros.errors import RuntimeUnavailableError
+
+Float32 = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
+
+RUNTIMES = ("auto", "onnx", "eager")
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens that a runtime has seen."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens are in it."""
+        ...
+
+    def trim(self, length: int) -> None:
+        """Forget all tokens behind the first ``length``; costs nothing."""
+        ...
+
+    def fork(self) -> Cache:
+        """An independent copy."""
+        ...
+
+
+class Runtime(Protocol):
+    """One loaded network. Not safe for two threads at a time."""
+
+    name: str
+
+    def encode_image(self, crops: Image, pooling: Index) -> Float32:
+        """crops (C,S,S,3) uint8, pooling (M,W) patch indices -> embeddings of the image tokens (M,D)."""
+        ...
+
+    def embed(self, token_ids: list[int]) -> Float32:
+        """Embeddings (T,D) of tokens; those of the image are added to them by the caller."""
+        ...
+
+    def new_cache(self) -> Cache: ...
+
+    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+        """Append T tokens to the cache and return the logits (N,vocabulary) of some of them.
+
+        embeds (T,D); kv_limit (T,): how many leading positions of the whole sequence each token may see;
+        rows (N,): indices into the T tokens.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the memory; the runtime is not used again."""
+        ...
+
+
+def load_runtime(
+    checkpoint: Checkpoint,
+    name: str = "auto",
+    *,
+    threads: int | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Runtime:
+    """Load the network of a checkpoint; "auto" takes the best runtime that works here.
+
+    ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
+    Raises: RuntimeUnavailableError with the command that installs what is missing.
+    """
+    if name in ("auto", "onnx"):
+        _require("onnxruntime", name, "pip install onnxruntime")
+        from molmo_ros.runtimes.ort import OrtRuntime
+
+        return OrtRuntime(checkpoint, threads=threads, progress=progress)
+    if name == "eager":
+        for module in ("torch", "transformers"):
+            _require(module, name, "pip install 'molmo_ros[eager]'")
+        from molmo_ros.runtimes.eager import EagerRuntime
+
+        return EagerRuntime(checkpoint, threads=threads, progress=progress)
+    raise RuntimeUnavailableError(f'There is no runtime "{name}"; choose one of {", ".join(RUNTIMES)}.')
+
+
+def _require(module: str, runtime: str, command: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise RuntimeUnavailableError(f'Runtime "{runtime}" needs {module}, which is not installed: {command}')
