@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from molmo_ros.datatypes import (
@@ -61,6 +63,7 @@ def _box(o: Array, d: Array, lo: Array, hi: Array) -> Array:
     return np.where(near < far, near, np.inf)
 
 
+@lru_cache(maxsize=8)
 def make_frame(width: int = 640, height: int = 480) -> tuple[RgbdFrame, np.ndarray]:
     """Return the frame and the instance mask (H,W): 0 table, 1 can, 2 ball, 3 box, -1 nothing."""
     f = 0.95 * width

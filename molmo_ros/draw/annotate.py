@@ -13,7 +13,7 @@ from molmo_ros.datatypes import Array, GraspTarget, Image, ImagePoint, Mask, Tar
 from molmo_ros.draw import labels
 from molmo_ros.draw.style import INK, PANEL, WARN, Color, Floats, accent, font, shorten, text_width
 
-TINT = 0.30  # how much of the accent colour the object's mask takes
+TINT = 0.16  # how much of the accent colour the object's mask takes
 MAX_LABELS = 24  # beyond this the labels would hide the image; the points are still drawn
 
 
@@ -63,7 +63,7 @@ def _tint(canvas: PilImage.Image, mask: Mask, color: Color, unit: float) -> None
     x0, y0 = max(cols[0] - pad, 0), max(rows[0] - pad, 0)
     x1, y1 = min(cols[-1] + pad + 1, mask.shape[1]), min(rows[-1] + pad + 1, mask.shape[0])
     stencil = PilImage.fromarray((mask[y0:y1, x0:x1] * 255).astype(np.uint8))
-    sigma = max(1.6 * unit, 0.8)
+    sigma = max(2.2 * unit, 1.0)
     soft = np.asarray(stencil.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32) / 255
     # A step blurred by a Gaussian has the slope 1 / (sigma sqrt(2 pi)) at its middle.
     edge_px: Floats = (soft - 0.5) * np.float32(sigma * 2.5066)

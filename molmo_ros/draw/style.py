@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,7 @@ ACCENTS: tuple[Color, ...] = (
     (255, 128, 190),
     (214, 226, 84),
 )
+MAX_CHARS = 1000  # no line of a picture holds more, and measuring text takes time
 
 
 def accent(index: int) -> Color:
@@ -49,10 +51,9 @@ def text_width(text: str, size: int) -> int:
 
 def shorten(text: str, size: int, max_width: float) -> str:
     """Return text on one line, cut with an ellipsis so that it fits max_width px."""
-    text = " ".join(text.split())
+    text = " ".join(text[:MAX_CHARS].split())
     if text_width(text, size) <= max_width:
         return text
-    kept = len(text)
-    while kept > 0 and text_width(text[:kept].rstrip() + "...", size) > max_width:
-        kept -= 1
+    lengths = range(1, len(text) + 1)
+    kept = bisect_right(lengths, max_width, key=lambda n: text_width(text[:n].rstrip() + "...", size))
     return text[:kept].rstrip() + "..."

@@ -94,7 +94,7 @@ def _draw_cloud(canvas: Canvas, frame: RgbdFrame, targets: Sequence[GraspTarget]
     for index, target in reversed(list(enumerate(targets))):
         if target.segment is not None and target.segment.mask.shape == frame.depth.shape:
             mask = target.segment.mask
-            colors[mask] = np.clip(0.80 * 1.12 * frame.rgb[mask] + 0.20 * np.array(accent(index)), 0, 255)
+            colors[mask] = np.clip(0.90 * 1.10 * frame.rgb[mask] + 0.10 * np.array(accent(index)), 0, 255)
     away = np.linalg.norm(cloud.points - stage.focus, axis=-1)
     keep = cloud.keep & (away < 4.2 * stage.radius)
     fade = np.clip((away[keep] - 1.6 * stage.radius) / (2.6 * stage.radius), 0, 1)[:, None].astype(np.float32)
