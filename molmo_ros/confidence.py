@@ -1,0 +1,116 @@
+"""How sure the model was of a point, from the probabilities seen while its answer was decoded.
+
+A coordinate is written digit by digit. Along the greedy path each digit has alternatives; each alternative
+is completed with the digits that bring it nearest to the decoded value (from 300, the alternative first
+digit 2 means 299, not 200). Those values and their probabilities give the variance of the coordinate;
+those that are near give the probability that this place is meant, and not another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from molmo_ros.datatypes import Array, ImagePoint
+from molmo_ros.points import Span, TextPoint
+
+# Alternatives farther than this, in per mille of the image, mean another thing, not the same one less exactly.
+NEAR = 75
+# The variance of nearest completions falls short of the true one by about this factor squared.
+SIGMA_SCALE = 1.35
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token: its place in the text, its probability, and those of numbers in its stead."""
+
+    text: str
+    start: int
+    probability: float
+    alternatives: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    def overlaps(self, span: Span) -> bool:
+        return self.start < span[1] and span[0] < self.end
+
+
+def annotate(
+    parsed: Sequence[ImagePoint],
+    written: Sequence[TextPoint],
+    tokens: Sequence[Token],
+    width: int,
+    height: int,
+    unit: int = 1000,
+) -> tuple[ImagePoint, ...]:
+    """The parsed points with confidence (0..1) and covariance (2,2) px^2, diagonal in x and y.
+
+    ``written`` are the same points as they stand in the text, ``unit`` the value that means the full width.
+    """
+    coordinates = [span for p in written for span in (p.x_span, p.y_span)]
+    annotated = []
+    for point, text in zip(parsed, written, strict=True):
+        x_near, x_variance = coordinate(tokens, text.x_span)
+        y_near, y_variance = coordinate(tokens, text.y_span)
+        confidence = decisions(tokens, text, coordinates) * x_near * y_near
+        covariance = np.diag([_pixels(x_variance, width, unit), _pixels(y_variance, height, unit)])
+        annotated.append(
+            ImagePoint(point.x, point.y, point.label, point.instance, min(confidence, 1.0), covariance)
+        )
+    return tuple(annotated)
+
+
+def coordinate(tokens: Sequence[Token], span: Span) -> tuple[float, float]:
+    """(probability of the neighbourhood of the decoded value, variance there) of the number at ``span``."""
+    digits = [t for t in tokens if t.overlaps(span)]
+    number = "".join(t.text for t in digits)
+    if not number.isdigit() or len(number) != span[1] - span[0]:
+        # A token that holds more than digits has no alternatives to compare with.
+        return math.prod(t.probability for t in digits), 0.0
+    value, path, prefix = int(number), 1.0, ""
+    near, square = 0.0, 0.0
+    for token in digits:
+        rest = 10 ** (len(number) - len(prefix) - len(token.text))
+        for other, probability in token.alternatives.items():
+            if other == token.text or len(other) != len(token.text):
+                continue
+            lowest = int(prefix + other) * rest
+            distance = abs(min(max(value, lowest), lowest + rest - 1) - value)
+            if distance <= NEAR:
+                near += path * probability
+                square += path * probability * distance**2
+        path *= token.probability
+        prefix += token.text
+    near += path
+    return min(near, 1.0), square / near if near > 0 else 0.0
+
+
+def decisions(tokens: Sequence[Token], point: TextPoint, coordinates: Sequence[Span]) -> float:
+    """Probability of having come to write this point at all.
+
+    The first token (points, or "There are none"), and all tokens of the tag up to the point that are not
+    coordinates: among them, after each earlier point, the choice of one more.
+    """
+    before = (point.tag_start, point.x_span[0])
+    chosen = [
+        t.probability
+        for i, t in enumerate(tokens)
+        if i == 0 or (t.overlaps(before) and not any(t.overlaps(span) for span in coordinates))
+    ]
+    return math.prod(chosen)
+
+
+def _pixels(variance: float, size: int, unit: int) -> float:
+    """px^2 from units^2, plus that of rounding to a unit or to a pixel, whichever is coarser."""
+    scale = size / unit
+    return float(SIGMA_SCALE**2 * variance * scale**2 + max(scale, 1.0) ** 2 / 12)
+
+
+def sigma(covariance: Array) -> tuple[float, float]:
+    """Standard deviations in x and y, px."""
+    return float(covariance[0, 0]) ** 0.5, float(covariance[1, 1]) ** 0.5
