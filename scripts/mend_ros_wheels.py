@@ -1,7 +1,8 @@
 """Point the CMake files of ROS 2 wheels at this interpreter.
 
-The wheels export CMake targets that name the include folders of the machine they were built on, and CMake refuses
-targets with folders that do not exist. Run it with the interpreter of the environment; a second run changes nothing.
+The wheels export CMake targets that name the include folders of the machine they were built on, and CMake
+refuses targets with folders that do not exist. Run it with the interpreter of the environment; a second run
+changes nothing.
 """
 
 from __future__ import annotations

@@ -12,15 +12,21 @@ export ROS_DOMAIN_ID=${ROS_DOMAIN_ID:-$((1 + $$ % 100))} ROS_AUTOMATIC_DISCOVERY
 say() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
 
 lint() {
-  say "ruff" && ruff check .
-  say "mypy" && mypy
+  say "ruff"
+  ruff check .
+  say "mypy"
+  mypy
 }
 
-core() { say "tests of the library" && pytest -q --ignore=test/ros test; }
+core() {
+  say "tests of the library"
+  pytest -q --ignore=test/ros test
+}
 
 ros() {
   [ -d test/ros ] || return 0
-  say "tests with ROS 2 nodes" && pytest -q test/ros
+  say "tests with ROS 2 nodes"
+  pytest -q test/ros
 }
 
 [ $# -gt 0 ] || set -- lint core ros
