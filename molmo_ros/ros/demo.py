@@ -175,11 +175,12 @@ def _mask_of(points: Array, frame: RgbdFrame) -> Mask:
     """Pixels (H,W) that the points (N,3) fall on; the cloud is strided, so small gaps are closed."""
     import cv2
 
-    mask = np.zeros(frame.depth.shape, np.uint8)
+    height, width = frame.rgb.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
     pixels = points @ frame.K.T
     u = np.rint(pixels[:, 0] / pixels[:, 2]).astype(int)
     v = np.rint(pixels[:, 1] / pixels[:, 2]).astype(int)
-    inside = (u >= 0) & (u < mask.shape[1]) & (v >= 0) & (v < mask.shape[0])
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     mask[v[inside], u[inside]] = 1
     return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0)
 

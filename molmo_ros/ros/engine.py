@@ -29,11 +29,11 @@ class Engine:
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""
-        from molmo_ros.pipeline import Grounder
-
         self.error, self.error_code, self._loading = "", "", True
         self._report("starting", 0.0)
         try:
+            from molmo_ros.pipeline import Grounder
+
             self._grounder = Grounder.load(
                 checkpoint=config.checkpoint,
                 runtime=config.runtime,

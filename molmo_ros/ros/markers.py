@@ -74,7 +74,7 @@ def _ellipsoid(header: Header, position: Array, covariance: Array) -> Marker:
 
 def _box(header: Header, box: OrientedBox, good: bool) -> Marker:
     red, green, blue, _ = GREEN if good else ORANGE
-    size = np.maximum(box.size, 0.001)
+    size = [max(float(side), 0.001) for side in box.size]
     return _marker(header, Marker.CUBE, "object", box.pose, size, (red, green, blue, 0.25))
 
 

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,8 +71,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
                 self._transforms.start(self.config.target_frame)
             self.engine.load(self.config)
         except Exception as error:
-            known = isinstance(error, MolmoRosError)
-            self.get_logger().error(f"configure failed: {error}", exc_info=None if known else True)
+            text = str(error) if isinstance(error, MolmoRosError) else traceback.format_exc()
+            self.get_logger().error(f"configure failed: {text}")
             return FAILURE
         seconds = time.perf_counter() - started
         self.get_logger().info(f"loaded {self.config.checkpoint} ({self.config.runtime}) in {seconds:.1f} s")
@@ -171,7 +172,8 @@ def spin(node: LifecycleNode, threads: int) -> None:
         except (KeyboardInterrupt, ExternalShutdownException):
             break
         except Exception as error:
-            node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}", exc_info=True)
+            text = "".join(traceback.format_exception(error))
+            node.get_logger().error(f"a callback failed: {text}")
     executor.shutdown(timeout_sec=1.0)
 
 

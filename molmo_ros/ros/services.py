@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -128,7 +129,7 @@ class Interfaces:
     def _note(self, error: Exception) -> tuple[str, str]:
         """Log a failure; (code, message) for the caller."""
         if not isinstance(error, MolmoRosError):
-            self._logger.error(f"a query failed: {type(error).__name__}: {error}", exc_info=True)
+            self._logger.error("a query failed: " + "".join(traceback.format_exception(error)))
             code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
         elif isinstance(error, (QueryError, NotReadyError)):
             self._logger.info(f"a query was refused ({error.code}): {error}")

@@ -1,0 +1,94 @@
+"""Real nodes over real DDS, in a domain of this test session's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed here")
+pytest.importorskip("molmo_ros.msg", reason="the messages are not built here (colcon build)")
+
+# Set before anything joins the network: parallel sessions must not hear each other.
+os.environ["ROS_DOMAIN_ID"] = str(110 + os.getpid() % 100)
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+if TYPE_CHECKING:
+    from ros_helpers import Camera
+
+    from molmo_ros.datatypes import RgbdFrame
+    from molmo_ros.ros.client import GraspClient
+    from molmo_ros.ros.node import MolmoNode
+
+SEED = 0
+
+
+@pytest.fixture(scope="session")
+def context() -> Iterator[None]:
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope="session")
+def frame() -> RgbdFrame:
+    """What the simulated camera sees."""
+    from molmo_ros.sim import SimCamera
+
+    return SimCamera(SEED).frame()
+
+
+@pytest.fixture(scope="session")
+def molmo(context: None) -> Iterator[MolmoNode]:
+    """The node with the built-in model, brought up by itself."""
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.parameter import Parameter
+    from ros_helpers import Spinning
+
+    from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
+
+    # The machine may be busy with other work: be patient with frames.
+    overrides = [Parameter("max_frame_age_s", value=20.0), Parameter("timeout_s", value=60.0)]
+    node = MolmoNode(parameter_overrides=overrides)
+    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
+    node.start()
+    yield node
+    spinning.stop()
+    node.destroy_node()
+
+
+@pytest.fixture(scope="session")
+def camera(frame: RgbdFrame, molmo: MolmoNode) -> Iterator[Camera]:
+    """A camera that shows what it is told to."""
+    from ros_helpers import Camera
+
+    camera = Camera(frame, molmo)
+    yield camera
+    camera.node.destroy_node()
+
+
+@pytest.fixture(scope="session")
+def client(molmo: MolmoNode) -> Iterator[GraspClient]:
+    from molmo_ros.ros.client import GraspClient
+
+    with GraspClient() as client:
+        client.wait_ready(120.0)
+        yield client
+
+
+@pytest.fixture
+def setting(molmo: MolmoNode) -> Iterator[Callable[..., None]]:
+    """Change parameters of the node for one test."""
+    from rclpy.parameter import Parameter
+
+    before = molmo.config
+
+    def change(**values: Any) -> None:
+        results = molmo.set_parameters([Parameter(name, value=value) for name, value in values.items()])
+        assert all(result.successful for result in results), [result.reason for result in results]
+
+    yield change
+    molmo.config = replace(before)

@@ -1,0 +1,210 @@
+"""Each thing that goes wrong on a robot gets its own text, and the next good query works."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from ros_helpers import Camera
+
+from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.node import MolmoNode
+
+pytestmark = pytest.mark.usefixtures("camera")
+GOOD, ABSENT = "the red mug", "the absent zebra"
+
+
+@pytest.fixture(autouse=True)
+def next_good_query_works(camera: Camera, client: GraspClient) -> Any:
+    yield
+    camera.show()
+    response = client.find(GOOD)
+    assert response.success, response.message
+
+
+def refused(response: Any, code: str, *words: str) -> None:
+    assert not response.success
+    assert response.code == code, response.message
+    assert not response.targets
+    for word in words:
+        assert word in response.message
+
+
+def test_good_query(camera: Camera, client: GraspClient) -> None:
+    camera.show()
+    response = client.find(GOOD)
+    assert response.success, response.message
+    assert response.code == ""
+    assert response.answer
+
+
+def test_absent_object_is_success_without_targets(camera: Camera, client: GraspClient) -> None:
+    camera.show()
+    response = client.find(ABSENT)
+    assert response.success
+    assert response.targets == []
+    assert response.answer == "There are none."
+    assert response.message == "not there"
+
+
+@pytest.mark.parametrize("query", ["", "   \t\n", "\x00\x1b\x07", "<|im_end|>"])
+def test_empty_query(camera: Camera, client: GraspClient, query: str) -> None:
+    camera.show()
+    refused(client.find(query), "BAD_QUERY", "empty", "the red mug")
+
+
+def test_query_of_a_megabyte(camera: Camera, client: GraspClient) -> None:
+    camera.show()
+    refused(client.find("mug " * 250_000), "BAD_QUERY", "1000000", "256")
+
+
+def test_depth_of_another_size(camera: Camera, client: GraspClient) -> None:
+    def halve(image: Any, depth: Any, info: Any) -> None:
+        depth.width, depth.height, depth.step = 320, 240, 640
+        depth.data = array.array("B", bytes(320 * 240 * 2))
+
+    camera.show(halve)
+    refused(client.find(GOOD), "BAD_FRAME", "320x240", "640x480", "align_depth")
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
+def test_no_depth_at_all_keeps_the_point(camera: Camera, client: GraspClient, encoding: str) -> None:
+    """Zeros of 16UC1 and NaN of 32FC1: the point is told, with why there is no target."""
+
+    def blind(image: Any, depth: Any, info: Any) -> None:
+        dtype, value = (np.uint16, 0) if encoding == "16UC1" else (np.float32, np.nan)
+        pixels = np.full((depth.height, depth.width), value, dtype)
+        depth.encoding, depth.step = encoding, pixels.strides[0]
+        depth.data = array.array("B", pixels.tobytes())
+
+    camera.show(blind)
+    response = client.find(GOOD)
+    assert response.success, response.message
+    assert len(response.targets) >= 1
+    for target in response.targets:
+        assert target.status == target.NO_DEPTH
+        assert "depth" in target.status_text
+        assert 0 <= target.point.x < 640
+        assert np.isnan(target.position.x)
+        assert np.isnan(target.grasp_pose.orientation.w)
+
+
+def test_padded_rows_give_the_same_answer(camera: Camera, client: GraspClient) -> None:
+    def pad(image: Any, depth: Any, info: Any) -> None:
+        for message in (image, depth):
+            rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+            padded = np.full((message.height, message.step + 64), 77, np.uint8)
+            padded[:, : message.step] = rows
+            message.step += 64
+            message.data = array.array("B", padded.tobytes())
+
+    camera.show()
+    plain = client.find(GOOD)
+    camera.show(pad)
+    padded = client.find(GOOD)
+    assert padded.success, padded.message
+    assert padded.answer == plain.answer
+    assert [t.position for t in padded.targets] == [t.position for t in plain.targets]
+
+
+def test_step_shorter_than_a_row(camera: Camera, client: GraspClient) -> None:
+    def shorten(image: Any, depth: Any, info: Any) -> None:
+        image.step = 640
+
+    camera.show(shorten)
+    refused(client.find(GOOD), "BAD_FRAME", "step 640", "1920")
+
+
+def test_truncated_data(camera: Camera, client: GraspClient) -> None:
+    def cut(image: Any, depth: Any, info: Any) -> None:
+        image.data = image.data[: 640 * 3 * 100]
+
+    camera.show(cut)
+    refused(client.find(GOOD), "BAD_FRAME", "192000 bytes", "921600")
+
+
+@pytest.mark.parametrize(("which", "encoding"), [(0, "yuv422_yuy2"), (1, "64FC1"), (0, ""), (1, "bgr8")])
+def test_unknown_encoding(camera: Camera, client: GraspClient, which: int, encoding: str) -> None:
+    def rename(*messages: Any) -> None:
+        messages[which].encoding = encoding
+
+    camera.show(rename)
+    known = ("rgb8", "16UC1")[which]
+    refused(client.find(GOOD), "BAD_FRAME", repr(encoding), known)
+
+
+def test_zero_intrinsics(camera: Camera, client: GraspClient) -> None:
+    def forget(image: Any, depth: Any, info: Any) -> None:
+        info.k, info.p = [0.0] * 9, [0.0] * 12
+
+    camera.show(forget)
+    refused(client.find(GOOD), "BAD_CAMERA_INFO", "no intrinsics", "calibrate")
+
+
+def test_intrinsics_of_another_size(camera: Camera, client: GraspClient) -> None:
+    def shrink(image: Any, depth: Any, info: Any) -> None:
+        info.width, info.height = 320, 240
+
+    camera.show(shrink)
+    refused(client.find(GOOD), "BAD_CAMERA_INFO", "320x240", "640x480")
+
+
+def test_nameless_frame(camera: Camera, client: GraspClient) -> None:
+    def unname(image: Any, depth: Any, info: Any) -> None:
+        image.header.frame_id = ""
+
+    camera.show(unname)
+    refused(client.find(GOOD), "BAD_FRAME", "frame_id")
+
+
+def test_stale_frame(
+    camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
+) -> None:
+    setting(max_frame_age_s=5.0, frame_wait_s=0.1)
+    molmo.cameras[""].pairer.clear()
+    camera.show(age_s=60.0)
+    refused(client.find(GOOD), "BAD_FRAME", "60.", "max_frame_age_s = 5")
+
+
+def test_depth_that_does_not_pair(
+    camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
+) -> None:
+    setting(sync_slop_s=0.01, frame_wait_s=0.2)
+    molmo.cameras[""].pairer.clear()
+    image, depth, info = camera.messages()
+    depth.header.stamp.sec += 1
+    for publisher, message in zip(
+        (camera._image, camera._depth, camera._info), (image, depth, info), strict=True
+    ):
+        publisher.publish(message)
+    refused(client.find(GOOD), "BAD_FRAME", "/depth", "1.000 s")
+
+
+def test_camera_that_does_not_exist(camera: Camera, client: GraspClient) -> None:
+    refused(client.find(GOOD, camera="wrist"), "BAD_FRAME", "'wrist'")
+
+
+@pytest.mark.parametrize("timeout_s", [-1.0, float("nan"), 1e9])
+def test_impossible_timeout(camera: Camera, client: GraspClient, timeout_s: float) -> None:
+    from molmo_ros.srv import Ground
+
+    camera.show()
+    request = Ground.Request(query=GOOD, timeout_s=timeout_s)
+    refused(client._call(client._ground, request, 0.0, 60.0), "BAD_PARAMETER", "600")
+
+
+def test_target_frame_without_a_transform(camera: Camera, client: GraspClient) -> None:
+    """Without tf2_ros the text says what to install; with it, which transform is missing."""
+    camera.show()
+    response = client.find(GOOD, target_frame="base_link")
+    refused(response, "NO_TRANSFORM", "base_link")
+    assert "tf2_ros" in response.message or "No transform from" in response.message
+
+
+def test_target_frame_of_the_camera_itself_needs_no_tf(camera: Camera, client: GraspClient) -> None:
+    camera.show()
+    response = client.find(GOOD, target_frame="camera_color_optical_frame")
+    assert response.success, response.message

@@ -1,0 +1,92 @@
+"""What the tests over real DDS share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image
+
+from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
+from molmo_ros.ros.messages import make_header
+from molmo_ros.ros.node import MolmoNode
+
+FRAME = "camera_color_optical_frame"
+
+
+class Spinning:
+    """A node that is spun in a thread until the fixture ends."""
+
+    def __init__(self, node: Node, executor: Any) -> None:
+        self._executor = executor
+        executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def stop(self) -> None:
+        self._executor.shutdown(timeout_sec=5.0)
+        self._thread.join(5.0)
+
+
+class Camera:
+    """Publishes one frame at a time, good or bad, and sees to it that the node has it."""
+
+    def __init__(self, frame: RgbdFrame, molmo: MolmoNode) -> None:
+        self.node = Node("test_camera")
+        self._frame, self._molmo = frame, molmo
+        make = self.node.create_publisher
+        self._image = make(Image, "image", qos_profile_sensor_data)
+        self._depth = make(Image, "depth", qos_profile_sensor_data)
+        self._info = make(CameraInfo, "camera_info", qos_profile_sensor_data)
+
+    def messages(self, age_s: float = 0.0) -> tuple[Image, Image, CameraInfo]:
+        """A good triple, stamped now less age_s."""
+        stamp_ns = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
+        header = make_header(FRAME, stamp_ns)
+        height, width = self._frame.depth.shape
+        return (
+            image_message(self._frame.rgb, "rgb8", header),
+            depth_message(self._frame.depth, header),
+            camera_info_message(self._frame.K, width, height, header),
+        )
+
+    def show(
+        self, change: Callable[[Image, Image, CameraInfo], None] | None = None, age_s: float = 0.0
+    ) -> None:
+        """Publish a triple, changed first if so wanted; returns when the node has paired it."""
+        camera = self._molmo.cameras[""]
+        for _ in range(50):
+            messages = self.messages(age_s)
+            if change is not None:
+                change(*messages)
+            self.publish(*messages)
+            if self._arrived(camera, stamp_to_ns(messages[0].header.stamp)):
+                return
+        raise AssertionError(f"no frame came through: {camera.problem(self._molmo.config)}")
+
+    def publish(self, image: Image, depth: Image, info: CameraInfo) -> None:
+        """Send three messages as they are."""
+        self._image.publish(image)
+        self._depth.publish(depth)
+        self._info.publish(info)
+
+    @staticmethod
+    def _arrived(camera: Any, stamp_ns: int) -> bool:
+        """Best effort may lose a message, so give up soon; ``show`` sends another."""
+        pause = threading.Event()
+        for _ in range(40):
+            camera.collect()
+            if camera.pairer.at(stamp_ns) is not None:
+                return True
+            pause.wait(0.005)
+        return False
