@@ -39,7 +39,12 @@ class SimCamera:
     """
 
     def __init__(
-        self, seed: int, width: int = 640, height: int = 480, noise: NoiseModel | None = None, threads: int = 0
+        self,
+        seed: int,
+        width: int = 640,
+        height: int = 480,
+        noise: NoiseModel | None = None,
+        threads: int = 0,
     ) -> None:
         self.seed, self.width, self.height = seed, width, height
         self.K = intrinsics(width, height)

@@ -65,7 +65,9 @@ def lathe(profile: list[tuple[float, float]], parts: list[int], segments: int = 
             n = normal[i] + normal[neighbour] if smooth else normal[i]
             ends.append(n / np.linalg.norm(n))
         radius, z = p[i : i + 2, 0], p[i : i + 2, 1]
-        vertices = np.concatenate([np.c_[r * around, np.full(len(around), h)] for r, h in zip(radius, z, strict=True)])
+        vertices = np.concatenate(
+            [np.c_[r * around, np.full(len(around), h)] for r, h in zip(radius, z, strict=True)]
+        )
         normals = np.concatenate([np.c_[n[0] * around, np.full(len(around), n[1])] for n in ends])
         faces = _grid_faces(2, segments + 1)
         rings.append(Mesh(vertices, normals, faces, np.full(len(faces), parts[i], np.uint8)))

@@ -66,8 +66,10 @@ def _edges(depth: Depth, step: float = 0.012) -> np.ndarray:
 def _flying_pixels(z: np.ndarray, model: NoiseModel, rng: np.random.Generator) -> np.ndarray:
     fly = _edges(z.astype(np.float32)) & (rng.random(z.shape) < model.flying * model.scale)
     v, u = np.nonzero(fly)
-    other = z[np.clip(v + rng.integers(-1, 2, len(v)), 0, z.shape[0] - 1),
-              np.clip(u + rng.integers(-1, 2, len(u)), 0, z.shape[1] - 1)]
+    other = z[
+        np.clip(v + rng.integers(-1, 2, len(v)), 0, z.shape[0] - 1),
+        np.clip(u + rng.integers(-1, 2, len(u)), 0, z.shape[1] - 1),
+    ]
     share = rng.random(len(v))
     out = z.copy()
     out[v, u] = (1 - share) * z[v, u] + share * other
@@ -79,7 +81,7 @@ def _shadow(depth: Depth, fx: float, baseline: float) -> np.ndarray:
     disparity = np.nan_to_num(fx * baseline / depth, nan=0.0)
     right = np.arange(depth.shape[1]) - disparity
     nearest_right = np.minimum.accumulate(right[:, ::-1], axis=1)[:, ::-1]
-    return right > nearest_right + 1.5
+    return np.asarray(right > nearest_right + 1.5)
 
 
 def _holes(shape: tuple[int, int], model: NoiseModel, rng: np.random.Generator) -> np.ndarray:

@@ -57,7 +57,8 @@ def _mug(rng: np.random.Generator) -> Mesh:
     r, h, wall = rng.uniform(0.038, 0.044), rng.uniform(0.085, 0.100), 0.0035
     inner = r - wall
     cup = mesh.lathe(
-        [(0, 0), (r - 0.003, 0), (r, 0.003), (r, h), (inner, h), (inner, 0.006), (0, 0.006)], [0, 0, 0, 0, 1, 1]
+        [(0, 0), (r - 0.003, 0), (r, 0.003), (r, h), (inner, h), (inner, 0.006), (0, 0.006)],
+        [0, 0, 0, 0, 1, 1],
     )
     reach, half = rng.uniform(0.026, 0.031), 0.30 * h
     a = np.linspace(-np.pi / 2, np.pi / 2, 15)
@@ -82,7 +83,9 @@ def _can(rng: np.random.Generator) -> Mesh:
 
 
 def _box(rng: np.random.Generator) -> Mesh:
-    return mesh.box((rng.uniform(0.065, 0.095), rng.uniform(0.055, 0.075), rng.uniform(0.05, 0.10)), stripe=0.22)
+    return mesh.box(
+        (rng.uniform(0.065, 0.095), rng.uniform(0.055, 0.075), rng.uniform(0.05, 0.10)), stripe=0.22
+    )
 
 
 def _bottle(rng: np.random.Generator) -> Mesh:
@@ -101,9 +104,9 @@ def _ball(rng: np.random.Generator) -> Mesh:
     tilt, turn = rng.uniform(0.3, 1.3), rng.uniform(0, 2 * np.pi)
     c, s = np.cos(tilt), np.sin(tilt)
     T = np.eye(4)
-    T[:3, :3] = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]) @ np.array(
-        [[1, 0, 0], [0, c, -s], [0, s, c]]
-    )
+    T[:3, :3] = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    ) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     T[2, 3] = r
     return ball.moved(T)
 

@@ -6,6 +6,7 @@ The shading is Lambert with a lamp that casts shadows, sky light from above and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _TABLE, _FLOOR, _FIRST_OBJECT = 0, 1, 2
 
 @dataclass(frozen=True)
 class Render:
-    """rgb (H,W,3) uint8; depth (H,W) m along z, NaN where nothing was hit; ids (H,W), 0 = none, i = object i-1."""
+    """rgb (H,W,3) uint8; depth (H,W) m along z, NaN: nothing was hit; ids (H,W), 0: none, i: object i-1."""
 
     rgb: Image
     depth: Depth
@@ -42,8 +43,8 @@ class Renderer:
         self._caster = o3d.t.geometry.RaycastingScene(nthreads=threads)
         for m in self._meshes:
             self._caster.add_triangles(
-                o3d.core.Tensor(np.ascontiguousarray(m.vertices, np.float32)),
-                o3d.core.Tensor(np.ascontiguousarray(m.faces, np.uint32)),
+                o3d.core.Tensor.from_numpy(np.ascontiguousarray(m.vertices, np.float32)),
+                o3d.core.Tensor.from_numpy(np.ascontiguousarray(m.faces, np.uint32)),
             )
         self._face_start = np.cumsum([0] + [len(m.faces) for m in self._meshes[:-1]])
         whole = mesh.join(*self._meshes)
@@ -60,7 +61,7 @@ class Renderer:
         return _instance_ids(hit["geometry_ids"].numpy())
 
     def render(self, K: Array, width: int, height: int, T_world_camera: Array | None = None) -> Render:
-        """The scene as a camera with intrinsics K (3,3) px at T_world_camera (default: the scene's) sees it."""
+        """What a camera with intrinsics K (3,3) px sees from T_world_camera (default: the scene's)."""
         rays = self._rays(K, width, height, self._pose(T_world_camera))
         hit = self._caster.cast_rays(rays)
         geometry = hit["geometry_ids"].numpy()
@@ -84,24 +85,25 @@ class Renderer:
     def _pose(self, T_world_camera: Array | None) -> Array:
         return self._scene.T_world_camera if T_world_camera is None else T_world_camera
 
-    def _rays(self, K: Array, width: int, height: int, T: Array):  # type: ignore[no-untyped-def]  # open3d Tensor
+    def _rays(self, K: Array, width: int, height: int, T: Array) -> Any:
         u, v = np.meshgrid(np.arange(width), np.arange(height))
         local = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u, float)], -1)
         rays = np.empty((height, width, 6), np.float32)
         rays[..., :3] = T[:3, 3]
         rays[..., 3:] = local @ T[:3, :3].T  # not normalised: with z_camera = 1, t is the depth along z
-        return self._o3d.core.Tensor(rays)
+        return self._o3d.core.Tensor.from_numpy(rays)
 
     def _smooth_normals(self, face: np.ndarray, uv: np.ndarray) -> np.ndarray:
         corners = self._normals[self._faces[face]]  # (N, 3 corners, 3)
         weights = np.stack([1 - uv[:, 0] - uv[:, 1], uv[:, 0], uv[:, 1]], 1)
         n = np.einsum("nc,ncd->nd", weights, corners)
-        return n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6)
+        return np.asarray(n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6))
 
     def _lit(self, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
         towards = self._scene.light.direction.astype(np.float32)
         rays = np.concatenate([point + 1e-3 * normal, np.broadcast_to(towards, point.shape)], 1)
-        return ~self._caster.test_occlusions(self._o3d.core.Tensor(rays.astype(np.float32))).numpy()
+        hidden = self._caster.test_occlusions(self._o3d.core.Tensor.from_numpy(rays.astype(np.float32)))
+        return np.asarray(~hidden.numpy())
 
 
 def shade(
@@ -115,7 +117,8 @@ def shade(
     highlight = 0.25 * np.clip((normal * half).sum(1), 0, 1) ** 40 * lit * shiny
     sky = light.sky * (0.65 + 0.35 * normal[:, 2])
     tint = light.tint.astype(np.float32)
-    return albedo * (sky[:, None] + light.key * lambert[:, None] * tint) + light.key * highlight[:, None] * tint
+    diffuse = albedo * (sky[:, None] + light.key * lambert[:, None] * tint)
+    return np.asarray(diffuse + light.key * highlight[:, None] * tint)
 
 
 def table_albedo(table: Table, xy: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A table with things on it, a light and a camera: drawn at random, fair to the smallest model.
 
-Fair means: every object shows at least MIN_VISIBLE of the image and none is cut by its border (camera.py sees to it).
+Fair means: every object shows at least MIN_VISIBLE of the image, and none is cut by its border (camera.py
+sees to it).
 World frame: z up, the table top at z = 0, its middle at the origin.
 """
 
@@ -84,7 +85,9 @@ def _camera(rng: np.random.Generator) -> Array:
     elevation, azimuth = np.radians(rng.uniform(36, 66)), rng.uniform(-np.pi, np.pi)
     distance = rng.uniform(0.45, 0.56)
     target = np.array([*rng.uniform(-0.02, 0.02, 2), 0.03])
-    away = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    away = np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
     return look_at(target + distance * away, target, roll=np.radians(rng.uniform(-4, 4)))
 
 
@@ -94,7 +97,9 @@ def _light(rng: np.random.Generator) -> Light:
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
     )
     warmth = rng.uniform(-0.10, 0.10)
-    return Light(direction, rng.uniform(0.6, 1.1), rng.uniform(0.35, 0.6), np.array([1 + warmth, 1.0, 1 - warmth]))
+    return Light(
+        direction, rng.uniform(0.6, 1.1), rng.uniform(0.35, 0.6), np.array([1 + warmth, 1.0, 1 - warmth])
+    )
 
 
 def _table(rng: np.random.Generator) -> Table:
@@ -102,7 +107,9 @@ def _table(rng: np.random.Generator) -> Table:
     tone = rng.uniform(0.10, 0.60)
     hue = np.array([1.0, rng.uniform(0.80, 1.0), rng.uniform(0.62, 1.0)])  # greys to browns
     color = tone * hue
-    return Table(texture, color, color * rng.uniform(0.55, 0.85), rng.uniform(0.6, 1.6), rng.uniform(0, np.pi))
+    return Table(
+        texture, color, color * rng.uniform(0.55, 0.85), rng.uniform(0.6, 1.6), rng.uniform(0, np.pi)
+    )
 
 
 def _objects(rng: np.random.Generator) -> tuple[SimObject, ...]:

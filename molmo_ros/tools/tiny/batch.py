@@ -17,6 +17,7 @@ from torch import Tensor
 from molmo_ros.tools.tiny.data import Frames
 from molmo_ros.tools.tiny.model import GRID, IMAGE_SIZE, PATCH, POOL, TOKENS
 from molmo_ros.tools.tiny.questions import Thing, ask
+from molmo_ros.tools.tiny.tokenizer import token_id
 
 LENGTH = 224  # tokens: the image prefix, then as many questions as fit
 MIN_SEEN = 0.009  # share of the image below which a crop has hidden too much of a thing
@@ -43,13 +44,15 @@ class Batch:
 
 def prefix_ids(tokenizer: Tokenizer) -> list[int]:
     """BOS (the official files use the end token), then the image block."""
-    patch = [tokenizer.token_to_id("<im_patch>")] * TOKENS**2
+    patch = [token_id(tokenizer, "<im_patch>")] * TOKENS**2
     names = ("<|im_end|>", "<low_res_im_start>", "<im_end>")
-    bos, start, end = (tokenizer.token_to_id(n) for n in names)
+    bos, start, end = (token_id(tokenizer, n) for n in names)
     return [bos, start, *patch, end]
 
 
-def make_batch(frames: Frames, tokenizer: Tokenizer, size: int, rng: np.random.Generator, augment: bool = True) -> Batch:
+def make_batch(
+    frames: Frames, tokenizer: Tokenizer, size: int, rng: np.random.Generator, augment: bool = True
+) -> Batch:
     """size random samples of frames."""
     picks = rng.integers(len(frames), size=size)
     samples = [_sample(frames, int(i), tokenizer, rng, augment) for i in picks]
@@ -76,8 +79,10 @@ def _sample(
     }
 
 
-def _view(rgb: np.ndarray, ids: np.ndarray, rng: np.random.Generator, augment: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The frame at the model's size: stretched as the preprocessor does, or a random crop, perhaps mirrored."""
+def _view(
+    rgb: np.ndarray, ids: np.ndarray, rng: np.random.Generator, augment: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frame at the model's size: stretched as the preprocessor does, or cropped and perhaps mirrored."""
     h, w = ids.shape
     whole = np.array([[IMAGE_SIZE / w, 0, 0], [0, IMAGE_SIZE / h, 0]])
     if not augment:
@@ -111,7 +116,7 @@ def _photometric(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     table = np.clip(table ** rng.uniform(0.85, 1.2) * gain, 0, 1) * 255
     out = np.stack([table[:, c][rgb[..., c]] for c in range(3)], -1).astype(np.float32)
     if rng.random() < 0.2:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 0.8))
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 0.8)), np.float32)
     out += rng.standard_normal(out.shape, dtype=np.float32) * rng.uniform(0, 7)
     return np.clip(out, 0, 255).astype(np.uint8)
 
@@ -126,7 +131,7 @@ def _things(ids: np.ndarray, kinds: np.ndarray, colors: np.ndarray) -> tuple[lis
             things.append(None)
             continue
         nearest = np.argmin((u - u.mean()) ** 2 + (v - v.mean()) ** 2)  # the centre, moved onto the thing
-        x, y = (int(round((c[nearest] + 0.5) / IMAGE_SIZE * 1000)) for c in (u, v))
+        x, y = (round((c[nearest] + 0.5) / IMAGE_SIZE * 1000) for c in (u, v))
         things.append(Thing(int(kinds[j]), int(colors[j]), x, y))
     return things, count
 
@@ -207,6 +212,4 @@ def _tokens(prompt: str, answer: str, tokenizer: Tokenizer) -> tuple[list[int], 
         stop = starts[match.end()]
         weights[stop], roles[stop] = 2.0, 5
     weights[0], roles[0] = 3.0, 1
-    return question + said.ids + [tokenizer.token_to_id("<|im_end|>")], len(question), weights, roles
-
-
+    return question + said.ids + [token_id(tokenizer, "<|im_end|>")], len(question), weights, roles

@@ -57,7 +57,9 @@ def shards(folder: Path) -> list[Path]:
     """The finished shards of a folder, in order."""
     paths = sorted(p for p in folder.glob("*.npz") if ".part" not in p.name)
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no shards; render them with python -m molmo_ros.tools.tiny.data")
+        raise FileNotFoundError(
+            f"{folder} holds no shards; render them with python -m molmo_ros.tools.tiny.data"
+        )
     return paths
 
 

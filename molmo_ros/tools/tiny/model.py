@@ -93,14 +93,27 @@ def preprocessor_config() -> dict[str, Any]:
 def new_model(seed: int) -> Molmo2ForConditionalGeneration:
     """Random weights; residual branches start small, so that depth does no harm at first."""
     torch.manual_seed(seed)
-    config = Molmo2Config(**official_config(), attn_implementation="eager")
-    model = Molmo2ForConditionalGeneration(config)
+    model = Molmo2ForConditionalGeneration(Molmo2Config(**official_config()))
+    model.set_attn_implementation("eager")  # its backward is the fastest on a CPU
     for name, p in model.named_parameters():
         if p.ndim == 2 and name.endswith(("o_proj.weight", "fc2.weight", "down_proj.weight")):
             nn.init.normal_(p, std=0.02 / 3)
         elif p.ndim == 2 and "embed" not in name:
             nn.init.normal_(p, std=p.shape[1] ** -0.5)
+    with torch.no_grad():
+        model.model.vision_tower.positional_embedding.copy_(0.5 * grid_waves())
     return model
+
+
+def grid_waves() -> Tensor:
+    """Sines and cosines of each patch's row and column (256, 192): places need not be learned first.
+
+    Source: Vaswani et al. 2017, in two dimensions as in MAE.
+    """
+    frequency = 10_000.0 ** -(torch.arange(WIDTH // 4) / (WIDTH // 4))
+    place = torch.arange(GRID)[:, None] * frequency
+    waves = torch.cat([place.sin(), place.cos()], 1)
+    return torch.cat([waves.repeat_interleave(GRID, 0), waves.repeat(GRID, 1)], 1)
 
 
 class Heads(nn.Module):
@@ -134,7 +147,8 @@ def connect(model: Molmo2ForConditionalGeneration, features: Tensor) -> Tensor:
     b, c = features.shape[0], features.shape[-1]
     x = features.view(b, TOKENS, POOL, TOKENS, POOL, c).transpose(2, 3).reshape(b * TOKENS**2, POOL**2, c)
     pooled, _ = adapter.image_pooling_2d(x.mean(1, keepdim=True), x, attention_mask=None)
-    return adapter.image_projector(pooled.squeeze(1)).view(b, TOKENS**2, -1)
+    tokens: Tensor = adapter.image_projector(pooled.squeeze(1))
+    return tokens.view(b, TOKENS**2, -1)
 
 
 def text(model: Molmo2ForConditionalGeneration, embeds: Tensor, bias: Tensor, positions: Tensor) -> Tensor:
@@ -144,4 +158,5 @@ def text(model: Molmo2ForConditionalGeneration, embeds: Tensor, bias: Tensor, po
     x = embeds
     for layer in decoder.layers:
         x = layer(x, position_embeddings=rope, attention_mask=bias)
-    return decoder.norm(x)
+    hidden: Tensor = decoder.norm(x)
+    return hidden

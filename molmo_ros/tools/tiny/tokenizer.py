@@ -13,10 +13,10 @@ VOCAB_SIZE = 640  # padded with unused tokens
 BPE_SIZE = 600
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # the order is the official one: ids count on from VOCAB_SIZE
-IMAGE_TOKENS = (
-    "<im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start> <frame_end> "
-    "<|video|> <|points|> <|token_index|> <|vit_index|> <|vit_loc|>"
-).split()
+IMAGE_TOKENS = """
+    <im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start>
+    <frame_end> <|video|> <|points|> <|token_index|> <|vit_index|> <|vit_loc|>
+""".split()  # noqa: SIM905 (a list of words reads best as one)
 ADDITIONAL_VOCAB_SIZE = 16
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -52,3 +52,11 @@ def _corpus(seed: int, questions: int) -> Iterator[str]:
         yield f"user\n{prompt}"
         yield f"assistant\n{answer}"
     yield from (f" {w}" for w in STRANGERS)
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist."""
+    index: int | None = tokenizer.token_to_id(token)
+    if index is None:
+        raise KeyError(f"the tokenizer lacks {token!r}")
+    return index

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from molmo_ros.tools.tiny import data
 from molmo_ros.tools.tiny.batch import IGNORE, Batch, make_batch, prefix_ids
@@ -61,10 +61,9 @@ class Trainer(nn.Module):
         )
         hidden = self.text(self.model, embeds, batch.bias.to(embeds.dtype), batch.positions)
         said = batch.labels != IGNORE
-        logits, labels, weights, roles = (
-            self.model.lm_head(hidden[said]).float(), batch.labels[said], batch.weights[said], batch.roles[said]
-        )  # fmt: skip
-        each = F.cross_entropy(logits, labels, reduction="none")
+        labels, weights, roles = batch.labels[said], batch.weights[said], batch.roles[said]
+        logits = self.model.lm_head(hidden[said]).float()
+        each = nn.functional.cross_entropy(logits, labels, reduction="none")
         right = (logits.argmax(-1) == labels).float()
         for role, name in enumerate(("other", "first", "hundreds", "tens", "ones", "more_or_stop")):
             scores[name] = right[roles == role].mean()
@@ -75,10 +74,12 @@ def _names_loss(logits: Tensor, names: Tensor, where: str, scores: dict[str, Ten
     """Objectness everywhere; kind and colour on objects only, where they do not drown in background."""
     objectness, kind, color = names.unbind(-1)
     known = objectness != IGNORE
-    loss = F.binary_cross_entropy_with_logits(logits[..., 0][known].float(), objectness[known].float())
+    loss = nn.functional.binary_cross_entropy_with_logits(
+        logits[..., 0][known].float(), objectness[known].float()
+    )
     for name, target, part in (("kind", kind, logits[..., 1:8]), ("color", color, logits[..., 8:16])):
         on = target != IGNORE
-        loss = loss + F.cross_entropy(part[on].float(), target[on])
+        loss = loss + nn.functional.cross_entropy(part[on].float(), target[on])
         scores[f"{where}_{name}"] = (part[on].argmax(-1) == target[on]).float().mean()
     return loss
 
@@ -88,7 +89,7 @@ def _digits_loss(logits: Tensor, digits: Tensor, scores: dict[str, Tensor]) -> T
     part, target = logits[on].view(-1, 6, 10).float(), digits[on]
     loss = torch.zeros(())
     for place, weight in enumerate((0.75, 0.5, 0.08) * 2):
-        loss = loss + weight * F.cross_entropy(part[:, place], target[:, place])
+        loss = loss + weight * nn.functional.cross_entropy(part[:, place], target[:, place])
     scores["token_hundreds"] = (part[:, 0].argmax(-1) == target[:, 0]).float().mean()
     return loss
 
@@ -98,20 +99,21 @@ class Optimizer:
 
     def __init__(self, module: nn.Module, lr: float, rank: int, ranks: int) -> None:
         named = list(module.named_parameters())
-        inner = [p for n, p in named if p.ndim == 2 and ".layers." in n or "projector" in n and p.ndim == 2]
+        inner = [p for n, p in named if p.ndim == 2 and (".layers." in n or "projector" in n)]
         ids = {id(p) for p in inner}
         self.shares = [inner[r::ranks] for r in range(ranks)]
         self.ranks = ranks
         self.muon = torch.optim.Muon(
             self.shares[rank], lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw", ns_steps=5
         )
-        self.adamw = torch.optim.AdamW([p for _, p in named if id(p) not in ids], lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+        rest = [p for _, p in named if id(p) not in ids]
+        self.adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
 
     def step(self, lr: float) -> None:
         for optimizer in (self.muon, self.adamw):
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call,unused-ignore]
         if self.ranks > 1:
             for r, share in enumerate(self.shares):
                 flat = torch.cat([p.data.flatten() for p in share])
@@ -153,7 +155,8 @@ def run(rank: int, args: argparse.Namespace) -> None:
     optimizer = Optimizer(trainer, args.lr, rank, args.ranks)
     step = _resume(trainer, optimizer, args.out, rank)
     total = args.vision_steps + args.joint_steps
-    began, recent = time.time(), {}
+    began = time.time()
+    recent: dict[str, list[float]] = {}
     while step < total:
         rng = np.random.default_rng([args.seed, step, rank])
         batch = make_batch(train, tokenizer, args.batch, rng)
@@ -166,9 +169,10 @@ def run(rank: int, args: argparse.Namespace) -> None:
             p.grad = None
         step += 1
         for k, v in {"loss": loss, **scores}.items():
-            recent.setdefault(k, []).append(float(v))
+            recent.setdefault(k, []).append(v.item())
         if rank == 0 and step % 20 == 0:
-            _log(args.out, step, total, time.time() - began, {k: np.nanmean(v) for k, v in recent.items()}, "train")
+            means = {k: float(np.nanmean(v)) for k, v in recent.items()}
+            _log(args.out, step, total, time.time() - began, means, "train")
             recent = {}
         if step % JUDGE_EVERY == 0 and rank == 0:
             scores = _judge(trainer, held, tokenizer, args.batch, step > args.vision_steps)
@@ -180,7 +184,9 @@ def run(rank: int, args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def _judge(trainer: Trainer, held: data.Frames, tokenizer: Tokenizer, size: int, answer: bool) -> dict[str, float]:
+def _judge(
+    trainer: Trainer, held: data.Frames, tokenizer: Tokenizer, size: int, answer: bool
+) -> dict[str, float]:
     rng, rows = np.random.default_rng(7), []
     for _ in range(8):
         with torch.autocast("cpu", torch.bfloat16):
@@ -190,7 +196,12 @@ def _judge(trainer: Trainer, held: data.Frames, tokenizer: Tokenizer, size: int,
 
 
 def _log(out: Path, step: int, total: int, seconds: float, scores: dict[str, float], kind: str) -> None:
-    row = {"on": kind, "step": step, "seconds": round(seconds, 1), **{k: round(float(v), 4) for k, v in scores.items()}}
+    row = {
+        "on": kind,
+        "step": step,
+        "seconds": round(seconds, 1),
+        **{k: round(v, 4) for k, v in scores.items()},
+    }
     with (out / "log.jsonl").open("a") as f:
         f.write(json.dumps(row) + "\n")
     shown = " ".join(f"{k}={v:.3f}" for k, v in scores.items() if not k.startswith("patch_color"))
@@ -235,7 +246,7 @@ def main() -> None:
     if args.ranks == 1:
         run(0, args)
     else:
-        torch.multiprocessing.spawn(run, (args,), args.ranks)
+        spawn(run, (args,), args.ranks)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""The whole way without ROS: image and query -> answer -> points -> 3D -> object -> grasp targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from molmo_ros.box import oriented_box
+from molmo_ros.camera_info import check_frame
+from molmo_ros.complete import complete_shape
+from molmo_ros.datatypes import (
+    Answer,
+    Array,
+    CameraPoint,
+    GraspTarget,
+    Grounding,
+    Image,
+    ImagePoint,
+    RgbdFrame,
+    TargetStatus,
+)
+from molmo_ros.errors import DepthError, GraspError, SegmentError
+from molmo_ros.grasp import plan_grasps
+from molmo_ros.gripper import Gripper
+from molmo_ros.lift import lift_point
+from molmo_ros.prompt import clean_query, pointing_prompt
+from molmo_ros.segment import segment_object
+from molmo_ros.transforms import (
+    check_transform,
+    rotate_covariance,
+    transform_box,
+    transform_grasp,
+    transform_points,
+)
+
+if TYPE_CHECKING:
+    from molmo_ros.answer import Molmo
+
+# Frames whose z is up by REP-105 and custom. In any other target frame the support is found without a hint.
+UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
+MAX_ANSWER_TOKENS = 192
+
+ShouldStop = Callable[[], bool]
+
+
+class Grounder:
+    """Molmo, and what turns its points into targets. Not thread-safe: one query at a time."""
+
+    def __init__(self, model: Molmo, gripper: Gripper) -> None:
+        self.model, self.gripper = model, gripper
+
+    @staticmethod
+    def load(
+        checkpoint: str | Path = "tiny",
+        runtime: str = "auto",
+        gripper: str | Path = "franka_hand",
+        progress: Callable[[str, float], None] | None = None,
+    ) -> Grounder:
+        """Load a model and a gripper.
+
+        Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
+        preset or a YAML file; progress, called with a stage and 0..1.
+        Raises: CheckpointError, RuntimeUnavailableError, GripperError.
+        """
+        from molmo_ros.answer import Molmo
+
+        hand = Gripper.load(gripper)
+        return Grounder(Molmo.load(str(checkpoint), runtime, progress), hand)
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.model.close()
+
+    def point(
+        self, rgb: Image, query: str, *, max_points: int | None = None, should_stop: ShouldStop | None = None
+    ) -> Answer:
+        """Find what the query names in rgb (H,W,3) uint8; no points means that it is not there.
+
+        Raises: QueryError, FrameError, AnswerError, CancelledError.
+        """
+        prompt = pointing_prompt(clean_query(query))
+        return self.model.answer(
+            rgb, prompt, max_new_tokens=MAX_ANSWER_TOKENS, max_points=max_points, should_stop=should_stop
+        )
+
+    def ask(
+        self,
+        rgb: Image,
+        prompt: str,
+        max_tokens: int = MAX_ANSWER_TOKENS,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """Answer a free question about rgb (H,W,3) uint8. Raises: as `point`."""
+        return self.model.answer(rgb, clean_query(prompt), max_new_tokens=max_tokens, should_stop=should_stop)
+
+    def locate(
+        self,
+        frame: RgbdFrame,
+        query: str,
+        *,
+        T_target_camera: Array | None = None,
+        target_frame: str = "",
+        max_targets: int | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Grounding:
+        """Find what the query names, in 3D: targets with position and covariance, without grasps.
+
+        Args: as `grasp`. Raises: as `point`, and CameraInfoError.
+        """
+        return self._ground(
+            frame, query, T_target_camera, target_frame, max_targets, should_stop, grasp=False
+        )
+
+    def grasp(
+        self,
+        frame: RgbdFrame,
+        query: str,
+        *,
+        T_target_camera: Array | None = None,
+        target_frame: str = "",
+        max_targets: int | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Grounding:
+        """Find what the query names and how to grasp it, best target first.
+
+        A point that cannot be lifted or grasped is returned all the same, with its status and the reason.
+
+        Args: T_target_camera (4,4), the camera's optical frame in target_frame at the stamp of the frame;
+        without it targets stay in the optical frame. max_targets None: all.
+        Raises: as `point`, and CameraInfoError.
+        """
+        return self._ground(frame, query, T_target_camera, target_frame, max_targets, should_stop, grasp=True)
+
+    def _ground(
+        self,
+        frame: RgbdFrame,
+        query: str,
+        T_target_camera: Array | None,
+        target_frame: str,
+        max_targets: int | None,
+        should_stop: ShouldStop | None,
+        grasp: bool,
+    ) -> Grounding:
+        check_frame(frame)
+        T = None if T_target_camera is None else check_transform(T_target_camera)
+        answer = self.point(frame.rgb, query, max_points=max_targets, should_stop=should_stop)
+        stages = dict(answer.stages_ms)
+        up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
+        targets = []
+        for point in answer.points[:max_targets]:
+            target = self._target(frame, point, up, grasp, stages)
+            targets.append(target if T is None else moved(target, T, target_frame))
+        return Grounding(query, answer, tuple(sorted(targets, key=_rank)), stages)
+
+    def _target(
+        self, frame: RgbdFrame, point: ImagePoint, up: Array | None, grasp: bool, stages: dict[str, float]
+    ) -> GraspTarget:
+        target = GraspTarget(point, TargetStatus.OK, "", frame.frame_id, frame.stamp_ns)
+        try:
+            with _timed(stages, "lift"):
+                lifted = lift_point(frame, point)
+            target = replace(target, position=lifted.position, covariance=lifted.covariance)
+            return self._with_grasp(frame, target, lifted, up, stages) if grasp else target
+        except (DepthError, SegmentError) as error:
+            return replace(target, status=TargetStatus[error.code], status_text=str(error))
+
+    def _with_grasp(
+        self,
+        frame: RgbdFrame,
+        target: GraspTarget,
+        lifted: CameraPoint,
+        up: Array | None,
+        stages: dict[str, float],
+    ) -> GraspTarget:
+        with _timed(stages, "segment"):
+            segment = segment_object(frame, target.point, lifted, up)
+        with _timed(stages, "grasp"):
+            views = complete_shape(segment, up)
+            target = replace(target, segment=segment, box=oriented_box(segment, up, views))
+            try:
+                best = plan_grasps(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
+            except GraspError as error:
+                return replace(target, status=TargetStatus[error.code], status_text=str(error))
+        return replace(target, grasp=best)
+
+
+def moved(target: GraspTarget, T_target_camera: Array, target_frame: str) -> GraspTarget:
+    """A target of the optical frame in target_frame; its segment stays in the optical frame."""
+    if target.position is None or target.covariance is None:
+        return replace(target, frame_id=target_frame)
+    return replace(
+        target,
+        frame_id=target_frame,
+        position=transform_points(T_target_camera, target.position),
+        covariance=rotate_covariance(T_target_camera, target.covariance),
+        box=None if target.box is None else transform_box(T_target_camera, target.box),
+        grasp=None if target.grasp is None else transform_grasp(T_target_camera, target.grasp),
+    )
+
+
+def _rank(target: GraspTarget) -> tuple[bool, float]:
+    """Graspable before the rest; then by how sure the model is and how good the grasp."""
+    quality = 1.0 if target.grasp is None else target.grasp.quality
+    return target.status is not TargetStatus.OK, -target.point.confidence * quality
+
+
+@contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    """Add the milliseconds of a block to a stage, also if it fails."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)
