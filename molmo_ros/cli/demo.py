@@ -76,6 +76,22 @@ def default_query(camera: SimCamera) -> str:
 
 
 def _run_ros(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.ros.demo import run_demo
+    from dataclasses import replace
 
-    return run_demo(query=args.query, seed=args.seed, out=args.out)
+    from molmo_ros.ros.demo import run_demo
+    from molmo_ros.sim import SimCamera
+
+    query = args.query or default_query(SimCamera(args.seed))
+    result = run_demo(
+        query,
+        args.seed,
+        args.out,
+        checkpoint=args.checkpoint,
+        runtime=args.runtime,
+        gripper=args.gripper,
+        say=say,
+    )
+    stages = dict(result["stages_ms"])
+    stages["total"] = stages.pop("service_round_trip")
+    keys = report.grounding_keys(replace(result["grounding"], stages_ms=stages))
+    return {**keys, "picture": str(result["picture"]), "seed": args.seed}

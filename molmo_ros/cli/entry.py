@@ -35,11 +35,16 @@ OK, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse would print the whole usage before it."""
+    """Raises what is wrong, where argparse would print the whole usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        print_error(f"{message}; see {self.prog} --help", "USAGE", as_json="--json" in sys.argv)
-        raise SystemExit(MISTAKE)
+        raise _UsageError(f"{message}; see {self.prog} --help")
+
+
+class _UsageError(MolmoRosError):
+    """The command line itself is wrong."""
+
+    code = "USAGE"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -65,7 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0 on success, 1 on a failure of the thing asked for, 2 on a user's mistake."""
-    args = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = make_parser().parse_args(argv)
+    except _UsageError as error:
+        print_error(str(error), error.code, as_json="--json" in argv)
+        return MISTAKE
     try:
         with stdout_free():
             result = args.module.run(args)

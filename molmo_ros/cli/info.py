@@ -31,5 +31,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Return one line per fact."""
-    return "\n".join(f"{name:<12} {value}" for name, value in result.items())
+    """Return one line per fact, the network's parts indented."""
+    facts = {k: v for k, v in result.items() if k != "config"}
+    facts["file_bytes"] = f"{result['file_bytes'] / 1e6:.1f} MB"
+    facts["parameters"] = f"{result['parameters'] / 1e6:.1f} M"
+    facts["dtypes"] = ", ".join(result["dtypes"])
+    lines = [f"{name:<12} {value}" for name, value in facts.items()]
+    for name, part in result["config"].items():
+        if isinstance(part, dict):
+            lines += [name, *(f"  {key:<20} {value}" for key, value in part.items())]
+        else:
+            lines.append(f"{name:<12} {part}")
+    return "\n".join(lines)

@@ -67,7 +67,7 @@ def block(result: dict[str, Any]) -> str:
     """Return the readable block of a result with grounding_keys (plain values) and perhaps a picture."""
     lines = [_line("query", result["query"]), _line("answer", result["answer"].strip() or "(empty)")]
     if not result["points"]:
-        lines.append(_line("found", "nothing: the model says that it is not there"))
+        lines.append(_line("found", "nothing"))
     elif not result["targets"]:
         lines += [_line(f"point {p['instance']}", _point_text(p)) for p in result["points"]]
     for number, target in enumerate(result["targets"], start=1):
@@ -85,7 +85,8 @@ def stages_text(stages_ms: dict[str, float]) -> str:
 
 
 def _line(name: str, value: str) -> str:
-    return f"{name:<10} {value}"
+    """Return a line; what the model wrote must not reach the terminal as control characters."""
+    return f"{name:<10} " + "".join(c if c.isprintable() else "?" for c in value)
 
 
 def _point_text(point: dict[str, Any]) -> str:

@@ -86,8 +86,9 @@ def _facts(grounding: Grounding) -> list[tuple[str, str, Color]]:
             facts.append(("quality", f"{best.grasp.quality:.2f}", accent(0)))
         elif best.status is not TargetStatus.OK:
             facts.append(("status", best.status.name.lower().replace("_", " "), WARN))
-    total = grounding.stages_ms.get("total", sum(grounding.stages_ms.values()))
-    facts.append(("total", f"{total:.0f} ms", INK))
+    if grounding.stages_ms:
+        total = grounding.stages_ms.get("total", sum(grounding.stages_ms.values()))
+        facts.append(("total", f"{total:.0f} ms", INK))
     return facts
 
 

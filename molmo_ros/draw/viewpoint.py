@@ -31,9 +31,7 @@ class Stage:
 
 def set_stage(frame: RgbdFrame, targets: Sequence[GraspTarget], hand_length: float) -> Stage:
     """Choose what to show: the best target with the hand above it, else all targets, else the whole cloud."""
-    plane = next(
-        (t.segment.plane for t in targets if t.segment is not None and t.segment.plane is not None), None
-    )
+    plane = _plane(targets)
     up = (
         unit(plane[:3])
         if plane is not None
@@ -53,6 +51,18 @@ def set_stage(frame: RgbdFrame, targets: Sequence[GraspTarget], hand_length: flo
     low, high = np.min([*object_points, wrist], axis=0), np.max([*object_points, wrist], axis=0)
     radius = 0.5 * float(np.linalg.norm(high - low)) + AROUND_M * 0.6
     return Stage((low + high) / 2, up, radius, T[:3, 1], plane)
+
+
+def _plane(targets: Sequence[GraspTarget]) -> Array | None:
+    """Return the support plane (4,) of the first target that knows one, or has a box that stands on it."""
+    for target in targets:
+        if target.segment is not None and target.segment.plane is not None:
+            return target.segment.plane
+        if target.box is not None:
+            T = pose_matrix(target.box.pose)
+            normal = T[:3, 2]
+            return np.append(normal, -normal @ (T[:3, 3] - 0.5 * target.box.size[2] * normal))
+    return None
 
 
 def choose_eye(stage: Stage, size: tuple[int, int]) -> Eye:
