@@ -18,6 +18,8 @@ from molmo_ros.ros.messages import make_header
 from molmo_ros.ros.node import MolmoNode
 
 FRAME = "camera_color_optical_frame"
+# A scene of the simulated camera in which the built-in model finds GOOD once, and in which ABSENT is not.
+SEED, GOOD, ABSENT = 0, "the red mug", "the blue banana"
 
 
 class Spinning:
@@ -79,6 +81,14 @@ class Camera:
         self._image.publish(image)
         self._depth.publish(depth)
         self._info.publish(info)
+
+    def forget(self) -> None:
+        """Let the node have no frame at all."""
+        camera = self._molmo.cameras[""]
+        for _ in range(5):
+            camera.collect()
+            threading.Event().wait(0.02)
+        camera.pairer.clear()
 
     @staticmethod
     def _arrived(camera: Any, stamp_ns: int) -> bool:

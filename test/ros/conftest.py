@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from molmo_ros.ros.client import GraspClient
     from molmo_ros.ros.node import MolmoNode
 
-SEED = 0
-
 
 @pytest.fixture(scope="session")
 def context() -> Iterator[None]:
@@ -36,6 +33,8 @@ def context() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def frame() -> RgbdFrame:
     """What the simulated camera sees."""
+    from ros_helpers import SEED
+
     from molmo_ros.sim import SimCamera
 
     return SimCamera(SEED).frame()
@@ -84,11 +83,13 @@ def setting(molmo: MolmoNode) -> Iterator[Callable[..., None]]:
     """Change parameters of the node for one test."""
     from rclpy.parameter import Parameter
 
-    before = molmo.config
+    before: dict[str, Any] = {}
 
     def change(**values: Any) -> None:
+        for name in values:
+            before.setdefault(name, molmo.get_parameter(name).value)
         results = molmo.set_parameters([Parameter(name, value=value) for name, value in values.items()])
         assert all(result.successful for result in results), [result.reason for result in results]
 
     yield change
-    molmo.config = replace(before)
+    change(**before)

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_helpers import Camera
+from ros_helpers import ABSENT, GOOD, Camera
 
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.node import MolmoNode
 
 pytestmark = pytest.mark.usefixtures("camera")
-GOOD, ABSENT = "the red mug", "the absent zebra"
 
 
 @pytest.fixture(autouse=True)
@@ -160,20 +158,16 @@ def test_nameless_frame(camera: Camera, client: GraspClient) -> None:
     refused(client.find(GOOD), "BAD_FRAME", "frame_id")
 
 
-def test_stale_frame(
-    camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
-) -> None:
+def test_stale_frame(camera: Camera, client: GraspClient, setting: Callable[..., None]) -> None:
     setting(max_frame_age_s=5.0, frame_wait_s=0.1)
-    molmo.cameras[""].pairer.clear()
+    camera.forget()
     camera.show(age_s=60.0)
     refused(client.find(GOOD), "BAD_FRAME", "60.", "max_frame_age_s = 5")
 
 
-def test_depth_that_does_not_pair(
-    camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
-) -> None:
+def test_depth_that_does_not_pair(camera: Camera, client: GraspClient, setting: Callable[..., None]) -> None:
     setting(sync_slop_s=0.01, frame_wait_s=0.2)
-    molmo.cameras[""].pairer.clear()
+    camera.forget()
     image, depth, info = camera.messages()
     depth.header.stamp.sec += 1
     for publisher, message in zip(

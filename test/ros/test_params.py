@@ -1,0 +1,104 @@
+"""The settings as ROS parameters: described, ranged, and refused in words when they are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from molmo_ros.config import NodeConfig, SimCameraConfig, spec_of
+from molmo_ros.errors import ParameterError
+from molmo_ros.ros.params import declare
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def node(context: None) -> Iterator[Node]:
+    node = Node("params_test")
+    yield node
+    node.destroy_node()
+
+
+def declared(**overrides: Any) -> tuple[Node, NodeConfig, list[NodeConfig]]:
+    values = [Parameter(name, value=value) for name, value in overrides.items()]
+    node, changes = Node("params_test", parameter_overrides=values), []
+    return node, declare(node, NodeConfig, changes.append), changes
+
+
+def test_every_setting_is_a_described_parameter(node: Node) -> None:
+    declare(node, NodeConfig, lambda config: None)
+    for setting in fields(NodeConfig):
+        found, spec = node.describe_parameter(setting.name), spec_of(setting)
+        assert found.description.startswith(spec.description)
+        assert found.read_only == spec.read_only
+        if spec.low is not None and isinstance(setting.default, float):
+            assert found.floating_point_range[0].to_value == spec.high
+        elif spec.low is not None:
+            assert found.integer_range[0].to_value == spec.high
+
+
+def test_defaults_are_those_of_the_config(node: Node) -> None:
+    config = declare(node, NodeConfig, lambda config: None)
+    assert {**vars(config), "cameras": tuple(config.cameras)} == vars(NodeConfig())
+
+
+def test_override_is_taken(context: None) -> None:
+    node, config, _ = declared(timeout_s=7.5, cameras=["front", "wrist"])
+    assert (config.timeout_s, list(config.cameras)) == (7.5, ["front", "wrist"])
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"timeout_s": 1e6}, ["timeout_s", "0.05 to 600 s"]),
+        ({"timeout_s": "soon"}, ["timeout_s", "float"]),
+        ({"queue_size": 0}, ["queue_size", "1 to 100"]),
+        ({"runtime": "magic"}, ["runtime", "auto"]),
+        ({"checkpont": "tiny"}, ["checkpont", "checkpoint"]),
+    ],
+)
+def test_wrong_override_ends_the_start_with_the_range(
+    context: None, overrides: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        declared(**overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_change_at_run_time_is_checked(context: None) -> None:
+    node, _, changes = declared()
+    good = node.set_parameters([Parameter("max_frame_age_s", value=3.0)])[0]
+    assert good.successful
+    assert changes[-1].max_frame_age_s == 3.0
+    bad = node.set_parameters([Parameter("max_frame_age_s", value=1e9)])[0]
+    assert not bad.successful
+    assert changes[-1].max_frame_age_s == 3.0
+    fixed = node.set_parameters([Parameter("checkpoint", value="other")])[0]
+    assert not fixed.successful
+    node.destroy_node()
+
+
+def test_several_changes_do_not_undo_each_other(context: None) -> None:
+    node, _, changes = declared()
+    node.set_parameters([Parameter("max_frame_age_s", value=3.0)])
+    node.set_parameters([Parameter("frame_wait_s", value=4.0)])
+    assert (changes[-1].max_frame_age_s, changes[-1].frame_wait_s) == (3.0, 4.0)
+    node.destroy_node()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_parameter_files_hold_known_settings_only(path: Path) -> None:
+    kinds = {"molmo": NodeConfig, "sim_camera": SimCameraConfig}
+    for node_name, content in yaml.safe_load(path.read_text()).items():
+        kind = kinds[node_name.strip("/*")]
+        names = {setting.name for setting in fields(kind)}
+        assert set(content["ros__parameters"]) <= names | {"use_sim_time"}
