@@ -29,7 +29,7 @@ class TorchCache:
 
     def trim(self, length: int) -> None:
         if length < self.length:
-            self.cache.crop(length)
+            self.cache.crop(length - self.length)
 
     def fork(self) -> TorchCache:
         return TorchCache(copy.deepcopy(self.cache))
@@ -55,6 +55,9 @@ class EagerRuntime:
             raise RuntimeUnavailableError(
                 "The installed transformers has no Molmo2: pip install 'transformers>=5.23'"
             ) from error
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # ours is told to ``progress``
         if threads is not None:
             torch.set_num_threads(threads)
         if progress:
