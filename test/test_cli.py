@@ -14,17 +14,18 @@ import pytest
 from PIL import Image as PilImage
 from toy_scene import make_frame
 
+import molmo_ros
 from molmo_ros import io
 from molmo_ros.cli import main
 from molmo_ros.cli.bench import summary
 from molmo_ros.cli.output import stdout_free, to_plain
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(molmo_ros.__file__).parent.parent  # the package that the other tests import
 HEAVY = ("numpy", "PIL", "cv2", "torch", "open3d", "onnxruntime", "rclpy", "yaml", "tqdm")
 
 
 def run(*args: str, code: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command, or a piece of Python, in a process of its own, outside the source tree."""
+    """Run the command, or a piece of Python, in a process of its own, away from the source tree."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "molmo_ros.cli", *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd="/")
@@ -190,6 +191,17 @@ def test_bench_gives_medians_and_shares() -> None:
     assert result["repeat"] == 2 and result["ms_query_p50"] <= result["ms_query_p95"]
     assert 0.5 < sum(result["stages_share"].values()) <= 1.01
     assert result["peak_rss_mb"] > 50
+
+
+def test_eval_gives_its_numbers() -> None:
+    done = run("eval", "tiny", "--scenes", "2", "--seed", "77", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {"in_mask", "absent", "count", "px_error_median", "position_error_mm_median"} <= result.keys()
+    assert result["scenes"] == 2 and result["seed"] == 77
+    assert all(
+        value is None or 0 <= value <= 1 for value in (result["in_mask"], result["absent"], result["count"])
+    )
 
 
 def test_summary_is_of_all_queries() -> None:

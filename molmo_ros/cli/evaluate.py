@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=options.integer(0, 2**31 - 1), default=1, metavar="S", help="default 1"
     )
+    options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +33,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.evaluate import evaluate_tiny
 
     with tqdm(total=args.scenes, unit="scene", file=sys.stderr, disable=None) as bar:
-        return evaluate_tiny(args.scenes, args.seed, lambda done, _total: bar.update(done - bar.n))
+
+        def report(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
+
+        return evaluate_tiny(args.scenes, args.seed, report, args.checkpoint, args.runtime)
 
 
 def text(result: dict[str, Any]) -> str:

@@ -1,0 +1,47 @@
+"""Every example runs as a user would run it. Those that need ROS 2 are in test/ros/test_examples.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as PilImage
+from toy_scene import make_frame
+
+import molmo_ros
+from molmo_ros import io
+
+ROOT = Path(molmo_ros.__file__).parent.parent  # the package that the other tests import
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WITH_ROS = {"ask_a_running_node.py"}
+
+
+def run(name: str, *args: str, cwd: Path) -> str:
+    """Run an example in a process of its own; return what it prints."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(EXAMPLES / name), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_examples_are_tested_and_short() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    tested = {"point_in_image.py", "grasp_in_simulation.py"}
+    assert names == tested | WITH_ROS
+    for name in names:
+        assert len((EXAMPLES / name).read_text().splitlines()) <= 20
+
+
+def test_point_in_image(tmp_path: Path) -> None:
+    io.write_color(tmp_path / "table.png", make_frame()[0].rgb)
+    assert run("point_in_image.py", "table.png", "the red can", cwd=tmp_path).strip().endswith("found")
+
+
+@pytest.mark.parametrize("picture", ["mine.png", None])
+def test_grasp_in_simulation(tmp_path: Path, picture: str | None) -> None:
+    run("grasp_in_simulation.py", *([picture] if picture else []), cwd=tmp_path)
+    assert PilImage.open(tmp_path / (picture or "grasp.png")).width > 1280
