@@ -128,7 +128,9 @@ def test_edges_lose_depth_and_a_near_thing_casts_a_shadow_to_its_left() -> None:
 
 def test_a_perfect_sensor_changes_nothing() -> None:
     depth = np.random.default_rng(0).uniform(0.4, 0.6, (20, 20)).astype(np.float32)
-    np.testing.assert_array_equal(noisy_depth(depth, 600.0, NoiseModel(scale=0), np.random.default_rng(0)), depth)
+    np.testing.assert_array_equal(
+        noisy_depth(depth, 600.0, NoiseModel(scale=0), np.random.default_rng(0)), depth
+    )
 
 
 def test_depth_comes_in_whole_millimetres_mostly_valid() -> None:
