@@ -129,10 +129,9 @@ def test_questions_behind_one_image_do_not_see_each_other(frames, tokenizer: Tok
 
 
 def _arguments(folder: Path, **changes: object) -> argparse.Namespace:
-    usual: dict[str, object] = {
-        "data": folder / "data", "out": folder / "run", "vision_steps": 2, "joint_steps": 2, "decay": 1, "batch": 2,
-        "lr": 1e-3, "seed": 0, "ranks": 1, "port": 0, "compile": False,
-    }  # fmt: skip
+    usual: dict[str, object] = {"data": folder / "data", "out": folder / "run", "compile": False}
+    usual |= {"vision_steps": 2, "joint_steps": 2, "decay": 1, "batch": 2, "lr": 1e-3}
+    usual |= {"seed": 0, "ranks": 1, "port": 0}
     (folder / "run").mkdir(exist_ok=True)
     return argparse.Namespace(**{**usual, **changes})
 
