@@ -60,6 +60,7 @@ def run_demo(
                 "runtime": runtime,
                 "gripper": gripper,
                 "max_frame_age_s": 5.0,
+                "frame_wait_s": 30.0,  # the camera may still be building its scene
             }
             processes.start_node("molmo_ros.ros.node", parameters)
             listener = _Listener(client)
