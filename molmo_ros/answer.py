@@ -107,7 +107,7 @@ class Molmo:
 
     def _prefill(self, rgb: Image, turn: list[int], clock: _Clock) -> tuple[Float32, Cache]:
         """The cache of image and question, and the logits (vocabulary,) of the answer's first token."""
-        key = hashlib.blake2b(np.ascontiguousarray(rgb).data, digest_size=16).digest() + bytes(str(rgb.shape), "ascii")
+        key = _fingerprint(rgb)
         known = self._prefix
         if known is None or known.key != key:
             self._prefix = None  # a failure half way must not leave the cache of another image behind
@@ -137,13 +137,16 @@ class Molmo:
             self._check_length(len(ids))
         with clock.stage("vision"):
             embeds = self._runtime.embed(ids)
-            embeds[np.array(ids) == encoder.im_patch] += self._runtime.encode_image(inputs.crops, inputs.pooling)
+            features = self._runtime.encode_image(inputs.crops, inputs.pooling)
+            embeds[np.array(ids) == encoder.im_patch] += features
         return embeds
 
     def _check_length(self, length: int) -> None:
         limit = self._checkpoint.config.text.max_positions
         if length >= limit:
-            raise QueryError(f"Image and prompt take {length} tokens, the model holds {limit}; shorten the prompt.")
+            raise QueryError(
+                f"Image and prompt take {length} tokens, the model holds {limit}; shorten the prompt."
+            )
 
     def _decode(
         self, logits: Float32, cache: Cache, max_new_tokens: int, max_points: int | None, clock: _Clock
@@ -162,9 +165,7 @@ class Molmo:
 
     def _answer(self, steps: _Steps, width: int, height: int, clock: _Clock) -> Answer:
         text = steps.text
-        points = annotate(
-            parse_molmo2(text, width, height), select_molmo2(text), steps.tokens, width, height
-        )
+        points = annotate(parse_molmo2(text, width, height), select_molmo2(text), steps.tokens, width, height)
         log.debug("%d tokens, %s ms: %s", len(steps.ids), clock.ms, text)
         return Answer(text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms))
 
@@ -240,6 +241,10 @@ def _kv_limits(past: int, prefix: int, count: int) -> Index:
     """
     at = np.arange(past, past + count, dtype=np.int64)
     return np.where((at >= 1) & (at < prefix), prefix, at + 1)
+
+
+def _fingerprint(rgb: Image) -> bytes:
+    return hashlib.blake2b(rgb.data, digest_size=16, salt=str(rgb.shape).encode()[:16]).digest()
 
 
 def _exceeds(text: str, max_points: int | None) -> bool:

@@ -129,7 +129,8 @@ def open_weights(folder: Path) -> Weights:
         try:
             part = weights._handle(path).get_slice(name)
         except Exception as error:
-            raise CheckpointError(f"{path} lacks {name}, which {index} promises; download it again.") from error
+            message = f"{path} lacks {name}, which {index} promises; download it again."
+            raise CheckpointError(message) from error
         weights.shapes[name] = tuple(part.get_shape())
         weights.dtypes[name] = str(part.get_dtype())
     return weights
@@ -149,11 +150,11 @@ def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
         raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {mend}.")
     for name, shape in expected.items():
         if weights.shapes[name] != shape:
-            found = weights.shapes[name]
-            raise CheckpointError(f"{folder}: {name} has shape {found}, expected {shape}; {mend}.")
+            stored = weights.shapes[name]
+            raise CheckpointError(f"{folder}: {name} has shape {stored}, expected {shape}; {mend}.")
         if weights.dtypes[name] not in _FLOATS:
-            kinds = ", ".join(_FLOATS)
-            raise CheckpointError(f"{folder}: {name} is stored as {weights.dtypes[name]}, not one of {kinds}.")
+            found, kinds = weights.dtypes[name], ", ".join(_FLOATS)
+            raise CheckpointError(f"{folder}: {name} is stored as {found}, not one of {kinds}; convert it.")
 
 
 def _check_image(image: ImageConfig, config: ModelConfig, path: Path) -> None:

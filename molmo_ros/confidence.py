@@ -17,7 +17,7 @@ import numpy as np
 from molmo_ros.datatypes import Array, ImagePoint
 from molmo_ros.points import Span, TextPoint
 
-# Alternatives farther than this, in per mille of the image, mean another thing, not the same one less exactly.
+# Alternatives farther off than this, in per mille of the image, mean another thing.
 NEAR = 75
 # The variance of nearest completions falls short of the true one by about this factor squared.
 SIGMA_SCALE = 1.35

@@ -55,9 +55,7 @@ def parse_molmo2(text: str, width: int, height: int, image_index: int = 1) -> tu
 
 def select_molmo2(text: str, image_index: int = 1) -> tuple[TextPoint, ...]:
     """The points of ``text`` that are inside image ``image_index``, still in per mille."""
-    return tuple(
-        p for p in scan_molmo2(text) if p.group == str(image_index) and p.x <= 1000 and p.y <= 1000
-    )
+    return tuple(p for p in scan_molmo2(text) if p.group == str(image_index) and p.x <= 1000 and p.y <= 1000)
 
 
 def scan_molmo2(text: str) -> tuple[TextPoint, ...]:

@@ -7,7 +7,6 @@ remaining ones cover the canvas once; windows of 2x2 patches then become one tok
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,11 +56,13 @@ class ImageConfig:
                 std=_triple(fields["image_std"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: field missing or unreadable ({error}); download it again.") from error
+            raise CheckpointError(
+                f"{path}: field missing or unreadable ({error}); download it again."
+            ) from error
         if config.max_crops < 0 or (config.max_crops > 0 and config.window <= 0):
             raise CheckpointError(
-                f"{path}: max_crops {config.max_crops} with margins {config.margins} in {config.grid} patches "
-                "leaves no window; download it again."
+                f"{path}: max_crops {config.max_crops} with margins {config.margins} in {config.grid} patches"
+                " leaves no window; download it again."
             )
         return config
 
@@ -86,7 +87,7 @@ class ImageInputs:
     """What the vision graph and the prompt need of one image.
 
     crops (C,S,S,3) uint8, low-resolution first; pooling (M,4) patch indices crop * patches + patch, -1 for
-    padding, one row per image token; low_res and high_res (rows, columns) of tokens, high_res (0, 0) if absent.
+    padding, one row per image token; low_res and high_res (rows, columns) of tokens, (0, 0) if absent.
     """
 
     crops: Image
@@ -120,9 +121,7 @@ def preprocess(image: npt.NDArray[Any], config: ImageConfig) -> ImageInputs:
     crops = _crops(rgb, rows, columns, config)
     pooling, shape = _pool(_patch_indices(rows, columns, config), config.pooling)
     pooling = np.where(pooling >= 0, pooling + grid * grid, -1)  # behind the patches of the first crop
-    return ImageInputs(
-        np.concatenate([low, crops]), np.concatenate([low_pooling, pooling]), low_shape, shape
-    )
+    return ImageInputs(np.concatenate([low, crops]), np.concatenate([low_pooling, pooling]), low_shape, shape)
 
 
 def image_token_ids(inputs: ImageInputs, vocabulary: ImageVocabulary, config: ImageConfig) -> list[int]:
@@ -159,11 +158,8 @@ def select_tiling(height: int, width: int, config: ImageConfig) -> tuple[int, in
 
     Source: the tiling of Molmo2's image processor, in float32 as there.
     """
-    tilings = [
-        pair
-        for pair in itertools.product(range(1, config.max_crops + 1), repeat=2)
-        if pair[0] * pair[1] <= config.max_crops
-    ]
+    most = config.max_crops
+    tilings = [(rows, columns) for rows in range(1, most + 1) for columns in range(1, most // rows + 1)]
     tilings.sort(key=lambda pair: (pair[0] * pair[1], pair[0]))
     size = np.array([height - config.margin, width - config.margin], dtype=np.float32)
     with np.errstate(divide="ignore"):

@@ -98,7 +98,7 @@ def _without_specials(text: str) -> str:
 class PromptEncoder:
     """Molmo2's chat template and vocabulary, by the ``tokenizers`` library alone.
 
-    The prompt is: BOS, the image tokens, ``<|im_start|>user\\n{prompt}<|im_end|>\\n<|im_start|>assistant\\n``.
+    The prompt is: BOS, the image tokens, <|im_start|>user, the words, <|im_end|>, <|im_start|>assistant.
     The part before the user's words (``prefix``) depends only on the image, so its cache can be reused.
     """
 
@@ -161,7 +161,9 @@ class PromptEncoder:
         Raises: QueryError if ``prompt`` would encode to a control token, or is empty or too long.
         """
         if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
-            raise QueryError(f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}.")
+            raise QueryError(
+                f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}."
+            )
         user = self._plain(f"user\n{prompt}")
         newline, assistant = self._plain("\n"), self._plain("assistant\n")
         return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]

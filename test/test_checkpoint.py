@@ -169,7 +169,9 @@ def spoil_missing_key(folder: Path) -> None:
 
 
 def spoil_left_over(folder: Path) -> None:
-    rewrite(folder, lambda w: w.update({"model.transformer.blocks.9.attn_norm.weight": np.ones(3, np.float32)}))
+    rewrite(
+        folder, lambda w: w.update({"model.transformer.blocks.9.attn_norm.weight": np.ones(3, np.float32)})
+    )
 
 
 def spoil_integers(folder: Path) -> None:
@@ -219,7 +221,10 @@ def spoil_vocabulary(folder: Path) -> None:
         (lambda f: edit(f / "config.json", text_config={}), r"config\.json: field 'num_hidden_layers'"),
         (lambda f: edit(f / "config.json", text_config=7), r"config\.json: a field has a wrong type"),
         (lambda f: (f / "preprocessor_config.json").unlink(), r"preprocessor_config\.json is missing"),
-        (lambda f: edit(f / "preprocessor_config.json", patch_size=2), r"patches of 2 px, but the model wants"),
+        (
+            lambda f: edit(f / "preprocessor_config.json", patch_size=2),
+            r"patches of 2 px, but the model wants",
+        ),
         (lambda f: edit(f / "preprocessor_config.json", size=None), r"field missing or unreadable"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
         (lambda f: (f / "model.safetensors").unlink(), r"has neither model\.safetensors nor"),

@@ -22,8 +22,9 @@ STYLES = {"qwen": QWEN, "qwen-bias-mha": QWEN_BIAS, "olmo-yarn-postnorm": OLMO}
 
 # What TensorRT 10.3's importer parses, as far as the graphs use it.
 OPERATORS = {
-    "Add", "Cast", "Concat", "Cos", "Div", "Expand", "Gather", "GreaterOrEqual", "Identity", "LayerNormalization",
-    "Less", "MatMul", "Max", "Mul", "Neg", "Range", "ReduceMean", "ReduceSum", "Reshape", "Shape", "Sigmoid",
+    "Add", "Cast", "Concat", "Cos", "Div", "Expand", "Gather", "GreaterOrEqual", "Identity",
+    "LayerNormalization", "Less", "MatMul", "Max", "Mul", "Neg", "Range", "ReduceMean", "ReduceSum",
+    "Reshape", "Shape", "Sigmoid",
     "Sin", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
@@ -31,8 +32,12 @@ OPERATORS = {
 class Case:
     """One checkpoint with one image, its token ids, and both runtimes on demand."""
 
-    def __init__(self, folder: Path, text: dict[str, Any], image_size: tuple[int, int], max_crops: int) -> None:
-        self.checkpoint: Checkpoint = load_checkpoint(str(write_checkpoint(folder, text, max_crops=max_crops)))
+    def __init__(
+        self, folder: Path, text: dict[str, Any], image_size: tuple[int, int], max_crops: int
+    ) -> None:
+        self.checkpoint: Checkpoint = load_checkpoint(
+            str(write_checkpoint(folder, text, max_crops=max_crops))
+        )
         image = np.random.default_rng(1).integers(0, 256, (*image_size, 3), dtype=np.uint8)
         self.inputs: ImageInputs = preprocess(image, self.checkpoint.image)
         encoder = self.checkpoint.encoder

@@ -47,10 +47,14 @@ def test_two_points_and_their_spans() -> None:
         ('<points coords="1 1 500 500" alt="mug"/>', [(499.5, 499.5)]),
         ('<points alt="a mug" coords="1 1 500 500">x</points>', [(499.5, 499.5)]),
         ('<tracks coords="1 1 500 500">x</tracks>', [(499.5, 499.5)]),
-        ('Counting the <points coords="1 1 900 400 2 911 800">dogs</points> shows a total of 2.',
-         [(899.5, 399.5), (910.5, 799.5)]),
-        ('<points coords="1 1 100 100">a</points> and <points coords="1 2 200 200">b</points>',
-         [(99.5, 99.5), (199.5, 199.5)]),
+        (
+            'Counting the <points coords="1 1 900 400 2 911 800">dogs</points> shows a total of 2.',
+            [(899.5, 399.5), (910.5, 799.5)],
+        ),
+        (
+            '<points coords="1 1 100 100">a</points> and <points coords="1 2 200 200">b</points>',
+            [(99.5, 99.5), (199.5, 199.5)],
+        ),
         # cut off by the token limit
         ('<points coords="1 1 308 305 2 752 377', [(307.5, 304.5), (751.5, 376.5)]),
         ('<points coords="1 1 308 305 2 752 37', [(307.5, 304.5)]),
@@ -98,7 +102,10 @@ def test_count(text: str, count: int | None) -> None:
     ("text", "expected"),
     [
         (' <point x="61.5" y="40.4" alt="mug">mug</point>', [(614.5, 403.5)]),
-        (' <points x1="10.0" y1="20.5" x2="64.1" y2="22.0" alt="m">m</points>', [(99.5, 204.5), (640.5, 219.5)]),
+        (
+            ' <points x1="10.0" y1="20.5" x2="64.1" y2="22.0" alt="m">m</points>',
+            [(99.5, 204.5), (640.5, 219.5)],
+        ),
         ('<point x="100.0" y="0.0" alt="m">m</point>', [(999.0, 0.0)]),
         ('<point x="100.5" y="0.0" alt="m">m</point>', []),
         ('<points x1="10.0" y1="20.5" x2="64.1" y2="22', [(99.5, 204.5)]),
@@ -111,9 +118,11 @@ def test_molmo1_golden(text: str, expected: list[tuple[float, float]]) -> None:
 
 
 grid = st.lists(st.tuples(st.integers(1, 999), st.integers(1, 999)), max_size=30)
-names = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=20).map(
-    lambda s: s.replace("<", "").replace(">", "").strip()
-).filter(bool)
+names = (
+    st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=20)
+    .map(lambda s: s.replace("<", "").replace(">", "").strip())
+    .filter(bool)
+)
 
 
 @given(grid, names)
@@ -148,10 +157,12 @@ def test_molmo1_round_trip(pixels: list[tuple[int, int]]) -> None:
     np.testing.assert_allclose(np.reshape(got, (-1, 2)), np.reshape(want, (-1, 2)), atol=1e-9)
 
 
+FRAGMENTS = ["<points", "<point", ' coords="', '"', ">", "</points>", "1 1 308 305", ";", "\t", " ",
+' x1="10.0"',
+             ' y1="20.5"', " alt=", "1000", "<", "/>", "There are none.", "0.5", "\x00"]  # fmt: skip
 fragments = st.lists(
     st.one_of(
-        st.sampled_from(["<points", "<point", " coords=\"", '"', ">", "</points>", "1 1 308 305", ";", "\t", " ",
-                         ' x1="10.0"', ' y1="20.5"', " alt=", "1000", "<", "/>", "There are none.", "0.5", "\x00"]),
+        st.sampled_from(FRAGMENTS),
         st.text(max_size=20),
     ),
     max_size=300,
@@ -165,7 +176,9 @@ def test_any_text_gives_points_inside_the_image(text: str) -> None:
         assert all(0 <= p.x <= 639 and 0 <= p.y <= 479 for p in parsed)
 
 
-@pytest.mark.parametrize("unit", ["<points ", '<points coords="', "<points coords=\"1 1 308 305 ", ' a="', "1 "])
+@pytest.mark.parametrize(
+    "unit", ["<points ", '<points coords="', '<points coords="1 1 308 305 ', ' a="', "1 "]
+)
 def test_time_is_bounded(unit: str) -> None:
     text = (unit * 10000)[:10000]
     start = time.perf_counter()

@@ -91,7 +91,11 @@ def test_equals_reference_with_other_max_crops(reference: Any, max_crops: int) -
 def test_grey_and_alpha_equal_their_rgb() -> None:
     rgba = noise(97, 131, 4)
     grey = noise(97, 131, 1)
-    for image, rgb in ((rgba, rgba[:, :, :3]), (grey, grey.repeat(3, axis=2)), (grey[:, :, 0], grey.repeat(3, 2))):
+    for image, rgb in (
+        (rgba, rgba[:, :, :3]),
+        (grey, grey.repeat(3, axis=2)),
+        (grey[:, :, 0], grey.repeat(3, 2)),
+    ):
         np.testing.assert_array_equal(preprocess(image, SMALL).crops, preprocess(rgb, SMALL).crops)
 
 

@@ -121,7 +121,11 @@ def test_encoder_refuses_control_tokens(encoder: PromptEncoder, token: str) -> N
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from([*CONTROL, "<|", "|>", "<", ">", " "]), st.text(max_size=8)), max_size=12))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([*CONTROL, "<|", "|>", "<", ">", " "]), st.text(max_size=8)), max_size=12
+    )
+)
 def test_no_text_becomes_a_control_token(encoder: PromptEncoder, parts: list[str]) -> None:
     control = CONTROL_IDS
     template = encoder.turn("x")

@@ -52,7 +52,8 @@ for name in ("torch", "transformers", "torchvision", "rclpy"):
     sys.modules[name] = None
 import numpy as np
 from molmo_ros.answer import Molmo
-answer = Molmo.load({str(checkpoint.folder)!r}).answer(np.zeros((48, 64, 3), np.uint8), "Point to it.", max_new_tokens=3)
+image = np.zeros((48, 64, 3), np.uint8)
+answer = Molmo.load({str(checkpoint.folder)!r}).answer(image, "Point to it.", max_new_tokens=3)
 assert len(answer.token_ids) == 3
 assert not [m for m in sys.modules if m.split(".")[0] in ("torch", "transformers") and sys.modules[m]]
 """

@@ -24,7 +24,7 @@ QWEN_SPLIT = (
 CORPUS = [
     "Point to the red mug. Point to the bowl. How many mugs are there? There are none.",
     'Counting the <points coords="1 1 308 305 2 752 377">mugs</points> shows a total of 2.',
-    "user\nPoint to the green box.assistant\n<points coords=\"1 1 0123456789\">bottle</points>",
+    'user\nPoint to the green box.assistant\n<points coords="1 1 0123456789">bottle</points>',
 ]
 
 QWEN: dict[str, Any] = {"qk_norm_type": "qwen3", "norm_after": False, "qkv_bias": False}
@@ -40,12 +40,24 @@ OLMO: dict[str, Any] = {
 
 def tokenizer(vocab_size: int) -> Any:
     """A byte-level BPE with Qwen's pre-tokenizer: single digits, control tokens, Molmo2's extra tokens."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
 
     tok = Tokenizer(models.BPE())
     tok.normalizer = normalizers.NFC()
     tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(False, use_regex=False),
+        ]
     )
     tok.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -61,19 +73,22 @@ def tokenizer(vocab_size: int) -> Any:
     return tok
 
 
-def config_fields(text: dict[str, Any], *, size: int = 44, patch: int = 4, vocab_size: int = 400) -> dict[str, Any]:
+def config_fields(
+    text: dict[str, Any], *, size: int = 44, patch: int = 4, vocab_size: int = 400
+) -> dict[str, Any]:
     """A config.json as released, with small numbers; the ViT claims more blocks than are stored."""
     dims = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 10}
     return {
         "model_type": "molmo2", "architectures": ["Molmo2ForConditionalGeneration"], "dtype": "float32",
         "vit_config": {
             **dims, "model_type": "molmo2", "intermediate_size": 72, "num_hidden_layers": 6,
-            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "image_default_input_size": [size, size],
-            "image_patch_size": patch, "image_num_pos": (size // patch) ** 2,
+            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+            "image_default_input_size": [size, size], "image_patch_size": patch,
+            "image_num_pos": (size // patch) ** 2,
         },
         "adapter_config": {
-            **dims, "model_type": "molmo2", "intermediate_size": 60, "hidden_act": "silu", "text_hidden_size": 64,
-            "vit_layers": [-2, -4],
+            **dims, "model_type": "molmo2", "intermediate_size": 60, "hidden_act": "silu",
+            "text_hidden_size": 64, "vit_layers": [-2, -4],
         },
         "text_config": {
             "model_type": "molmo2_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,

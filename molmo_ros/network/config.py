@@ -130,7 +130,9 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
     except KeyError as error:
         raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
     except (TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path}: a field has a wrong type ({error}); download the file again.") from error
+        raise CheckpointError(
+            f"{path}: a field has a wrong type ({error}); download the file again."
+        ) from error
     _check(config, fields, path)
     return config
 
@@ -229,7 +231,9 @@ def _check(config: ModelConfig, fields: Fields, path: str) -> None:
     ]  # fmt: skip
     for good, fact in facts:
         if not good:
-            raise CheckpointError(f"{path}: {fact}; take config.json from the same checkpoint as the weights.")
+            raise CheckpointError(
+                f"{path}: {fact}; take config.json from the same checkpoint as the weights."
+            )
 
 
 def _rope_base(head_dim: int, theta: float) -> npt.NDArray[np.float32]:

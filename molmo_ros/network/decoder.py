@@ -38,7 +38,10 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     rows = graph.input("logit_idx", TensorProto.INT64, ["N"])
     past_len = graph.input("past_len", TensorProto.INT64, [])
     past = [
-        [graph.input(f"past_{kind}_{i}", act, [1, "P", c.num_kv_heads, c.head_dim]) for kind in ("key", "value")]
+        [
+            graph.input(f"past_{kind}_{i}", act, [1, "P", c.num_kv_heads, c.head_dim])
+            for kind in ("key", "value")
+        ]
         for i in range(c.num_layers)
     ]
     bias = visibility(graph, limit, past_len, past[0][0], positions)  # (1,1,T,S)
@@ -53,7 +56,9 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     x = graph.rms_norm(x, f"{TEXT}ln_f", read(f"{TEXT}ln_f.weight"), c.norm_eps)
     logits = graph.linear(graph.reshape(x, -1, c.hidden_size), "lm_head", read(HEAD))  # (N,vocabulary)
     graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", c.vocab_size])
-    graph.output(graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim])
+    graph.output(
+        graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
+    )
 
 
 def _scaled_layer(c: TextConfig) -> int:
@@ -95,7 +100,14 @@ def rotary_table(graph: Graph, c: TextConfig, layer: int, positions: Value) -> R
 
 
 def text_block_forward(
-    graph: Graph, read: Read, c: TextConfig, name: str, x: Value, rotary: Rotary, bias: Value, past: list[Value]
+    graph: Graph,
+    read: Read,
+    c: TextConfig,
+    name: str,
+    x: Value,
+    rotary: Rotary,
+    bias: Value,
+    past: list[Value],
 ) -> tuple[Value, Value, Value]:
     """One block; x (1,T,D) -> x, and its new keys and values (1,T,G,K).
 
@@ -113,7 +125,14 @@ def text_block_forward(
 
 
 def self_attention(
-    graph: Graph, read: Read, c: TextConfig, name: str, x: Value, rotary: Rotary, bias: Value, past: list[Value]
+    graph: Graph,
+    read: Read,
+    c: TextConfig,
+    name: str,
+    x: Value,
+    rotary: Rotary,
+    bias: Value,
+    past: list[Value],
 ) -> tuple[Value, Value, Value]:
     """Grouped-query attention over the cache and the new tokens; x (1,T,D) -> (1,T,D), keys, values."""
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -132,7 +151,7 @@ def self_attention(
 
 
 def query_key_norm(graph: Graph, read: Read, c: TextConfig, name: str, x: Value, heads: int) -> Value:
-    """Normalise each head (Qwen3) or the whole projection (OLMo), then split: (1,T,heads*K) -> (1,T,heads,K)."""
+    """Norm of each head (Qwen3) or of the whole projection (OLMo): (1,T,heads*K) -> (1,T,heads,K)."""
     if c.qk_norm == "full":
         x = graph.rms_norm(x, name, read(f"{name}.weight"), c.norm_eps)
     x = graph.reshape(x, 0, 0, heads, c.head_dim)

@@ -28,7 +28,7 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights and activations are held. Norms, softmax, rotary angles and logits stay fp32 whatever it is.
+    """How weights and activations are held. Norms, softmax, rotary angles and logits are always fp32.
 
     The seam for fp16, bf16 and weight-only integers: ``Graph.linear`` alone places large weights.
     """
@@ -37,9 +37,12 @@ class Precision:
 
     @property
     def name(self) -> str:
-        return {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}[
-            self.activations
-        ]
+        names = {
+            int(TensorProto.FLOAT): "fp32",
+            int(TensorProto.FLOAT16): "fp16",
+            int(TensorProto.BFLOAT16): "bf16",
+        }
+        return names[self.activations]
 
 
 FP32 = Precision()

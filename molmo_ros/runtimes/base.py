@@ -94,4 +94,6 @@ def load_runtime(
 
 def _require(module: str, runtime: str, command: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise RuntimeUnavailableError(f'Runtime "{runtime}" needs {module}, which is not installed: {command}')
+        raise RuntimeUnavailableError(
+            f'Runtime "{runtime}" needs {module}, which is not installed: {command}'
+        )

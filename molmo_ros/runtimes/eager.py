@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +56,8 @@ class EagerRuntime:
             raise RuntimeUnavailableError(
                 "The installed transformers has no Molmo2: pip install 'transformers>=5.23'"
             ) from error
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # ours is told to ``progress``
+        transformers_logging: Any = importlib.import_module("transformers.utils.logging")
+        transformers_logging.disable_progress_bar()  # ``progress`` is told instead
         if threads is not None:
             torch.set_num_threads(threads)
         if progress:
