@@ -37,8 +37,6 @@ class Spec:
 
 
 def _setting(default: Any, description: str, **spec: Any) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"spec": Spec(description, **spec)})
     return field(default=default, metadata={"spec": Spec(description, **spec)})
 
 
@@ -47,7 +45,9 @@ class NodeConfig:
     """Settings of the node ``molmo``."""
 
     checkpoint: str = _setting(
-        "tiny", "Model: a folder with the official files, a cached hub id, or 'tiny' (built in).", read_only=True
+        "tiny",
+        "Model: a folder with the official files, a cached hub id, or 'tiny' (built in).",
+        read_only=True,
     )
     runtime: str = _setting("auto", "What runs the model.", choices=RUNTIMES, read_only=True)
     gripper: str = _setting(
@@ -56,19 +56,23 @@ class NodeConfig:
     autostart: bool = _setting(
         True, "Configure and activate at start; false: wait for a lifecycle manager.", read_only=True
     )
-    cameras: list[str] = _setting(
-        [""],
+    cameras: tuple[str, ...] = _setting(
+        ("",),
         "Namespaces of the cameras, each with image, depth and camera_info; '' is no namespace. "
         "The first one answers where a request names none.",
         read_only=True,
     )
     image_transport: str = _setting(
-        "raw", "How colour images come: sensor_msgs/Image, or CompressedImage on image/compressed.",
-        choices=("raw", "compressed"), read_only=True,
+        "raw",
+        "How colour images come: sensor_msgs/Image, or CompressedImage on image/compressed.",
+        choices=("raw", "compressed"),
+        read_only=True,
     )
     depth_transport: str = _setting(
-        "raw", "How depth comes: sensor_msgs/Image, or CompressedImage on depth/compressedDepth.",
-        choices=("raw", "compressedDepth"), read_only=True,
+        "raw",
+        "How depth comes: sensor_msgs/Image, or CompressedImage on depth/compressedDepth.",
+        choices=("raw", "compressedDepth"),
+        read_only=True,
     )
     buffer_frames: int = _setting(
         8, "Messages of each topic that are kept to find a pair among.", low=2, high=100, read_only=True
@@ -92,7 +96,11 @@ class NodeConfig:
         30.0, "Time for a query where the request gives none.", unit="s", low=0.05, high=600.0
     )
     queue_size: int = _setting(
-        4, "Queries that may wait while one is answered; more are told 'busy'.", low=1, high=100, read_only=True
+        4,
+        "Queries that may wait while one is answered; more are told 'busy'.",
+        low=1,
+        high=100,
+        read_only=True,
     )
     max_targets: int = _setting(
         0, "Most targets of an answer where the request gives none; 0 is no limit.", low=0, high=1000

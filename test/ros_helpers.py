@@ -54,12 +54,12 @@ class Camera:
     def messages(self, age_s: float = 0.0) -> tuple[Image, Image, CameraInfo]:
         """A good triple, stamped now less age_s."""
         stamp_ns = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
-        header = make_header(FRAME, stamp_ns)
+        headers = [make_header(FRAME, stamp_ns) for _ in range(3)]
         height, width = self._frame.depth.shape
         return (
-            image_message(self._frame.rgb, "rgb8", header),
-            depth_message(self._frame.depth, header),
-            camera_info_message(self._frame.K, width, height, header),
+            image_message(self._frame.rgb, "rgb8", headers[0]),
+            depth_message(self._frame.depth, headers[1]),
+            camera_info_message(self._frame.K, width, height, headers[2]),
         )
 
     def show(

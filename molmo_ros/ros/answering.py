@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from molmo_ros.config import NodeConfig
-from molmo_ros.datatypes import Answer, Grounding, RgbdFrame
+from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.diagnostics import LatencyLog
@@ -62,7 +62,7 @@ class Answering:
         T = self._transforms.lookup(query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s)
         grounding = self._grounding(job, query, frame, T)
         frame_id = query.target_frame or frame.frame_id
-        age_s = query.camera.age_s(frame.stamp_ns)
+        age_s = max(0.0, query.camera.age_s(frame.stamp_ns))
         targets = target_array(grounding, frame_id, frame.frame_id, frame.stamp_ns, age_s)
         self._outputs.publish_targets(targets)
         job.deliver(targets)
@@ -72,7 +72,7 @@ class Answering:
         return targets
 
     def _grounding(
-        self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: object
+        self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: Array | None
     ) -> Grounding:
         grounder = self._engine.grounder()
         way = grounder.grasp if query.grasp else grounder.locate

@@ -106,7 +106,7 @@ class CameraInput:
         give_up = time.monotonic() + config.frame_wait_s
         while True:
             triple = self._newest_triple(config)
-            if triple is not None and self.age_s(triple.stamp_ns) <= config.max_frame_age_s:
+            if triple is not None and abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s:
                 return self._decode(triple)
             if should_stop():
                 raise CancelledError("The query was given up while it waited for a camera frame.")
@@ -127,9 +127,9 @@ class CameraInput:
             return self.pairer.count_misses()
 
     def age_s(self, stamp_ns: int) -> float:
-        """Age of a stamp by the clock of the node (sim time if so set); never negative."""
+        """Age of a stamp by the clock of the node (sim time if so set); negative if it lies ahead."""
         now_ns = int(self._node.get_clock().now().nanoseconds)
-        return max(0.0, (now_ns - stamp_ns) / NS)
+        return (now_ns - stamp_ns) / NS
 
     def problem(self, config: NodeConfig) -> str:
         """What keeps this camera from delivering frames, with the mend; empty if nothing does."""
@@ -159,8 +159,14 @@ class CameraInput:
         problem = self.problem(config)
         if problem or triple is None:
             return problem or f"Camera {self.name!r} has no paired frame yet; ask again in a moment."
+        age_s = self.age_s(triple.stamp_ns)
+        if age_s < 0:
+            return (
+                f"The newest frame on {self.topic_name('image')} is stamped {-age_s:.1f} s ahead of the node's "
+                "clock; synchronise the clocks, or set use_sim_time alike in all nodes."
+            )
         return (
-            f"The newest frame on {self.topic_name('image')} is {self.age_s(triple.stamp_ns):.1f} s old, "
+            f"The newest frame on {self.topic_name('image')} is {age_s:.1f} s old, "
             f"more than max_frame_age_s = {config.max_frame_age_s:g}; check the camera's clock and load "
             "(use_sim_time for bags and simulation), or raise max_frame_age_s."
         )

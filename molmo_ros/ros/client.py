@@ -78,20 +78,23 @@ class GraspClient:
     def wait_ready(self, wait_s: float = 120.0) -> None:
         """Wait until the node answers.
 
-        Raises: NotReadyError with the node's own words if it does not in time, or never will.
+        Raises: NotReadyError with the node's own words and code if it does not in time, or never will.
         """
         give_up = time.monotonic() + wait_s
+        code = WAITING
         said = f"There is no node {self._name}; start it: ros2 launch molmo_ros molmo.launch.py"
         while time.monotonic() < give_up:
             if self._ground.service_is_ready():
                 response = self._call(self._ground, Ground.Request(query=""), 0.0, wait_s)
                 if response.code == "BAD_QUERY":  # an empty query is refused by a node that is ready
                     return
-                said = response.message
-                if response.code != WAITING:
+                said, code = response.message, response.code
+                if code != WAITING:
                     break
             self.spin(0.2)
-        raise NotReadyError(said)
+        error = NotReadyError(said)
+        error.code = code
+        raise error
 
     def spin(self, seconds: float) -> None:
         """Let callbacks of ``self.node`` run for a while."""

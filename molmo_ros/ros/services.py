@@ -132,7 +132,7 @@ class Interfaces:
             self._logger.error("a query failed: " + "".join(traceback.format_exception(error)))
             code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
         elif isinstance(error, (QueryError, NotReadyError)):
-            self._logger.info(f"a query was refused ({error.code}): {error}")
+            self._logger.info(f"a query was refused ({error.code}): {error}", throttle_duration_sec=1.0)
             return error.code, str(error)
         else:
             code, text = error.code, str(error)

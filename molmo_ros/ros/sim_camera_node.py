@@ -27,8 +27,8 @@ class SimCameraNode(Node):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__("sim_camera", **options)
         self._config = declare(self, SimCameraConfig, self._set_config)
-        self._shown: SimCameraConfig | None = None
-        self._messages: list[tuple[Image, Image, CameraInfo]] = []
+        self._shown = self._config
+        self._messages = render(self._config)  # slow, so before there is a topic that others could wait for
         self._count = 0
         self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)
         self._depth = self.create_publisher(Image, "depth", qos_profile_sensor_data)

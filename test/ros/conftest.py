@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def context() -> Iterator[None]:
-    rclpy.init()
+    if not rclpy.ok():  # a client of an earlier test may have begun
+        rclpy.init()
     yield
     rclpy.try_shutdown()
 

@@ -165,6 +165,14 @@ def test_stale_frame(camera: Camera, client: GraspClient, setting: Callable[...,
     refused(client.find(GOOD), "BAD_FRAME", "60.", "max_frame_age_s = 5")
 
 
+def test_frame_from_the_future(camera: Camera, client: GraspClient, setting: Callable[..., None]) -> None:
+    setting(max_frame_age_s=5.0, frame_wait_s=0.1)
+    camera.forget()
+    camera.show(age_s=-60.0)
+    refused(client.find(GOOD), "BAD_FRAME", "ahead", "use_sim_time")
+    camera.forget()
+
+
 def test_depth_that_does_not_pair(camera: Camera, client: GraspClient, setting: Callable[..., None]) -> None:
     setting(sync_slop_s=0.01, frame_wait_s=0.2)
     camera.forget()

@@ -1,0 +1,92 @@
+"""Bring up the node molmo on a camera.
+
+ros2 launch molmo_ros molmo.launch.py camera:=realsense target_frame:=base_link checkpoint:=<folder or hub id>
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
+
+SHARE = Path(get_package_share_directory("molmo_ros"))
+CAMERAS = sorted(path.stem for path in (SHARE / "config" / "cameras").glob("*.yaml"))
+TOPICS = ("image", "depth", "camera_info")
+
+ARGUMENTS = {
+    "camera": (f"preset of the topics: {', '.join(CAMERAS)}", "realsense"),
+    "image": ("colour topic, instead of that of the preset", ""),
+    "depth": ("depth topic, aligned to colour, instead of that of the preset", ""),
+    "camera_info": ("camera_info topic, instead of that of the preset", ""),
+    "checkpoint": ("model: a folder, a cached hub id or 'tiny'; empty: as in params_file", ""),
+    "runtime": ("auto, eager, onnx, tensorrt, tensorrt_rtx or remote; empty: as in params_file", ""),
+    "gripper": ("gripper preset or YAML file; empty: as in params_file", ""),
+    "target_frame": ("frame of the targets, as base_link; empty: as in params_file", ""),
+    "params_file": ("further parameters of the node", str(SHARE / "config" / "molmo.yaml")),
+    "namespace": ("namespace of the node", ""),
+    "autostart": ("configure and activate at start; false: wait for a manager", "true"),
+    "use_sim_time": ("take the time from /clock", "false"),
+    "rviz": ("start rviz2 with config/molmo.rviz", "false"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, then the nodes, which need the values of the arguments."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (text, default) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=nodes)])
+
+
+def nodes(context: LaunchContext) -> list[Node]:
+    """The node molmo on the topics of the camera, and rviz2 if wanted."""
+    values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    molmo = Node(
+        package="molmo_ros",
+        executable="molmo_node",
+        name="molmo",
+        namespace=values["namespace"],
+        parameters=[values["params_file"], parameters(values)],
+        remappings=remappings(values),
+        output="screen",
+        emulate_tty=True,
+    )
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(SHARE / "config" / "molmo.rviz")],
+        condition=IfCondition(values["rviz"]),
+    )
+    return [molmo, rviz]
+
+
+def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
+    """What the arguments say; an empty one leaves the parameter file its say."""
+    texts = {
+        name: values[name] for name in ("checkpoint", "runtime", "gripper", "target_frame") if values[name]
+    }
+    flags = {name: values[name] for name in ("autostart", "use_sim_time")}
+    return {
+        **{name: ParameterValue(text, value_type=str) for name, text in texts.items()},
+        **{name: ParameterValue(flag, value_type=bool) for name, flag in flags.items()},
+    }
+
+
+def remappings(values: dict[str, str]) -> list[tuple[str, str]]:
+    """From the node's topics to those of the preset or of the arguments, compressed ones too."""
+    if values["camera"] not in CAMERAS:
+        raise ValueError(f"camera is {values['camera']!r}; choose one of {', '.join(CAMERAS)}.")
+    preset = yaml.safe_load((SHARE / "config" / "cameras" / f"{values['camera']}.yaml").read_text())
+    topics = {topic: values[topic] or preset[topic] for topic in TOPICS}
+    pairs = [(topic, name) for topic, name in topics.items() if topic != name]
+    suffixes = {"image": "compressed", "depth": "compressedDepth"}
+    return pairs + [(f"{topic}/{end}", f"{topics[topic]}/{end}") for topic, end in suffixes.items()]

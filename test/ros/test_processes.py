@@ -1,0 +1,71 @@
+"""Camera, node and client as three processes, as on a robot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as PilImage
+from ros_helpers import GOOD, SEED
+
+from molmo_ros.errors import NotReadyError
+from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.demo import run_demo
+from molmo_ros.ros.processes import Processes
+
+
+def test_demo_writes_a_picture_of_a_real_answer(tmp_path: Path) -> None:
+    out, said = tmp_path / "demo.png", []
+    result = run_demo(GOOD, SEED, out, say=said.append)
+    assert result["query"] == GOOD
+    assert result["answer"]
+    assert len(result["targets"]) >= 1
+    assert result["targets"][0].grasp is not None
+    assert result["targets"][0].segment.mask.sum() > 500
+    assert result["annotated"].shape == (480, 640, 3)
+    assert {"frame", "vision", "decode", "total", "service_round_trip"} <= set(result["stages_ms"])
+    assert PilImage.open(out).width > 1000
+    assert any("ROS_DOMAIN_ID" in line for line in said)
+
+
+def test_demo_tells_why_it_fails_and_leaves_no_process(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match="/nowhere"):
+        run_demo(GOOD, SEED, tmp_path / "demo.png", checkpoint="/nowhere", say=lambda line: None)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    assert not [command for command in commands if b"molmo_ros.ros" in command]
+
+
+def test_interrupted_node_ends_cleanly() -> None:
+    with Processes() as processes:
+        node = processes.start_node("molmo_ros.ros.node", ros_args=["-r", "__node:=interrupted"])
+        with GraspClient("/interrupted") as client:
+            client.wait_ready(120.0)
+        node.send_signal(signal.SIGINT)
+        assert node.wait(20.0) == 0
+
+
+def test_wrong_parameter_is_one_line_and_status_2() -> None:
+    command = [sys.executable, "-m", "molmo_ros.ros.node", "--ros-args", "-p", "timeout_s:=1e9"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "0.05 to 600 s" in done.stderr
+
+
+def test_namespace_and_remapping_reach_the_node(tmp_path: Path) -> None:
+    """Two robots on one network: each node has its own namespace and camera topics."""
+    with Processes() as processes:
+        names = ["-r", "__ns:=/left"]
+        processes.start_node("molmo_ros.ros.sim_camera_node", {"seed": SEED, "rate": 5.0}, names)
+        processes.start_node("molmo_ros.ros.node", {"max_frame_age_s": 20.0}, names)
+        with GraspClient("/left/molmo") as client:
+            client.wait_ready(120.0)
+            response = client.find(GOOD)
+    assert response.success, response.message
+    assert json.dumps(response.answer)
