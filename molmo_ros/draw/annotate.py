@@ -13,7 +13,7 @@ from molmo_ros.datatypes import Array, GraspTarget, Image, ImagePoint, Mask, Tar
 from molmo_ros.draw import labels
 from molmo_ros.draw.style import INK, PANEL, WARN, Color, Floats, accent, font, shorten, text_width
 
-TINT = 0.16  # how much of the accent colour the object's mask takes
+TINT = 0.12  # how much of the accent colour the object's mask takes
 MAX_LABELS = 24  # beyond this the labels would hide the image; the points are still drawn
 
 
@@ -163,10 +163,16 @@ def _leader(canvas: PilImage.Image, mark: _Mark, box: labels.Box, unit: float) -
     if length < 16 * unit:
         return
     start = start + (end - start) * (10 * unit / length)
-    pen = ImageDraw.Draw(canvas)
-    line = [tuple(start), tuple(end)]
-    pen.line(line, fill=PANEL, width=max(round(3 * unit), 3))
-    pen.line(line, fill=mark.color, width=max(round(1.4 * unit), 1))
+    ss, pad = 4, 4 * unit + 2
+    corner = np.floor(np.minimum(start, end) - pad).astype(int)
+    size = np.ceil(np.maximum(start, end) + pad).astype(int) - corner
+    layer = PilImage.new("RGBA", (int(size[0]) * ss, int(size[1]) * ss))
+    pen = ImageDraw.Draw(layer)
+    line = [*((start + 0.5 - corner) * ss), *((end + 0.5 - corner) * ss)]
+    pen.line(line, fill=(*PANEL, 210), width=round(3.2 * unit * ss))
+    pen.line(line, fill=(*mark.color, 255), width=round(1.5 * unit * ss))
+    layer = layer.reduce(ss)
+    canvas.paste(layer, (int(corner[0]), int(corner[1])), layer)
 
 
 def _chip(

@@ -22,21 +22,29 @@ def triad(image: Image, R_eye_frame: Array, frame_id: str) -> Image:
     pen = ImageDraw.Draw(layer)
     centre = np.array([side / 2, side / 2])
     order = sorted(range(3), key=lambda i: -R_eye_frame[2, i])  # the farthest axis first
+    tips = centre + arm * R_eye_frame[:2].T
+    for i in order:  # dark edges keep the axes readable on a bright cloud
+        pen.line([*(centre * ss), *(tips[i] * ss)], fill=PANEL, width=round(5.2 * scale * ss))
     for i in order:
-        tip = centre + arm * R_eye_frame[:2, i]
-        pen.line([*(centre * ss), *(tip * ss)], fill=AXIS_COLORS[i], width=round(2.6 * scale * ss))
+        pen.line([*(centre * ss), *(tips[i] * ss)], fill=AXIS_COLORS[i], width=round(2.6 * scale * ss))
     layer = layer.reduce(ss)
     pen = ImageDraw.Draw(layer)
     for i in order:
         at = centre + (arm + 8 * scale) * R_eye_frame[:2, i] / max(float(np.hypot(*R_eye_frame[:2, i])), 0.35)
-        pen.text(tuple(at), "xyz"[i], font=font(max(round(12 * scale), 8)), fill=AXIS_COLORS[i], anchor="mm")
+        _text(pen, (at[0], at[1]), "xyz"[i], max(round(13 * scale), 8), AXIS_COLORS[i], "mm")
     canvas = PilImage.fromarray(image)
     corner = (round(2 * scale), height - side - round(20 * scale))
     canvas.paste(layer, corner, layer)
-    size = max(round(11 * scale), 8)
-    pen = ImageDraw.Draw(canvas)
-    pen.text((12 * scale, height - 9 * scale), frame_id, font=font(size), fill=QUIET, anchor="ls")
+    at = (12 * scale, height - 9 * scale)
+    _text(ImageDraw.Draw(canvas), at, frame_id, max(round(11 * scale), 8), QUIET, "ls")
     return np.asarray(canvas, dtype=np.uint8)
+
+
+def _text(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, color: Color, anchor: str
+) -> None:
+    stroke = max(round(size / 6), 1)
+    pen.text(at, text, font=font(size), fill=color, anchor=anchor, stroke_width=stroke, stroke_fill=PANEL)
 
 
 def dot(image: Image, at: Array, color: Color) -> Image:
