@@ -162,8 +162,8 @@ class CameraInput:
         age_s = self.age_s(triple.stamp_ns)
         if age_s < 0:
             return (
-                f"The newest frame on {self.topic_name('image')} is stamped {-age_s:.1f} s ahead of the node's "
-                "clock; synchronise the clocks, or set use_sim_time alike in all nodes."
+                f"The newest frame on {self.topic_name('image')} is stamped {-age_s:.1f} s ahead of "
+                "the node's clock; synchronise the clocks, or set use_sim_time alike in all nodes."
             )
         return (
             f"The newest frame on {self.topic_name('image')} is {age_s:.1f} s old, "

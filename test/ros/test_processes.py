@@ -63,9 +63,9 @@ def test_namespace_and_remapping_reach_the_node(tmp_path: Path) -> None:
     with Processes() as processes:
         names = ["-r", "__ns:=/left"]
         processes.start_node("molmo_ros.ros.sim_camera_node", {"seed": SEED, "rate": 5.0}, names)
-        processes.start_node("molmo_ros.ros.node", {"max_frame_age_s": 20.0}, names)
+        processes.start_node("molmo_ros.ros.node", {"max_frame_age_s": 20.0, "frame_wait_s": 30.0}, names)
         with GraspClient("/left/molmo") as client:
             client.wait_ready(120.0)
-            response = client.find(GOOD)
+            response = client.find(GOOD, timeout_s=60.0)
     assert response.success, response.message
     assert json.dumps(response.answer)
