@@ -18,16 +18,18 @@ make_venv() {
   "$python" -m venv --clear "${options[@]}" "$venv"
 }
 
-# With a ROS 2 installation, the numpy that its message libraries were compiled for must stay.
+# The message libraries of a ROS 2 installation were compiled for its numpy: the same major version must stay.
 install_packages() {
   local constraints=constraints.txt
   if [ "$ros" != wheels ]; then
     constraints=$venv/constraints.txt
-    "$python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' >"$constraints"
+    "$python" -c 'import numpy; print("numpy<2" if numpy.__version__ < "2" else "numpy>=2")' >"$constraints"
+    grep -E '^(torch|transformers)==' constraints.txt >>"$constraints"
   fi
   local files=() file
   for file in "$@"; do files+=(-r "requirements/$file.txt"); done
-  "$venv/bin/python" -m pip install --disable-pip-version-check -c "$constraints" "${files[@]}"
+  # Compiling thousands of files that nothing imports takes longer than all the rest.
+  "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile -c "$constraints" "${files[@]}"
 }
 
 install_runtime() {
