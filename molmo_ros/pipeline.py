@@ -64,7 +64,7 @@ class Grounder:
 
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1.
-        Raises: CheckpointError, RuntimeUnavailableError, GripperError.
+        Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
         """
         from molmo_ros.answer import Molmo
 
