@@ -59,7 +59,7 @@ main() {
   find_ros
   find_python
   check_disk
-  step "System packages" check_system
+  provide_system
   lock
   local base
   base="$repo $ros $("$python" -c 'import sys; print(sys.version)')"

@@ -26,7 +26,7 @@ find_python() {
       return
     fi
   done
-  die "No usable Python: 3.10, 3.11 or 3.12 is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" -V 2>&1 || true)." \
+  die "No usable Python: 3.10, 3.11 or 3.12 is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" -V 2>/dev/null || echo not there)." \
     "Install one (for example: apt-get install python3.12 python3.12-venv python3.12-dev), then: make PYTHON=python3.12 ..."
 }
 
@@ -56,21 +56,25 @@ debian_python() {
 }
 
 # Install what is missing if we may, else say the one line that does it.
-check_system() {
-  local missing run=()
-  missing=$(missing_packages | tr '\n' ' ')
+provide_system() {
+  missing=$(missing_packages | tr '\n' ' ') missing=${missing% }
   [ -n "$missing" ] || return 0
-  local line="apt-get install -y --no-install-recommends ${missing% }"
-  command -v apt-get >/dev/null ||
-    die "Missing on this system: $missing(names of Debian packages). Install them, then run the same command again."
-  if [ "$(id -u)" -ne 0 ]; then
-    sudo -n true 2>/dev/null || die "Missing: $missing. Run this line, then the same command again:" "  sudo $line"
-    run=(sudo -n)
+  local line="apt-get update && apt-get install -y --no-install-recommends $missing"
+  if ! command -v apt-get >/dev/null; then
+    die "Missing on this system: $missing (Debian's names). Install them, then run the same command again."
+  elif [ "$(id -u)" -ne 0 ] && ! sudo -n true 2>/dev/null; then
+    die "Missing on this system: $missing. Run this line, then the same command again:" "  sudo sh -c '$line'"
   fi
-  export DEBIAN_FRONTEND=noninteractive
+  step "System packages ($missing)" install_system
+  [ -z "$(missing_packages)" ] || die "Still missing after their installation: $(missing_packages | tr '\n' ' ')"
+}
+
+install_system() {
+  local run=()
+  [ "$(id -u)" -eq 0 ] || run=(sudo -n)
+  "${run[@]}" apt-get update
   # shellcheck disable=SC2086
-  "${run[@]}" $line || { "${run[@]}" apt-get update && "${run[@]}" $line; } ||
-    die "Could not install: $missing. Run this line, then the same command again:" "  sudo apt-get update && sudo $line"
+  "${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing
 }
 
 # Gigabytes that the set-up takes, with the package manager's own temporary files.
