@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+from molmo_ros.complete import Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, ObjectSegment, OrientedBox
 from molmo_ros.transforms import make_transform, pose_from_matrix, transform_box
 
 
-def oriented_box(segment: ObjectSegment, up: Array | None = None, shape: Shape | None = None) -> OrientedBox:
+def oriented_box(segment: ObjectSegment, up: Array | None = None, views: Views | None = None) -> OrientedBox:
     """Fit a box in the camera's optical frame: z away from the support, x along the longer horizontal side.
 
-    The hidden half, where symmetry tells it, counts as part of the object (shape, if it is known already).
+    The hidden half, where symmetry tells it, counts as part of the object (views, if it is known already).
     With a support the box stands on it; without one it ends with the points.
     """
-    shape = shape or complete_shape(segment, up)
+    shape = (views or complete_shape(segment, up)).dense
     points = shape.points
     angle = rectangle_angle(points[:, :2])
     c, s = np.cos(angle), np.sin(angle)

@@ -6,10 +6,11 @@ the seen points best agrees with what the camera saw, and did not see, tells the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from molmo_ros.cloud import Horizon, normals, voxel_down
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
@@ -18,15 +19,17 @@ from molmo_ros.transforms import invert, rotate_vectors, transform_points
 
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
-MOST_IN_FREE_SPACE = 0.2
+BACKS_M = (0.015, 0.035)  # behind a neighbour's seen face
+SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
+MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
 
 @dataclass(frozen=True)
 class Shape:
     """An object as the planner sees it, in its support frame: z up, z = 0 the support, origin below its middle.
 
-    points and normals (N,3), outward; seen (N,) False where mirrored; spacing m of the points; scene (S,3)
-    the other things; eye (3,) the camera; T_camera_support (4,4); horizon what the camera saw; has_floor
+    points and normals (N,3), outward; seen (N,) False where mirrored; spacing m of the points and pixel m
+    of the depth image there; scene (S,3) the other things; eye (3,) the camera; T_camera_support (4,4); horizon what the camera saw; has_floor
     False if no support is known.
     """
 
@@ -34,6 +37,7 @@ class Shape:
     normals: Array
     seen: Mask
     spacing: float
+    pixel: float
     scene: Array
     eye: Array
     T_camera_support: Array
@@ -46,64 +50,154 @@ class Shape:
         return np.asarray(camera[..., 2] - self.horizon.depth_towards(camera))
 
 
-def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool = True) -> Shape:
+@dataclass(frozen=True)
+class Views:
+    """The same shape twice: `coarse` to think with (some 500 points), `dense` to make sure with."""
+
+    coarse: Shape
+    dense: Shape
+
+
+def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool = True) -> Views:
     """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it."""
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
     cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=520)
     n, _ = normals(cloud, np.zeros(3), 3 * spacing)
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=600)
-    seen_points = np.concatenate([segment.cloud_m, segment.scene_m])
-    # neighbours in a row of the image: their median distance is the pixel spacing
-    step = float(np.median(np.linalg.norm(np.diff(segment.cloud_m, axis=0), axis=1)))
-    shape = Shape(
+    pixel = _pixel_spacing(segment.cloud_m)
+    coarse = Shape(
         points=transform_points(T_support_camera, cloud),
         normals=rotate_vectors(T_support_camera, n),
         seen=np.ones(len(cloud), dtype=np.bool_),
         spacing=spacing,
+        pixel=pixel,
         scene=transform_points(T_support_camera, scene),
         eye=T_support_camera[:3, 3],
         T_camera_support=invert(T_support_camera),
-        horizon=Horizon.of(seen_points, max(step, 0.0015)),
+        horizon=Horizon.of(np.concatenate([segment.cloud_m, segment.scene_m]), pixel),
         has_floor=segment.plane is not None,
     )
-    return _with_mirror_image(shape) if mirror and len(cloud) >= 10 else shape
+    dense = _densified(coarse, segment, T_support_camera)
+    first: Array | None = None
+    for _ in range(2 if mirror and len(cloud) >= 10 else 0):
+        found = _best_mirror(coarse, first)
+        if found is None:
+            break
+        coarse, dense, first = _with_image(coarse, *found), _with_image(dense, *found), found[0]
+    return Views(_with_skirts(coarse), _with_skirts(dense)) if mirror else Views(coarse, dense)
 
 
-def _with_mirror_image(shape: Shape) -> Shape:
-    """Add the mirrored points that the camera cannot have seen."""
-    normal, offset = _mirror_planes(shape)
-    mirrored = shape.points - 2 * (shape.points @ normal.T - offset).T[..., None] * normal[:, None]  # (M,N,3)
-    behind = shape.depth_behind_seen(mirrored)
-    tolerance = 0.003 + 0.5 * shape.spacing
-    free = behind < -tolerance
-    hidden = behind > tolerance
-    reach = np.abs(offset - np.median(offset)) / (np.ptp(offset) + 1e-9)
-    score = 1 - 4 * free.mean(axis=1) - 0.2 * hidden.mean(axis=1) - 0.1 * reach
-    best = int(np.argmax(score))
-    if free[best].mean() > MOST_IN_FREE_SPACE:
-        return shape
-    new = hidden[best]
-    if shape.has_floor:
-        new &= mirrored[best, :, 2] > 0.002
-    n = shape.normals - 2 * (shape.normals @ normal[best])[:, None] * normal[best]
-    return Shape(
-        points=np.concatenate([shape.points, mirrored[best, new]]),
-        normals=np.concatenate([shape.normals, n[new]]),
-        seen=np.concatenate([shape.seen, np.zeros(np.count_nonzero(new), dtype=np.bool_)]),
-        spacing=shape.spacing,
-        scene=shape.scene,
-        eye=shape.eye,
-        T_camera_support=shape.T_camera_support,
-        horizon=shape.horizon,
-        has_floor=shape.has_floor,
+def _pixel_spacing(cloud: Array) -> float:
+    """Return the distance in m of neighbours in a row of the image, at least 1 mm."""
+    return max(0.001, float(np.median(np.linalg.norm(np.diff(cloud[:, :2], axis=0), axis=1))))
+
+
+def _densified(coarse: Shape, segment: ObjectSegment, T_support_camera: Array) -> Shape:
+    """Return the shape with every 2.5 mm of the cloud, and the normals of the nearest coarse points."""
+    cloud, spacing = voxel_down(segment.cloud_m, 0.0025, at_most=4000)
+    points = transform_points(T_support_camera, cloud)
+    nearest = cKDTree(coarse.points).query(points)[1]
+    return replace(
+        coarse,
+        points=points,
+        normals=coarse.normals[nearest],
+        seen=np.ones(len(points), dtype=np.bool_),
+        spacing=spacing,
+        scene=_with_backs(transform_points(T_support_camera, segment.scene_m), coarse),
     )
 
 
-def _mirror_planes(shape: Shape) -> tuple[Array, Array]:
+def _with_backs(scene: Array, shape: Shape) -> Array:
+    """Give the other things (S,3) some thickness: what is just behind their seen faces is theirs, too."""
+    view = scene - shape.eye
+    view[:, 2] = 0.0
+    view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-6)
+    backs = (scene[:, None] + np.array(BACKS_M)[:, None] * view[:, None]).reshape(-1, 3)
+    return np.concatenate([scene, backs[shape.depth_behind_seen(backs) > 0.005]])
+
+
+def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | None:
+    """Find the mirror plane, unit normal (3,) and offset m, whose image the camera's view contradicts least.
+
+    After a first mirror with normal `first`, one across it completes the corner of a box, and is held to a
+    stricter measure. Returns None if every image sticks out into space that was seen to be free.
+    """
+    normal, offset = _mirror_planes(shape, first)
+    image = shape.points - 2 * (shape.points @ normal.T - offset).T[..., None] * normal[:, None]  # (M,N,3)
+    behind = shape.depth_behind_seen(image)
+    tolerance = 0.003 + 0.5 * shape.spacing
+    free, hidden = (behind < -tolerance).mean(axis=1), (behind > tolerance).mean(axis=1)
+    score = 1 - 4 * free + 0.1 * hidden
+    best = int(np.argmax(score))
+    most = MOST_IN_FREE_SPACE if first is None else MOST_FOR_SECOND
+    return None if free[best] > most else (normal[best], float(offset[best]))
+
+
+def _with_image(shape: Shape, normal: Array, offset: float) -> Shape:
+    """Add those mirrored points that the camera cannot have seen."""
+    image = shape.points - 2 * (shape.points @ normal - offset)[:, None] * normal
+    new = shape.depth_behind_seen(image) > 0.003 + 0.5 * shape.spacing
+    if shape.has_floor:
+        new &= image[:, 2] > 0.002
+    turned = shape.normals - 2 * (shape.normals @ normal)[:, None] * normal
+    return replace(
+        shape,
+        points=np.concatenate([shape.points, image[new]]),
+        normals=np.concatenate([shape.normals, turned[new]]),
+        seen=np.concatenate([shape.seen, np.zeros(np.count_nonzero(new), dtype=np.bool_)]),
+    )
+
+
+def _with_skirts(shape: Shape) -> Shape:
+    """Let the outline hang straight down to the support on those sides of which nothing is known.
+
+    What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
+    image; but each is at least as far out as the outline. The normals of a skirt are level.
+    """
+    angle = rectangle_angle(shape.points[:, :2])
+    for direction in angle + np.arange(4) * np.pi / 2:
+        outward = np.array([np.cos(direction), np.sin(direction), 0.0])
+        if (shape.normals @ outward > 0.7).mean() < SIDE_KNOWN:
+            shape = _with_skirt(shape, outward)
+    return shape
+
+
+def _with_skirt(shape: Shape, outward: Array) -> Shape:
+    """Add the hidden points below the outermost seen ones in the level direction outward (3,)."""
+    side = np.array([-outward[1], outward[0], 0.0])
+    seen = shape.points[shape.seen]
+    along, across = seen @ outward, seen @ side
+    cell = np.floor((across - across.min()) / shape.spacing).astype(np.intp)
+    order = np.lexsort((-along, cell))
+    outline = order[np.unique(cell[order], return_index=True)[1]]
+    if len(outline) < 3:
+        return shape
+    slope = np.gradient(gaussian_filter1d(along[outline], 2.0), across[outline])
+    n = outward - slope[:, None] * side
+    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    steps = np.arange(1, int(seen[outline, 2].max() / shape.spacing) + 1) * shape.spacing
+    hanging = np.repeat(seen[outline][:, None], len(steps), axis=1)
+    hanging[..., 2] -= steps
+    # judged a little inside, for a wall seen edge-on is neither seen nor hidden
+    new = shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
+    new &= hanging[..., 2] > 0.002
+    return replace(
+        shape,
+        points=np.concatenate([shape.points, hanging[new]]),
+        normals=np.concatenate([shape.normals, np.repeat(n[:, None], len(steps), axis=1)[new]]),
+        seen=np.concatenate([shape.seen, np.zeros(np.count_nonzero(new), dtype=np.bool_)]),
+    )
+
+
+def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
     """Propose vertical mirror planes: unit normals (M,3) that look away from the camera, offsets (M,) m."""
     middle = shape.points.mean(axis=0)
     view = np.arctan2(*(middle - shape.eye)[1::-1])
-    angle = np.concatenate([view + np.radians(ANGLES_DEG), _flush_angles(shape.points[:, :2], view)])
+    if first is None:
+        angle = np.concatenate([view + np.radians(ANGLES_DEG), _flush_angles(shape.points[:, :2], view)])
+    else:
+        across = np.arctan2(first[0], -first[1]) + np.radians((-15.0, 0.0, 15.0))
+        angle = np.where(np.cos(across - view) < 0, across + np.pi, across)
     directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     along = shape.points[:, :2] @ directions.T
     low, high = np.quantile(along, (0.01, 0.99), axis=0)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp_candidates import propose
-from molmo_ros.grasp_checks import TRAVEL_M, Fits, Refusals, check
+from molmo_ros.grasp_checks import TRAVEL_M, Fits, Refusals, check, clearance
 from molmo_ros.grasp_score import score
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
+BATCH = 32  # of the roughly checked grasps, best first, are checked against the dense cloud at a time
 
 
 def plan_grasps(
@@ -23,24 +24,29 @@ def plan_grasps(
     gripper: Gripper,
     up: Array | None = None,
     max_grasps: int = 1,
-    shape: Shape | None = None,
+    views: Views | None = None,
 ) -> list[Grasp]:
     """Plan grasps in the camera's optical frame, best first, each different from those before it.
 
     Args: camera_point, what was asked for: grasps near it are preferred; up (3,), away from the ground,
-    used where the segment has no support plane; shape, the completed segment if it is known already.
+    used where the segment has no support plane; views, the completed segment if it is known already.
     Raises: GraspError, with code TOO_WIDE if the gripper cannot open around the object anywhere, else
     COLLISION.
     """
-    shape = shape or complete_shape(segment, up)
-    click = transform_points(invert(shape.T_camera_support), np.asarray(camera_point.position, dtype=np.float64))
-    candidates = propose(shape, click, gripper)
-    fits, refusals = check(shape, candidates, gripper)
-    if len(fits) == 0:
-        raise _refusal(shape, gripper, len(candidates), refusals)
-    quality = score(shape, fits, click, gripper)
-    chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
-    return [_grasp(shape, fits, int(k), float(quality[k])) for k in chosen]
+    views = views or complete_shape(segment, up)
+    T_support_camera = invert(views.coarse.T_camera_support)
+    click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
+    candidates = propose(views.coarse, click, gripper)
+    rough, refusals = check(views.coarse, candidates, gripper)
+    order = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
+    for first in range(0, len(order), BATCH):
+        fits, refused = check(views.dense, rough.candidates(order[first : first + BATCH]), gripper)
+        refusals = refusals + refused
+        if len(fits) > 0:
+            quality = score(views.dense, fits, click, gripper)
+            chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
+            return [_grasp(views.dense, fits, k, float(quality[k])) for k in chosen]
+    raise _refusal(views.dense, gripper, len(candidates), refusals)
 
 
 def _grasp(shape: Shape, fits: Fits, k: int, quality: float) -> Grasp:
@@ -82,7 +88,7 @@ def _refusal(shape: Shape, gripper: Gripper, count: int, refusals: Refusals) -> 
     angle = rectangle_angle(shape.points[:, :2])
     c, s = np.cos(angle), np.sin(angle)
     narrowest = float(np.ptp(shape.points[:, :2] @ np.array([[c, -s], [s, c]]), axis=0).min())
-    if narrowest > gripper.max_opening - 0.004:
+    if narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
             f"The object is {1000 * narrowest:.0f} mm wide at its narrowest and {gripper.name} opens "
             f"{1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper.",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from molmo_ros.complete import Shape
+from molmo_ros.complete import Shape, rectangle_angle
 from molmo_ros.datatypes import Array
 from molmo_ros.gripper import Gripper
 
@@ -18,6 +18,7 @@ TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
 PAIRS = 64
+MOST_PAIRS = 8000
 RIMS = 20
 
 
@@ -87,6 +88,10 @@ def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Arr
     cosine = np.minimum(-on_i, on_j) / distance
     good = (cosine > np.cos(np.radians(FRICTION_CONE_DEG))) & (distance > nearest) & (distance < farthest)
     a, j = np.nonzero(good)
+    once = ~shape.seen[j] | (first[a] < j)  # not (i, j) and (j, i)
+    a, j = a[once], j[once]
+    if len(a) > MOST_PAIRS:
+        a, j = a[:: len(a) // MOST_PAIRS], j[:: len(j) // MOST_PAIRS]
     i = first[a]
     # near to level axes first: a hand cannot come from below
     level = 1 - np.abs(points[j, 2] - points[i, 2]) / distance[a, j]
@@ -97,12 +102,13 @@ def _diverse(points: Array, i: Array, j: Array, quality: Array) -> tuple[Array, 
     """Keep the best pair of each cell of position (12 mm) and direction, then the best PAIRS, spread out."""
     order = np.argsort(-quality)
     i, j = i[order], j[order]
-    middle = (points[i] + points[j]) / 2
-    angle = np.arctan2(points[j, 1] - points[i, 1], points[j, 0] - points[i, 0]) % np.pi
-    steep = np.abs(points[j, 2] - points[i, 2]) > 0.6 * np.linalg.norm(points[j] - points[i], axis=1)
-    cell = np.stack([*np.floor(middle / 0.012).T, np.floor(angle / (np.pi / 8)), steep], axis=1).astype(np.int64)
-    _, first = np.unique(cell, axis=0, return_index=True)
-    first = np.sort(first)
+    d = points[j] - points[i]
+    angle = np.arctan2(d[:, 1], d[:, 0]) % np.pi
+    steep = np.abs(d[:, 2]) > 0.6 * np.linalg.norm(d, axis=1)
+    cell = np.stack([*np.floor((points[i] + points[j]) / 0.024).T, np.floor(angle / (np.pi / 8)), steep])
+    cell = cell.astype(np.int64) + 512
+    key = (((cell[0] * 1024 + cell[1]) * 1024 + cell[2]) * 16 + cell[3]) * 2 + cell[4]
+    first = np.sort(np.unique(key, return_index=True)[1])
     if len(first) > PAIRS:  # half the best, half from all over
         rest = first[PAIRS // 2 :]
         first = np.concatenate([first[: PAIRS // 2], rest[:: max(1, len(rest) // (PAIRS // 2))][: PAIRS // 2]])
@@ -110,14 +116,15 @@ def _diverse(points: Array, i: Array, j: Array, quality: Array) -> tuple[Array, 
 
 
 def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
-    """Come straight down, at the click and at the middle of the object, in TOP_ANGLES directions."""
+    """Come straight down, at the click and at the middle of the object, in TOP_ANGLES directions and along its box."""
     middle = shape.points.mean(axis=0)
     top = np.array([[*spot[:2], _top_at(shape, spot)] for spot in (click, middle)])
-    angle = np.arange(TOP_ANGLES) * np.pi / TOP_ANGLES
-    y = np.stack([np.cos(angle), np.sin(angle), np.zeros(TOP_ANGLES)], axis=1)
+    flush = rectangle_angle(shape.points[:, :2]) + np.array([0.0, np.pi / 2])
+    angle = np.concatenate([np.arange(TOP_ANGLES) * np.pi / TOP_ANGLES, flush])
+    y = np.stack([np.cos(angle), np.sin(angle), np.zeros(len(angle))], axis=1)
     depths = np.minimum(TOP_DEPTHS, gripper.finger_length - 0.006)
     rotation = _tilted(y, np.broadcast_to([0.0, 0.0, -1.0], y.shape), (0.0,))
-    spot, turn, reach = (g.ravel() for g in np.meshgrid(range(2), range(TOP_ANGLES), depths, indexing="ij"))
+    spot, turn, reach = (g.ravel() for g in np.meshgrid(range(2), range(len(angle)), depths, indexing="ij"))
     return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach)
 
 

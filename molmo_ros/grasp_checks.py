@@ -14,10 +14,13 @@ from molmo_ros.gripper import Gripper
 
 Index = npt.NDArray[np.intp]
 
-MAX_HITS = 2  # a single stray depth point must not veto a grasp
+# a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does
+HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.4
 MIN_INSIDE = 4  # points between the pads
-BIN_M = 0.0015
-CLEARANCE_M = 0.0015  # beside each finger
+MIN_COSINE = 0.7  # of the worse contact normal to the closing direction; rubber holds up to 0.88
+THIN_M = 0.012
+BIN_M = 0.001
+CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at every outline
 TABLE_CLEARANCE_M = 0.003
 MAX_RETRACT_M = 0.014
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
@@ -31,7 +34,8 @@ class Fits:
     rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free;
     width (P,) m between the contacts; contact (P,3) m their middle; cosine (P,) the worse contact's |n.y|;
     grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
-    the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers.
+    the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers; bite (P,) m of
+    the object between the fingers, from the tips up.
     """
 
     rotation: Array
@@ -45,9 +49,15 @@ class Fits:
     table: Array
     shift: Array
     guessed: Array
+    bite: Array
 
     def __len__(self) -> int:
         return len(self.opening)
+
+    def candidates(self, index: Index) -> Candidates:
+        """Return a choice of them as candidates, to be checked again."""
+        depth = np.sum((self.tips - self.contact) * self.rotation[:, :, 2], axis=1)
+        return Candidates(self.rotation, self.contact, self.width / 2, depth).take(index)
 
 
 @dataclass(frozen=True)
@@ -60,15 +70,30 @@ class Refusals:
     neighbour: int = 0
     palm: int = 0
 
+    def __add__(self, other: Refusals) -> Refusals:
+        return Refusals(
+            self.table + other.table,
+            self.no_opening + other.no_opening,
+            self.nothing_between + other.nothing_between,
+            self.neighbour + other.neighbour,
+            self.palm + other.palm,
+        )
+
     def text(self) -> str:
+        """Name the reasons, each with its number."""
         reasons = {
             "the table": self.table,
             "no free opening": self.no_opening,
-            "nothing to hold": self.nothing_between,
+            "no two opposite faces": self.nothing_between,
             "a neighbour between the fingers": self.neighbour,
             "the palm": self.palm,
         }
         return ", ".join(f"{count} for {why}" for why, count in reasons.items() if count)
+
+
+def clearance(shape: Shape) -> float:
+    """Return the room in m that is kept beside each finger."""
+    return CLEARANCE_M + shape.pixel
 
 
 def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits, Refusals]:
@@ -77,11 +102,11 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
     total = len(candidates)
     candidates, tips, low = candidates.take(clear), tips[clear], low[clear]
     touched = _Touched.of(shape, candidates.rotation, tips, gripper)
-    opening, shift, free = _free_opening(touched, candidates, low, gripper)
+    opening, shift, free = _free_opening(touched, candidates, low, gripper, clearance(shape))
     held = _hold(shape, touched, candidates.rotation, opening, shift, gripper)
-    firm = held.inside >= MIN_INSIDE
-    alone = held.intruders <= MAX_HITS
-    palm = _palm_free(shape, candidates.rotation, tips, touched, shift, gripper)
+    firm = (held.inside >= MIN_INSIDE) & (held.cosine >= MIN_COSINE)
+    alone = held.intruders * HIT_SCENE < 0.99
+    palm = _palm_free(touched, shift, gripper)
     good = free & firm & alone & palm
     refusals = Refusals(
         table=total - len(tips),
@@ -105,6 +130,7 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
         table=low[good],
         shift=np.abs(shift[good]),
         guessed=held.guessed[good],
+        bite=held.bite[good],
     )
     return fits, refusals
 
@@ -118,7 +144,7 @@ def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, 
     tips = c.contact + c.depth[:, None] * z
     if not shape.has_floor:
         return tips, np.full(len(tips), 0.05), np.ones(len(tips), dtype=np.bool_)
-    spread = np.abs(y[:, 2]) * (c.half + CLEARANCE_M + gripper.finger_thickness)
+    spread = np.abs(y[:, 2]) * (c.half + clearance(shape) + gripper.finger_thickness)
     lowest = tips[:, 2] - spread - np.abs(c.rotation[:, 2, 0]) * gripper.finger_width / 2
     missing = np.maximum(TABLE_CLEARANCE_M - lowest, 0.0)
     # coming level, nothing is gained by withdrawing
@@ -137,14 +163,17 @@ class _Touched:
     """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
 
     hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
-    object's, the rest the scene's. `local` (C,N+S,3) are all points in all hands' frames.
+    object's, the rest the scene's; weight (T,) is what a hit of it counts, 1 vetoes. `local` (C,3,N+S) are
+    all points in all hands' frames, and weights (N+S,) theirs.
     """
 
     hand: Index
     point: Index
     y: Array
     z: Array
+    weight: Array
     local: npt.NDArray[np.float32]
+    weights: Array
 
     @staticmethod
     def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Touched:
@@ -152,15 +181,20 @@ class _Touched:
         axes = rotation.astype(np.float32).transpose(0, 2, 1)  # (C,3,3), rows are the hand's axes
         local = axes @ points.T - (axes @ tips[..., None].astype(np.float32))
         x, y, z = local[:, 0], local[:, 1], local[:, 2]
-        reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * CLEARANCE_M
-        strip = (np.abs(x) < gripper.finger_width / 2 + CLEARANCE_M) & (np.abs(y) < reach)
-        strip &= (z < CLEARANCE_M) & (z > -(gripper.finger_length + TRAVEL_M))
+        room = clearance(shape)
+        reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * room
+        strip = (np.abs(x) < gripper.finger_width / 2 + room) & (np.abs(y) < reach)
+        strip &= (z < room) & (z > -(gripper.finger_length + TRAVEL_M))
         hand, point = np.nonzero(strip)
-        return _Touched(hand, point, y[hand, point].astype(np.float64), z[hand, point].astype(np.float64), local)
+        y, z = y[hand, point].astype(np.float64), z[hand, point].astype(np.float64)
+        weights = np.concatenate(
+            [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
+        )
+        return _Touched(hand, point, y, z, weights[point], local, weights)
 
 
 def _free_opening(
-    touched: _Touched, c: Candidates, low: Array, gripper: Gripper
+    touched: _Touched, c: Candidates, low: Array, gripper: Gripper, room: float
 ) -> tuple[Array, Array, Mask]:
     """Find the widest opening without a hit, and the shift that centres the hand on what lies between.
 
@@ -168,35 +202,38 @@ def _free_opening(
     object; the hand is centred between these, and opened as far as both sides stay free.
     Returns opening (C,) m, shift (C,) m along y, and which hands (C,) fit at all.
     """
-    right, right_end = _first_free(touched.hand, touched.y, c, gripper)
-    left, left_end = _first_free(touched.hand, -touched.y, c, gripper)
+    right, right_end = _first_free(touched, 1, c, gripper, room)
+    left, left_end = _first_free(touched, -1, c, gripper, room)
     shift = (right - left) / 2
     least = (right + left) / 2
     widest = np.minimum(right_end - shift, left_end + shift)
     # a tilted hand that opens wide would put a finger into the table
     steep = np.abs(c.rotation[:, 2, 1])
-    over_table = c.half + CLEARANCE_M + low / np.maximum(steep, 1e-3)
+    over_table = c.half + room + low / np.maximum(steep, 1e-3)
     widest = np.minimum(np.minimum(widest, over_table), gripper.max_opening / 2)
     free = (widest >= least) & (np.abs(shift) <= LATERAL_M)
     return 2 * widest, shift, free
 
 
-def _first_free(hand: Index, y: Array, c: Candidates, gripper: Gripper) -> tuple[Array, Array]:
-    """Return where on the side y > 0 a finger's inner face first fits (C,) m, and how far it stays free."""
+def _first_free(
+    t: _Touched, direction: int, c: Candidates, gripper: Gripper, room: float
+) -> tuple[Array, Array]:
+    """Return how far out a finger's inner face first fits (C,) m, and how far it stays free, along +-y."""
     bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
-    finger = int(np.ceil((gripper.finger_thickness + 2 * CLEARANCE_M) / BIN_M))
+    finger = int(np.ceil((gripper.finger_thickness + 2 * room) / BIN_M))
+    y = direction * t.y
     side = y > 0
     k = np.minimum((y[side] / BIN_M).astype(np.intp), bins - 1)
-    hits = np.bincount(hand[side] * bins + k, minlength=len(c) * bins).reshape(len(c), bins)
-    sums = np.concatenate([np.zeros((len(c), 1), dtype=np.intp), np.cumsum(hits, axis=1)], axis=1)
-    free = sums[:, finger:] - sums[:, :-finger] <= MAX_HITS
+    hits = np.bincount(t.hand[side] * bins + k, weights=t.weight[side], minlength=len(c) * bins)
+    sums = np.concatenate([np.zeros((len(c), 1)), np.cumsum(hits.reshape(len(c), bins), axis=1)], axis=1)
+    free = sums[:, finger:] - sums[:, :-finger] < 0.99
     place = np.arange(free.shape[1])
     start = np.maximum((c.half - 0.002) / BIN_M, 0)[:, None]
     beyond = free & (place >= start)
     first = np.where(beyond.any(axis=1), np.argmax(beyond, axis=1), free.shape[1] + bins)
     blocked = ~free & (place > first[:, None])
     end = np.where(blocked.any(axis=1), np.argmax(blocked, axis=1) - 1, free.shape[1] - 1)
-    return (first * BIN_M) + CLEARANCE_M, (end * BIN_M) + CLEARANCE_M
+    return (first * BIN_M) + room, (end * BIN_M) + room
 
 
 @dataclass(frozen=True)
@@ -210,6 +247,7 @@ class _Hold:
     cosine: Array
     grip: Array
     guessed: Array
+    bite: Array
 
 
 def _hold(
@@ -222,7 +260,10 @@ def _hold(
     intruder = between & (t.point >= objects) & (t.z > -gripper.finger_length)
     guessed = ~between & (t.point < objects)
     guessed[guessed] = ~shape.seen[t.point[guessed]]
-    pad = between & (t.point < objects) & (t.z > -gripper.pad_length)
+    caught = between & (t.point < objects) & (t.z > -gripper.finger_length)
+    bite = np.zeros(count)
+    np.maximum.at(bite, t.hand[caught], -t.z[caught])
+    pad = caught & (t.z > -gripper.pad_length)
     hand, point, y, z = t.hand[pad], t.point[pad], y[pad], t.z[pad]
     high, low = np.full(count, -np.inf), np.full(count, np.inf)
     np.maximum.at(high, hand, y)
@@ -237,24 +278,26 @@ def _hold(
     ]
     depths = np.bincount(hand, weights=z, minlength=count)
     inside = np.bincount(hand, minlength=count)
+    width = np.where(inside > 0, high - low + shape.pixel, 0.0)
+    # of a wall only one face is seen; the other one is parallel to it
+    cosine = np.where(width < THIN_M, np.maximum(*cosines), np.minimum(*cosines))
     return _Hold(
         inside=inside,
         intruders=np.bincount(t.hand[intruder], minlength=count),
-        width=np.where(inside > 0, high - low, 0.0),
+        width=width,
         depth=depths / np.maximum(inside, 1),
-        cosine=np.minimum(*cosines),
+        cosine=cosine,
         grip=np.minimum(*grips),
         guessed=np.bincount(t.hand[guessed], minlength=count),
+        bite=bite,
     )
 
 
-def _palm_free(
-    shape: Shape, rotation: Array, tips: Array, touched: _Touched, shift: Array, gripper: Gripper
-) -> Mask:
+def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:
     """Tell which hands' palms (C,) meet nothing on their way in."""
     x, y, z = touched.local[:, 0], touched.local[:, 1], touched.local[:, 2]
     back = gripper.finger_length
     hit = (z < -back + CLEARANCE_M) & (z > -(back + gripper.palm[2] + TRAVEL_M))
     hit &= np.abs(x) < gripper.palm[0] / 2
     hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2
-    return np.asarray(np.count_nonzero(hit, axis=1) <= MAX_HITS)
+    return np.asarray(hit @ touched.weights < 0.99)

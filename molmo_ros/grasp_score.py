@@ -9,8 +9,9 @@ from molmo_ros.datatypes import Array
 from molmo_ros.grasp_checks import Fits
 from molmo_ros.gripper import Gripper
 
-# share of each term; the first eight add up to 1.05, so that no grasp needs all of them
 ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK, MARGIN, TABLE, SLACK = 0.34, 0.18, 0.12, 0.10, 0.10, 0.08, 0.08, 0.05
+BITE = 0.12
+BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL = 0.12, 0.02, 0.05
 
 
@@ -19,6 +20,8 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     middle = shape.points.mean(axis=0)
     off_middle = np.linalg.norm(fits.contact - middle, axis=1)
     off_click = np.linalg.norm(fits.contact - click, axis=1)
+    # a round thing lying flat must be held below its middle, and its lower half is seldom seen
+    wanted = min(0.75 * float(np.ptp(shape.points[:, 2])), 0.030)
     total = (
         ANTIPODAL * np.clip((fits.cosine - 0.6) / 0.4, 0, 1)
         + CENTRE * np.exp(-((off_middle / 0.035) ** 2))
@@ -28,11 +31,12 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         + MARGIN * np.clip((gripper.max_opening - fits.width) / (0.3 * gripper.max_opening), 0, 1)
         + TABLE * np.clip(fits.table / 0.010, 0, 1)
         + SLACK * np.clip(fits.slack / 0.020, 0, 1)
+        + BITE * np.clip(fits.bite / wanted, 0, 1)
         - OCCLUDED * occluded_share(shape, fits, gripper)
         - GUESSED * np.clip(fits.guessed, 0, 2) / 2
         - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
     )
-    return np.clip(total, 0, 1)
+    return np.clip(total / BEST, 0, 1)
 
 
 def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:

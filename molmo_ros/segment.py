@@ -15,6 +15,7 @@ from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegm
 from molmo_ros.depth import DepthOptions, valid_depth
 from molmo_ros.errors import SegmentError
 from molmo_ros.plane import PlaneOptions, support_plane
+from molmo_ros.transforms import frame_with_z
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SegmentOptions:
     min_height_m: float = 0.006
     eps_m: float = 0.008
     voxel_m: float = 0.0035
-    min_neighbours: int = 4
+    min_neighbours: int = 3
     reach_m: float = 0.015
     min_points: int = 40
     depth: DepthOptions = field(default_factory=DepthOptions)
@@ -37,6 +38,7 @@ class SegmentOptions:
 
 
 DEFAULT_SEGMENT = SegmentOptions()
+STACKED = 0.9  # share of a footprint inside another's that makes two clusters one object
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,33 @@ def _hangs_together(
     usable = (labels[nearest] >= 0) & (distance < reach)
     if not usable.any():
         raise _on_support(seed, plane, float(distance[0]))
-    return np.asarray((labels == labels[nearest[usable][0]])[voxel])
+    own = labels == labels[nearest[usable][0]]
+    if plane is not None:
+        own = _with_stacked(centres, labels, own, plane[:3], coarse * o.eps_m)
+    return np.asarray(own[voxel])
+
+
+def _with_stacked(centres: Array, labels: Index, own: Mask, up: Array, cell: float) -> Mask:
+    """Add the clusters that stand in the object's footprint, or in whose footprint it stands.
+
+    A cap hides the neck of its bottle, and a rim the inside of its mug, so that they are seen apart.
+    """
+    flat = centres @ frame_with_z(up, np.array([0.0, 0.0, 1.0]))[:, :2]
+    column = np.floor((flat - flat.min(axis=0)) / cell).astype(np.int64) + 1
+    key = column[:, 0] * 4096 + column[:, 1]
+    around = np.array([4096 * i + j for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    own_key = key[own]
+    reached = np.unique(own_key[:, None] + around)
+    result = own.copy()
+    for label in np.unique(labels[(labels >= 0) & ~own]):
+        other = labels == label
+        its_key = key[other]
+        inside = np.isin(its_key, reached).mean()
+        if inside < STACKED and inside > 0:
+            inside = np.isin(own_key, np.unique(its_key[:, None] + around)).mean()
+        if inside >= STACKED:
+            result |= other
+    return result
 
 
 def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:
