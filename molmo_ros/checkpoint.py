@@ -207,7 +207,7 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
         return newest[-1].parent
     raise CheckpointError(
         f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: '
-        f"huggingface-cli download {name}"
+        f"hf download {name}"
     )
 
 
