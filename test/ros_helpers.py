@@ -19,7 +19,7 @@ from molmo_ros.ros.node import MolmoNode
 
 FRAME = "camera_color_optical_frame"
 # A scene of the simulated camera in which the built-in model finds GOOD once, and in which ABSENT is not.
-SEED, GOOD, ABSENT = 0, "the red mug", "the blue banana"
+SEED, GOOD, ABSENT = 0, "the white bowl", "the blue banana"
 
 
 class Spinning:

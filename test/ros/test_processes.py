@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image as PilImage
-from ros_helpers import GOOD, SEED
+from ros_helpers import ABSENT, GOOD, SEED
 
 from molmo_ros.errors import NotReadyError
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.demo import run_demo
 from molmo_ros.ros.processes import Processes
+from molmo_ros.sim import SimCamera
 
 
 def test_demo_writes_a_picture_of_a_real_answer(tmp_path: Path) -> None:
@@ -28,9 +29,18 @@ def test_demo_writes_a_picture_of_a_real_answer(tmp_path: Path) -> None:
     assert result["targets"][0].grasp is not None
     assert result["targets"][0].segment.mask.sum() > 500
     assert result["annotated"].shape == (480, 640, 3)
+    truth = SimCamera(SEED).truth
+    point = result["targets"][0].point
+    assert truth.objects[truth.ids[round(point.y), round(point.x)] - 1].name in GOOD
     assert {"frame", "vision", "decode", "total", "service_round_trip"} <= set(result["stages_ms"])
     assert PilImage.open(out).width > 1000
     assert any("ROS_DOMAIN_ID" in line for line in said)
+
+
+def test_demo_of_an_absent_object_is_no_failure(tmp_path: Path) -> None:
+    result = run_demo(ABSENT, SEED, tmp_path / "demo.png", say=lambda line: None)
+    assert (result["answer"], result["targets"]) == ("There are none.", ())
+    assert PilImage.open(result["picture"]).width > 1000
 
 
 def test_demo_tells_why_it_fails_and_leaves_no_process(tmp_path: Path) -> None:
