@@ -16,6 +16,7 @@ from molmo_ros.draw.labels import Box, place
 from molmo_ros.draw.raster import Canvas, Eye
 from molmo_ros.draw.solids import box
 from molmo_ros.draw.style import ACCENTS, shorten, text_width
+from molmo_ros.draw.viewpoint import choose_eye, set_stage
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import make_transform, rotate_covariance, transform_box, transform_grasp
 
@@ -222,3 +223,14 @@ def test_the_picture_is_made_in_a_moment(scene: tuple[RgbdFrame, GraspTarget], g
     start = time.process_time()
     picture(frame, grounding, gripper)
     assert time.process_time() - start < 2.0  # 0.6 s of CPU where this was written
+
+
+def test_the_eye_avoids_what_hides_the_object(scene: tuple[RgbdFrame, GraspTarget]) -> None:
+    frame, target = scene
+    stage = set_stage(frame, [target], 0.15)
+    free = choose_eye(stage, np.zeros((0, 3)), (640, 480))
+    between = 0.35 * free.position + 0.65 * stage.focus
+    wall = between + np.random.default_rng(0).uniform(-0.06, 0.06, (4000, 3))
+    moved = choose_eye(stage, wall, (640, 480))
+    turned = np.degrees(np.arccos(moved.rotation[2] @ free.rotation[2]))
+    assert turned > 15

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, GraspTarget, Image, RgbdFrame
-from molmo_ros.draw.cloud import make_cloud, spacing_px
+from molmo_ros.draw.cloud import Cloud, make_cloud, spacing_px
 from molmo_ros.draw.hand import hand_length, hand_solids
 from molmo_ros.draw.hud import AXIS_COLORS, dot, triad
 from molmo_ros.draw.raster import Canvas
@@ -54,8 +54,9 @@ def view3d(
     shown_length = 0.08 if gripper is None else hand_length(gripper) + 0.04
     stage = set_stage(frame, targets, shown_length)
     big = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
-    canvas = Canvas(choose_eye(stage, big), _background(big))
-    _draw_cloud(canvas, frame, targets, stage)
+    cloud = make_cloud(frame)
+    canvas = Canvas(choose_eye(stage, _others(cloud, targets), big), _background(big))
+    _draw_cloud(canvas, frame, cloud, targets, stage)
     best = next((t.grasp for t in targets if t.grasp is not None), None)
     if best is not None:
         _draw_grasp(canvas, best, gripper)
@@ -79,6 +80,15 @@ def _in_camera(target: GraspTarget, T_camera_target: Array) -> GraspTarget:
     return replace(target, position=position, box=box, grasp=grasp)
 
 
+def _others(cloud: Cloud, targets: Sequence[GraspTarget], stride: int = 5) -> Array:
+    """Return a thinned cloud (N,3) m without the target that has the grasp."""
+    keep = cloud.keep.copy()
+    best = next((t for t in targets if t.grasp is not None), None)
+    if best is not None and best.segment is not None and best.segment.mask.shape == keep.shape:
+        keep &= ~best.segment.mask
+    return np.asarray(cloud.points[::stride, ::stride][keep[::stride, ::stride]])
+
+
 def _background(size: tuple[int, int]) -> Floats:
     """Return a dark backdrop (H,W,3), a little lighter in the middle."""
     x, y = np.linspace(-1, 1, size[0])[None, :], np.linspace(-1, 1, size[1])[:, None]
@@ -86,9 +96,10 @@ def _background(size: tuple[int, int]) -> Floats:
     return np.asarray((1 - t) * np.array(CENTRE) + t * np.array(RIM), dtype=np.float32)
 
 
-def _draw_cloud(canvas: Canvas, frame: RgbdFrame, targets: Sequence[GraspTarget], stage: Stage) -> None:
+def _draw_cloud(
+    canvas: Canvas, frame: RgbdFrame, cloud: Cloud, targets: Sequence[GraspTarget], stage: Stage
+) -> None:
     """Splat the cloud: targets bright and tinted, the rest a little subdued, fading with the distance."""
-    cloud = make_cloud(frame)
     spacing = spacing_px(cloud, canvas.eye)
     colors = 0.86 * frame.rgb.astype(np.float32)
     for index, target in reversed(list(enumerate(targets))):
