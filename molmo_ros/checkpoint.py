@@ -206,8 +206,7 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
     if newest:
         return newest[-1].parent
     raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: '
-        f"hf download {name}"
+        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}'
     )
 
 
