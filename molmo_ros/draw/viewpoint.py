@@ -84,7 +84,7 @@ def _plane(targets: Sequence[GraspTarget]) -> Array | None:
 
 
 def choose_eye(stage: Stage, others_m: Array, size: tuple[int, int]) -> Eye:
-    """Put the eye where the fingers lie side by side, the seen side of the object shows, and nothing hides it.
+    """Put the eye where the fingers lie apart, the seen side of the object shows, and nothing hides it.
 
     Args: others_m (N,3), points of all that is not the object; size (width, height) px.
     """
