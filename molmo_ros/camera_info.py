@@ -24,16 +24,16 @@ def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the
     try:
         K = np.asarray(K, dtype=np.float64).reshape(3, 3)
     except (TypeError, ValueError):
-        raise CameraInfoError("K is not a 3x3 matrix of numbers; give fx 0 cx 0 fy cy 0 0 1 in pixels.") from None
+        raise CameraInfoError("K is no 3x3 matrix of numbers; give fx 0 cx 0 fy cy 0 0 1 in px.") from None
     if not np.all(np.isfinite(K)):
-        raise CameraInfoError(f"K holds a value that is not finite: {K.ravel().tolist()}; calibrate the camera.")
+        raise CameraInfoError(f"K is not finite: {K.ravel().tolist()}; calibrate the camera.")
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
     if fx <= 0 or fy <= 0:
-        raise CameraInfoError(f"The focal length is {fx:g}, {fy:g} px: the camera is not calibrated; calibrate it.")
+        raise CameraInfoError(f"The focal length is {fx:g}, {fy:g} px, of no camera; calibrate the camera.")
     if not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)) or abs(K[0, 1]) > 0.01 * fx:
         raise CameraInfoError(f"K is no pinhole camera: {K.ravel().tolist()}; give fx 0 cx 0 fy cy 0 0 1.")
     if not 0.5 < fx / fy < 2:
-        raise CameraInfoError(f"fx = {fx:g} and fy = {fy:g} px differ too much; pixels are near to square: check K.")
+        raise CameraInfoError(f"fx = {fx:g} and fy = {fy:g} px are of no real lens; check the order of K.")
     if not (0 <= cx <= width and 0 <= cy <= height) or not 0.1 < fx / width < 20:
         raise CameraInfoError(
             f"K (f = {fx:.0f} px, centre {cx:.0f}, {cy:.0f}) does not fit an image of {width}x{height}; "
@@ -51,7 +51,7 @@ def check_frame(frame: RgbdFrame) -> None:
         raise FrameError(f"Colour is {frame.rgb.dtype} {frame.rgb.shape}; give (H, W, 3) uint8 RGB.")
     if frame.depth.ndim != 2 or not np.issubdtype(frame.depth.dtype, np.floating):
         raise FrameError(
-            f"Depth is {frame.depth.dtype} {frame.depth.shape}; give (H, W) float metres (millimetres / 1000)."
+            f"Depth is {frame.depth.dtype} {frame.depth.shape}; give (H, W) floats in metres (mm / 1000)."
         )
     height, width = frame.rgb.shape[:2]
     if frame.depth.shape != (height, width):
@@ -78,7 +78,7 @@ def load_camera_info(path: str | Path) -> tuple[Array, int, int, str]:
     P = _matrix(info, path, 12, "projection_matrix", "p", "P")
     D = _matrix(info, path, None, "distortion_coefficients", "d", "D")
     if K is None and P is None:
-        raise CameraInfoError(f"{path} has neither camera_matrix nor projection_matrix; give a camera_info YAML.")
+        raise CameraInfoError(f"{path} has no camera_matrix, no projection_matrix; give a camera_info YAML.")
     if D is not None and np.any(np.abs(D) > 1e-9):
         log.warning("%s has lens distortion; image and depth are taken to be rectified already.", path)
     if P is not None and P[0] > 0:
@@ -93,7 +93,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         # topic echo ends each message with "---": take the first document
         first = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))), None)
     except OSError as error:
-        raise CameraInfoError(f"Cannot read {path}: {error.strerror}; give a camera_info YAML file.") from error
+        raise CameraInfoError(f"Cannot read {path}: {error.strerror}; give a camera_info YAML.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).splitlines()[0]
         raise CameraInfoError(f"{path} is not YAML ({line}); give a camera_info YAML file.") from error
@@ -118,7 +118,7 @@ def _matrix(info: dict[str, Any], path: Path, size: int | None, *names: str) -> 
     try:
         flat = np.asarray(value, dtype=np.float64).ravel()
     except (TypeError, ValueError):
-        raise CameraInfoError(f"{path}: {names[0]} holds something that is no number; give plain numbers.") from None
+        raise CameraInfoError(f"{path}: {names[0]} holds what is no number; give plain numbers.") from None
     if size is not None and flat.size != size:
         raise CameraInfoError(f"{path}: {names[0]} has {flat.size} numbers; give {size}.")
     return flat

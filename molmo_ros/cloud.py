@@ -43,11 +43,11 @@ def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[
         size *= max(1.1, float(np.sqrt(count / at_most)))  # surfaces: the count goes with 1 / size^2
 
 
-def normals(points: Array, towards: Array, radius: float, neighbours: int = 24) -> tuple[Array, Array]:
-    """Estimate unit normals (N,3) that look towards the point `towards` (3,), and how flat each place is (N,).
+def normals(points: Array, towards: Array, radius: float, neighbours: int = 24) -> Array:
+    """Estimate unit normals (N,3) that look towards the point `towards` (3,).
 
-    Principal components of the neighbours within radius m. Flatness is 1 on a plane and 0 where the
-    neighbours fill a ball; a point with fewer than 4 of them gets the direction to `towards` and 0.
+    Principal components of the neighbours within radius m; a point with fewer than 4 of them gets the
+    direction to `towards`.
     """
     k = min(neighbours, len(points))
     distance, index = cKDTree(points).query(points, k=k, distance_upper_bound=radius)
@@ -57,13 +57,11 @@ def normals(points: Array, towards: Array, radius: float, neighbours: int = 24) 
     count = near.sum(axis=1)
     mean = cluster.sum(axis=1) / count[:, None]
     centred = np.where(near[..., None], cluster - mean[:, None], 0.0)
-    values, vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)
+    vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)[1]
     to_eye = towards - points
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
     n = np.where((count >= 4)[:, None], vectors[:, :, 0], to_eye)
-    n = np.where(np.sum(n * to_eye, axis=1, keepdims=True) < 0, -n, n)
-    flat = np.where(count >= 4, 1 - 3 * values[:, 0] / np.maximum(values.sum(axis=1), 1e-12), 0.0)
-    return n, flat
+    return np.asarray(np.where(np.sum(n * to_eye, axis=1, keepdims=True) < 0, -n, n))
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,8 @@ class Horizon:
     def depth_towards(self, points: Array) -> Array:
         """Return the depth seen in the direction of each point (..., 3); inf where nothing lay."""
         z = points[..., 2]
-        cell = np.floor((points[..., :2] / np.where(z > 0.01, z, np.inf)[..., None] - self.origin) / self.cell)
+        direction = points[..., :2] / np.where(z > 0.01, z, np.inf)[..., None]
+        cell = np.floor((direction - self.origin) / self.cell)
         column, row = cell[..., 0].astype(np.intp), cell[..., 1].astype(np.intp)
         height, width = self.depth.shape
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)

@@ -26,11 +26,11 @@ MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
 @dataclass(frozen=True)
 class Shape:
-    """An object as the planner sees it, in its support frame: z up, z = 0 the support, origin below its middle.
+    """An object as the planner sees it, in its support frame: z up from the support, origin below its middle.
 
-    points and normals (N,3), outward; seen (N,) False where mirrored; spacing m of the points and pixel m
-    of the depth image there; scene (S,3) the other things; eye (3,) the camera; T_camera_support (4,4); horizon what the camera saw; has_floor
-    False if no support is known.
+    points and normals (N,3), outward; seen (N,) False where guessed; spacing m of the points, and pixel m
+    of the depth image there; scene (S,3) the other things; eye (3,) the camera; T_camera_support (4,4);
+    horizon what the camera saw; has_floor False if no support is known.
     """
 
     points: Array
@@ -61,9 +61,9 @@ class Views:
 def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool = True) -> Views:
     """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it."""
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
-    cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=520)
-    n, _ = normals(cloud, np.zeros(3), 3 * spacing)
-    scene, _ = voxel_down(segment.scene_m, 0.007, at_most=600)
+    cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=420)
+    n = normals(cloud, np.zeros(3), 3 * spacing)
+    scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
     pixel = _pixel_spacing(segment.cloud_m)
     coarse = Shape(
         points=transform_points(T_support_camera, cloud),
@@ -209,7 +209,7 @@ def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
 
 
 def _flush_angles(points: Array, view: float) -> Array:
-    """Return the two directions (2,) of the tightest rectangle around points (N,2), looking along the view."""
+    """Return the directions (2,) of the sides of the rectangle around points (N,2), along the view."""
     angle = rectangle_angle(points) + np.array([0.0, np.pi / 2])
     return np.asarray(np.where(np.cos(angle - view) < 0, angle + np.pi, angle))
 

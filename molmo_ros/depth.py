@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth
+from molmo_ros.datatypes import Array, Depth, Mask
 from molmo_ros.errors import DepthError
 
 
@@ -62,7 +62,7 @@ class DepthReading:
     slope: Array
 
 
-def valid_depth(depth: Depth, options: DepthOptions = DEFAULT_DEPTH) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def valid_depth(depth: Depth, options: DepthOptions = DEFAULT_DEPTH) -> Mask:
     """Mark the pixels (H,W) that hold a depth within range; NaN, inf, 0 and negative ones do not."""
     with np.errstate(invalid="ignore"):
         return np.asarray((depth >= options.min_range_m) & (depth <= options.max_range_m))
@@ -84,7 +84,7 @@ def robust_depth(
         window, du, dv = _window(depth, x, y, size)
         usable = valid_depth(window, options)
         if usable.mean() >= options.min_share:
-            return _read_layer(window[usable], du[usable], dv[usable], fx, options)
+            return _read_layer(window[usable].astype(np.float64), du[usable], dv[usable], fx, options)
     raise _no_depth(window, x, y, options)
 
 
@@ -95,14 +95,14 @@ def _window(depth: Depth, x: float, y: float, size: int) -> tuple[Depth, Array, 
     rows = slice(max(v0 - half, 0), v0 + half + 1)
     columns = slice(max(u0 - half, 0), u0 + half + 1)
     window = depth[rows, columns]
-    dv, du = np.mgrid[rows.start : rows.start + window.shape[0], columns.start : columns.start + window.shape[1]]
-    return window, du - x, dv - y
+    dv, du = np.indices(window.shape)
+    return window, du + (columns.start - x), dv + (rows.start - y)
 
 
 def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions) -> DepthReading:
     """Split z (N,) into layers, choose one, and take its weighted median."""
     order = np.argsort(z, kind="stable")
-    z, du, dv = z[order].astype(np.float64), du[order], dv[order]
+    z, du, dv = z[order], du[order], dv[order]
     distance = np.hypot(du, dv)
     hole = float(distance.min())
     # in a hole the nearest valid pixels lie at its rim: measure distance from there
@@ -148,8 +148,8 @@ def _no_depth(window: Depth, x: float, y: float, options: DepthOptions) -> Depth
     usable = valid_depth(window, options).mean()
     if seen.size < options.min_share * window.size:
         return DepthError(
-            f"Only {seen.size / window.size:.0%} of the {options.wide_window_px} px around ({x:.0f}, {y:.0f}) have "
-            "depth: transparent, shiny, too near, or outside the depth camera's view; move the camera or the object."
+            f"Only {seen.size / window.size:.0%} of {options.wide_window_px} px around ({x:.0f}, {y:.0f}) "
+            "have depth: transparent, shiny, too near, or outside the depth camera's view; move the camera."
         )
     middle = float(np.median(seen))
     unit = " (is depth in millimetres? give metres)" if middle > 100 else ""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from molmo_ros.cloud import Index
 from molmo_ros.complete import Shape, rectangle_angle
-from molmo_ros.datatypes import Array
+from molmo_ros.datatypes import Array, Mask
 from molmo_ros.gripper import Gripper
 
 FRICTION_CONE_DEG = 28.0  # of a rubber pad, mu = 0.53
-PAIR_TILTS_DEG = (0.0, 25.0, -25.0, 50.0, -50.0, 75.0, -75.0)
+PAIR_TILTS_DEG = (0.0, 30.0, -30.0, 60.0, -60.0)
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
@@ -39,7 +39,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.half)
 
-    def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Candidates:
+    def take(self, index: Index | Mask) -> Candidates:
         """Return a choice of them."""
         return Candidates(self.rotation[index], self.contact[index], self.half[index], self.depth[index])
 
@@ -73,10 +73,11 @@ def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
     rotation = _tilted(y, _down_across(y), PAIR_TILTS_DEG)
     repeat = len(PAIR_TILTS_DEG)
     half = np.repeat(half, repeat)
-    return Candidates(rotation, np.repeat(contact, repeat, axis=0), half, np.full(len(half), gripper.pad_length / 2))
+    depth = np.full(len(half), gripper.pad_length / 2)
+    return Candidates(rotation, np.repeat(contact, repeat, axis=0), half, depth)
 
 
-def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Array, Array]:
+def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Index, Index]:
     """Return the indices of at most PAIRS diverse antipodal pairs (i seen, j any)."""
     points, n = shape.points.astype(np.float32), shape.normals.astype(np.float32)
     first = np.flatnonzero(shape.seen)
@@ -95,10 +96,10 @@ def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Arr
     i = first[a]
     # near to level axes first: a hand cannot come from below
     level = 1 - np.abs(points[j, 2] - points[i, 2]) / distance[a, j]
-    return _diverse(points, i, j, cosine[a, j] + 0.1 * level + 0.03 * shape.seen[j])
+    return _diverse(shape.points, i, j, cosine[a, j] + 0.1 * level + 0.03 * shape.seen[j])
 
 
-def _diverse(points: Array, i: Array, j: Array, quality: Array) -> tuple[Array, Array]:
+def _diverse(points: Array, i: Index, j: Index, quality: Array) -> tuple[Index, Index]:
     """Keep the best pair of each cell of position (12 mm) and direction, then the best PAIRS, spread out."""
     order = np.argsort(-quality)
     i, j = i[order], j[order]
@@ -111,12 +112,13 @@ def _diverse(points: Array, i: Array, j: Array, quality: Array) -> tuple[Array, 
     first = np.sort(np.unique(key, return_index=True)[1])
     if len(first) > PAIRS:  # half the best, half from all over
         rest = first[PAIRS // 2 :]
-        first = np.concatenate([first[: PAIRS // 2], rest[:: max(1, len(rest) // (PAIRS // 2))][: PAIRS // 2]])
+        spread = rest[:: max(1, len(rest) // (PAIRS // 2))][: PAIRS // 2]
+        first = np.concatenate([first[: PAIRS // 2], spread])
     return i[first], j[first]
 
 
 def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
-    """Come straight down, at the click and at the middle of the object, in TOP_ANGLES directions and along its box."""
+    """Come straight down at the click and at the middle, in TOP_ANGLES directions and along the box."""
     middle = shape.points.mean(axis=0)
     top = np.array([[*spot[:2], _top_at(shape, spot)] for spot in (click, middle)])
     flush = rectangle_angle(shape.points[:, :2]) + np.array([0.0, np.pi / 2])
@@ -135,7 +137,8 @@ def rim_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     if len(edge) > RIMS:
         near_first = np.argsort(np.linalg.norm(edge - click, axis=1))
         edge, across = edge[near_first], across[near_first]
-        keep = np.concatenate([np.arange(RIMS // 2), np.linspace(RIMS // 2, len(edge) - 1, RIMS // 2).astype(int)])
+        spread = np.linspace(RIMS // 2, len(edge) - 1, RIMS // 2).astype(np.intp)
+        keep = np.concatenate([np.arange(RIMS // 2), spread])
         edge, across = edge[keep], across[keep]
     rotation = _leaning(across, RIM_TILTS_DEG)
     count = len(rotation)
@@ -181,7 +184,7 @@ def _down_across(y: Array) -> Array:
 
 
 def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:
-    """Return rotations (C*len(tilts),3,3) of hands that close along y (C,3) and come along z, tilted about y."""
+    """Return rotations (C*tilts,3,3) of hands that close along y (C,3) and come along z, tilted about y."""
     x = np.cross(y, z)
     angle = np.radians(tilts_deg)
     c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
@@ -191,7 +194,7 @@ def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:
 
 
 def _leaning(across: Array, tilts_deg: tuple[float, ...]) -> Array:
-    """Return rotations (C*len(tilts),3,3) from above that lean along `across` (C,3), as a slanting wall does."""
+    """Return rotations (C*tilts,3,3) from above that lean along `across` (C,3), as a slanting wall does."""
     down = np.array([0.0, 0.0, -1.0])
     angle = np.radians(tilts_deg)
     c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]

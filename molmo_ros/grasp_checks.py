@@ -1,4 +1,4 @@
-"""Is there room for the hand? Fingers, palm and their way in, against the object, its neighbours and the table."""
+"""Is there room for the hand? Fingers, palm and way in, against object, neighbours and table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.cloud import Index
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.grasp_candidates import Candidates
 from molmo_ros.gripper import Gripper
-
-Index = npt.NDArray[np.intp]
 
 # a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does
 HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.4
@@ -44,11 +43,11 @@ class Fits:
     width: Array
     contact: Array
     cosine: Array
-    grip: Array
+    grip: Index
     slack: Array
     table: Array
     shift: Array
-    guessed: Array
+    guessed: Index
     bite: Array
 
     def __len__(self) -> int:
@@ -171,9 +170,9 @@ class _Touched:
     point: Index
     y: Array
     z: Array
-    weight: Array
+    weight: npt.NDArray[np.float32]
     local: npt.NDArray[np.float32]
-    weights: Array
+    weights: npt.NDArray[np.float32]
 
     @staticmethod
     def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Touched:
@@ -189,7 +188,7 @@ class _Touched:
         y, z = y[hand, point].astype(np.float64), z[hand, point].astype(np.float64)
         weights = np.concatenate(
             [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
-        )
+        ).astype(np.float32)
         return _Touched(hand, point, y, z, weights[point], local, weights)
 
 
@@ -240,13 +239,13 @@ def _first_free(
 class _Hold:
     """What lies between the pads of each hand (C,)."""
 
-    inside: Array
-    intruders: Array
+    inside: Index
+    intruders: Index
     width: Array
     depth: Array
     cosine: Array
-    grip: Array
-    guessed: Array
+    grip: Index
+    guessed: Index
     bite: Array
 
 
@@ -300,4 +299,4 @@ def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:
     hit = (z < -back + CLEARANCE_M) & (z > -(back + gripper.palm[2] + TRAVEL_M))
     hit &= np.abs(x) < gripper.palm[0] / 2
     hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2
-    return np.asarray(hit @ touched.weights < 0.99)
+    return np.asarray(hit.astype(np.float32) @ touched.weights < 0.99)

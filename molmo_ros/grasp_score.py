@@ -9,8 +9,8 @@ from molmo_ros.datatypes import Array
 from molmo_ros.grasp_checks import Fits
 from molmo_ros.gripper import Gripper
 
-ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK, MARGIN, TABLE, SLACK = 0.34, 0.18, 0.12, 0.10, 0.10, 0.08, 0.08, 0.05
-BITE = 0.12
+ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.18, 0.12, 0.10, 0.10
+MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL = 0.12, 0.02, 0.05
 
@@ -36,11 +36,11 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         - GUESSED * np.clip(fits.guessed, 0, 2) / 2
         - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
     )
-    return np.clip(total / BEST, 0, 1)
+    return np.asarray(np.clip(total / BEST, 0, 1))
 
 
 def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
-    """Return the share (P,) of the fingers' volume that lies behind what the camera saw: nobody knows what is there."""
+    """Return the share (P,) of the fingers that lies behind what the camera saw, where anything may be."""
     along = -gripper.finger_length * np.array([0.1, 0.4, 0.7])
     side = np.array([-1.0, 1.0])
     z, s = (g.ravel() for g in np.meshgrid(along, side, indexing="ij"))

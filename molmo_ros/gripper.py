@@ -42,7 +42,8 @@ class Gripper:
         if path.suffix not in (".yaml", ".yml"):
             if str(name_or_path) not in preset_names():
                 raise ParameterError(
-                    f"There is no gripper {str(name_or_path)!r}; choose {', '.join(preset_names())}, or give a YAML file."
+                    f"There is no gripper {str(name_or_path)!r}; choose {', '.join(preset_names())}, "
+                    "or give a YAML file."
                 )
             path = PRESETS / f"{name_or_path}.yaml"
         return _from_mapping(_read(path), path)

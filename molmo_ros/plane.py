@@ -77,6 +77,7 @@ def _hypotheses(sample: Array, up: Array | None, options: PlaneOptions, rng: np.
 
 def _refined(points: Array, plane: Array, tolerance: float) -> Array:
     """Fit the plane to its inliers among points (N,3) by least squares, twice."""
+    points = points[:: max(1, len(points) // 10_000)]
     for _ in range(2):
         near = points[np.abs(points @ plane[:3] + plane[3]) < tolerance]
         if len(near) < 10:

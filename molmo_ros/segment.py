@@ -43,7 +43,7 @@ STACKED = 0.9  # share of a footprint inside another's that makes two clusters o
 
 @dataclass(frozen=True)
 class _Region:
-    """A strided cut of the frame: points (N,3) m, their pixels v, u (N,), and the noise at the seed's depth."""
+    """A strided cut of the frame: points (N,3) m at pixels v, u (N,); spacing and sigma m at the seed."""
 
     points: Array
     v: Index
@@ -74,19 +74,21 @@ def segment_object(
     tolerance = max(0.004, 2 * region.sigma)
     plane = support_plane(region.points, seed, tolerance, up, options.plane)
     least = max(options.min_height_m, 2.5 * region.sigma)
-    height = region.points @ plane[:3] + plane[3] if plane is not None else np.full(len(region.points), np.inf)
-    above = height > least
+    above = np.ones(len(region.points), dtype=np.bool_)
+    if plane is not None:
+        above = region.points @ plane[:3] + plane[3] > least
     if mask is not None:
         own = above & mask[region.v, region.u]
     else:
         own = np.zeros_like(above)
         own[above] = _hangs_together(region.points[above], seed, camera_point, plane, region, options)
-    if np.count_nonzero(own) < options.min_points:
-        raise _too_small(point, np.count_nonzero(own), options)
+    count = int(np.count_nonzero(own))
+    if count < options.min_points:
+        raise _too_small(point, count, options)
     if plane is None and mask is None and own.mean() > 0.6:
         raise SegmentError(
-            f"No support plane was found and {own.mean():.0%} of the surroundings hang together with the point "
-            f"({point.x:.0f}, {point.y:.0f}); show more of the table, or give the direction of up."
+            f"No support plane was found and {own.mean():.0%} of the surroundings hang together with the "
+            f"point ({point.x:.0f}, {point.y:.0f}); show more of the table, or give the direction of up."
         )
     return ObjectSegment(
         mask=_full_mask(frame, region, own, plane, least),
@@ -127,7 +129,12 @@ def _attached(frame: RgbdFrame, z: Array, v: Index, u: Index, step: float) -> Ma
 
 
 def _hangs_together(
-    points: Array, seed: Array, camera_point: CameraPoint, plane: Array | None, region: _Region, o: SegmentOptions
+    points: Array,
+    seed: Array,
+    camera_point: CameraPoint,
+    plane: Array | None,
+    region: _Region,
+    o: SegmentOptions,
 ) -> Mask:
     """Mark the points (N,) that are density-connected with the one nearest to seed (3,)."""
     if len(points) == 0:
@@ -144,7 +151,7 @@ def _hangs_together(
     usable = (labels[nearest] >= 0) & (distance < reach)
     if not usable.any():
         raise _on_support(seed, plane, float(distance[0]))
-    own = labels == labels[nearest[usable][0]]
+    own: Mask = labels == labels[nearest[usable][0]]
     if plane is not None:
         own = _with_stacked(centres, labels, own, plane[:3], coarse * o.eps_m)
     return np.asarray(own[voxel])
@@ -170,7 +177,7 @@ def _with_stacked(centres: Array, labels: Index, own: Mask, up: Array, cell: flo
             inside = np.isin(own_key, np.unique(its_key[:, None] + around)).mean()
         if inside >= STACKED:
             result |= other
-    return result
+    return np.asarray(result)
 
 
 def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:
@@ -181,7 +188,7 @@ def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:
     i, j = pairs.T
     both = core[i] & core[j]
     graph = coo_matrix((np.ones(both.sum(), dtype=np.int8), (i[both], j[both])), shape=(tree.n, tree.n))
-    labels = connected_components(graph, directed=False)[1].astype(np.intp)
+    labels: Index = connected_components(graph, directed=False)[1].astype(np.intp)
     labels[~core] = -1
     for a, b in ((i, j), (j, i)):
         border = core[a] & ~core[b]
@@ -199,7 +206,7 @@ def _full_mask(frame: RgbdFrame, region: _Region, own: Mask, plane: Array | None
         return mask
     z = region.points[own, 2]
     slack = max(0.006, 4 * region.sigma)
-    height, width = mask.shape
+    height, width = frame.depth.shape
     K = frame.K
     for dv in range(-(s // 2), s - s // 2):
         for du in range(-(s // 2), s - s // 2):
@@ -214,7 +221,9 @@ def _full_mask(frame: RgbdFrame, region: _Region, own: Mask, plane: Array | None
 
 
 def _on_support(seed: Array, plane: Array | None, distance: float | None = None) -> SegmentError:
-    where = "" if plane is None else f" at {1000 * float(plane[:3] @ seed + plane[3]):.0f} mm above its support"
+    where = ""
+    if plane is not None:
+        where = f" {1000 * float(plane[:3] @ seed + plane[3]):.0f} mm above its support"
     far = "nothing stands out of the support" if distance is None else (
         f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away"
     )
@@ -223,6 +232,6 @@ def _on_support(seed: Array, plane: Array | None, distance: float | None = None)
 
 def _too_small(point: ImagePoint, count: int, options: SegmentOptions) -> SegmentError:
     return SegmentError(
-        f"Only {count} depth points hang together at ({point.x:.0f}, {point.y:.0f}), and {options.min_points} are "
-        "needed; move the camera closer, or check the depth there."
+        f"Only {count} depth points hang together at ({point.x:.0f}, {point.y:.0f}), and "
+        f"{options.min_points} are needed; move the camera closer, or check the depth there."
     )

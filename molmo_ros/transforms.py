@@ -18,7 +18,7 @@ def unit(vector: Array) -> Array:
     v = np.asarray(vector, dtype=np.float64)
     norm = np.linalg.norm(v, axis=-1, keepdims=True)
     if not np.all(np.isfinite(norm)) or np.any(norm < 1e-12):
-        raise TransformError(f"No direction in {v.tolist()}: its length is zero or not finite; give a real direction.")
+        raise TransformError(f"{v.tolist()} has no direction; give a vector of finite, non-zero length.")
     return np.asarray(v / norm)
 
 
@@ -67,7 +67,7 @@ def check_transform(T: Array) -> Array:
     """Return T as (4,4) float64. Raises: TransformError unless it is finite and rigid to 1e-3."""
     T = np.asarray(T, dtype=np.float64)
     if T.shape != (4, 4) or not np.all(np.isfinite(T)):
-        raise TransformError(f"A transform must be a finite 4x4 matrix, not shape {T.shape}; check its source.")
+        raise TransformError(f"A transform must be a finite 4x4 matrix, not {T.shape}; check its source.")
     R = T[:3, :3]
     skew = float(np.abs(R @ R.T - np.eye(3)).max())
     if skew > 1e-3 or np.linalg.det(R) < 0 or not np.allclose(T[3], (0.0, 0.0, 0.0, 1.0), atol=1e-9):
@@ -102,9 +102,9 @@ def transform_plane(T: Array, plane: Array) -> Array:
 
 def rotate_covariance(T: Array, covariance: Array) -> Array:
     """Turn a covariance by the rotation R of T: R C R^T; (3,3), or (6,6) in REP-103 order, blockwise."""
-    R = T[:3, :3]
+    R: Array = T[:3, :3]
     if covariance.shape == (6, 6):
-        R = np.kron(np.eye(2), R)
+        R = np.kron(np.eye(2), R).astype(np.float64)
     turned = R @ covariance @ R.T
     return np.asarray(0.5 * (turned + turned.T))
 
