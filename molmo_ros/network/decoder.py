@@ -46,7 +46,7 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     ]
     bias = visibility(graph, limit, past_len, past[0][0], positions)  # (1,1,T,S)
     rotary = {i: rotary_table(graph, c, i, positions) for i in (_plain_layer(c), _scaled_layer(c)) if i >= 0}
-    x = graph.to_activations(x)
+    x = graph.to_residual(x)
     new: list[Value] = []
     for i in range(c.num_layers):
         table = rotary[_scaled_layer(c) if c.yarn and i in c.yarn_layers else _plain_layer(c)]
@@ -54,7 +54,7 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
         new += [key, value]
     x = graph.gather(x, rows, axis=1)  # (1,N,D)
     x = graph.rms_norm(x, f"{TEXT}ln_f", read(f"{TEXT}ln_f.weight"), c.norm_eps)
-    logits = graph.linear(graph.reshape(x, -1, c.hidden_size), "lm_head", read(HEAD))  # (N,vocabulary)
+    logits = graph.linear(graph.reshape(x, -1, c.hidden_size), "lm_head", read(HEAD), head=True)  # (N,vocabulary)
     graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", c.vocab_size])
     graph.output(
         graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
@@ -117,11 +117,12 @@ def text_block_forward(
     def norm(part: str, x: Value) -> Value:
         return graph.rms_norm(x, f"{name}{part}", read(f"{name}{part}.weight"), c.norm_eps)
 
-    h = x if c.norm_after else norm("attn_norm", x)
+    h = graph.to_activations(x) if c.norm_after else norm("attn_norm", x)
     h, key, value = self_attention(graph, read, c, f"{name}self_attn.", h, rotary, bias, past)
-    x = graph.add(x, norm("attn_norm", h) if c.norm_after else h)
-    h = feed_forward(graph, read, c, f"{name}mlp.", x if c.norm_after else norm("ff_norm", x))
-    return graph.add(x, norm("ff_norm", h) if c.norm_after else h), key, value
+    x = graph.residual_add(x, norm("attn_norm", h) if c.norm_after else h)
+    h = graph.to_activations(x) if c.norm_after else norm("ff_norm", x)
+    h = feed_forward(graph, read, c, f"{name}mlp.", h)
+    return graph.residual_add(x, norm("ff_norm", h) if c.norm_after else h), key, value
 
 
 def self_attention(

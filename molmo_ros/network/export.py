@@ -12,7 +12,8 @@ from pathlib import Path
 
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.network.decoder import build_decoder
-from molmo_ros.network.graph import FP32, OPSET, Graph, Precision, WeightSink
+from molmo_ros.network.graph import OPSET, Graph, WeightSink
+from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 
 VISION = "vision"
@@ -26,7 +27,7 @@ Progress = Callable[[str, float], None]
 
 def build_graph(checkpoint: Checkpoint, part: str, sink: WeightSink, precision: Precision = FP32) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``."""
-    graph = Graph(part, sink, precision)
+    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
     read = checkpoint.weights.read
     if part == VISION:
         image = checkpoint.image
@@ -75,5 +76,5 @@ def _cache_dir() -> Path:
 def _key(checkpoint: Checkpoint, precision: Precision) -> str:
     """Changes with the weights' files, the configuration, and the code that builds the graphs."""
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weights.files]
-    facts = [GRAPH_VERSION, OPSET, precision.name, files, repr(checkpoint.config), repr(checkpoint.image)]
+    facts = [GRAPH_VERSION, OPSET, repr(precision), files, repr(checkpoint.config), repr(checkpoint.image)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

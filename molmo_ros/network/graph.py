@@ -4,12 +4,14 @@ A ``Graph`` collects nodes and weights; each method adds one operator and return
 the network reads like the forward pass that it describes. Weights go to a ``WeightSink``: into the graph
 itself, or, for models beyond the 2 GB of a protobuf, straight to a file beside it, one tensor at a time.
 
-Only primitives of opset 18 are used, so that TensorRT 10.3 parses the result.
+Only primitives of opset 18 are used, so that TensorRT 10.3 parses the result; rounded weights need the
+``DequantizeLinear`` of opset 21.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -17,35 +19,23 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from molmo_ros.network.precision import (
+    FP32,
+    Precision,
+    block_size,
+    pack_int4,
+    round_blocks,
+    round_outputs,
+)
 
 OPSET = 18
+ROUNDED_OPSET = 21
 
 Value = str  # the name of a tensor in the graph
 Array = npt.NDArray[Any]
 Dim = int | str | None
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How weights and activations are held. Norms, softmax, rotary angles and logits are always fp32.
-
-    The seam for fp16, bf16 and weight-only integers: ``Graph.linear`` alone places large weights.
-    """
-
-    activations: int = TensorProto.FLOAT
-
-    @property
-    def name(self) -> str:
-        names = {
-            int(TensorProto.FLOAT): "fp32",
-            int(TensorProto.FLOAT16): "fp16",
-            int(TensorProto.BFLOAT16): "bf16",
-        }
-        return names[self.activations]
-
-
-FP32 = Precision()
 
 
 class WeightSink:
@@ -62,16 +52,22 @@ class WeightSink:
         self._file: IO[bytes] | None = path.open("wb") if path else None
 
     def tensor(self, name: str, array: Array) -> TensorProto:
-        if self._file is None or self._path is None or array.nbytes < self.EXTERNAL_BYTES:
-            return numpy_helper.from_array(array, name)
+        kind = int(helper.np_dtype_to_tensor_dtype(array.dtype))
+        return self.raw(name, kind, array.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    def raw(self, name: str, kind: int, shape: Sequence[int], data: bytes | memoryview) -> TensorProto:
+        """A tensor of any type from its bytes."""
+        tensor = TensorProto(name=name, data_type=kind)
+        tensor.dims.extend(shape)
+        if self._file is None or self._path is None or len(data) < self.EXTERNAL_BYTES:
+            tensor.raw_data = bytes(data)
+            return tensor
         self._file.write(b"\0" * (-self._file.tell() % self.ALIGNMENT))
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
-        tensor.dims.extend(array.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": self._path.name, "offset": self._file.tell(), "length": array.nbytes}
+        place = {"location": self._path.name, "offset": self._file.tell(), "length": len(data)}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
-        self._file.write(np.ascontiguousarray(array).data)
+        self._file.write(data)
         return tensor
 
     def close(self) -> None:
@@ -105,8 +101,10 @@ class Graph:
         graph = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._weights.values())
         )
-        opset = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opset, ir_version=9, producer_name="molmo_ros")
+        rounded = self.precision.weights in ("int8", "int4")
+        opset = [helper.make_opsetid("", ROUNDED_OPSET if rounded else OPSET)]
+        version = 10 if rounded else 9
+        return helper.make_model(graph, opset_imports=opset, ir_version=version, producer_name="molmo_ros")
 
     def op(self, kind: str, *inputs: Value, outputs: int = 1, **attributes: Any) -> Value:
         """Any operator with one result."""
@@ -122,8 +120,7 @@ class Graph:
     def weight(self, name: str, array: Array) -> Value:
         """A tensor of the checkpoint under its own name, in the precision of activations."""
         if name not in self._weights:
-            dtype = helper.tensor_dtype_to_np_dtype(self.precision.activations)
-            self._weights[name] = self.sink.tensor(name, array.astype(dtype, copy=False))
+            self._weights[name] = self.sink.tensor(name, array.astype(self.precision.dtype, copy=False))
         return name
 
     def fp32_weight(self, name: str, array: Array) -> Value:
@@ -143,7 +140,7 @@ class Graph:
 
     def _constant(self, name: str, array: Array) -> Value:
         if name not in self._weights:
-            self._weights[name] = numpy_helper.from_array(array, name)
+            self._weights[name] = WeightSink().tensor(name, array)
         return name
 
     # --- arithmetic and shape ---
@@ -191,20 +188,75 @@ class Graph:
         return self.op("Cast", x, to=dtype)
 
     def to_fp32(self, x: Value) -> Value:
-        return x if self.precision.activations == TensorProto.FLOAT else self.cast(x, TensorProto.FLOAT)
+        return x if self.precision.is_fp32 else self.cast(x, TensorProto.FLOAT)
 
     def to_activations(self, x: Value) -> Value:
         """Back from fp32 to the precision of activations."""
-        if self.precision.activations == TensorProto.FLOAT:
-            return x
-        return self.cast(x, self.precision.activations)
+        return x if self.precision.is_fp32 else self.cast(x, self.precision.activations)
+
+    # --- where fp16 would overflow ---
+
+    def to_residual(self, x: Value) -> Value:
+        """fp32 -> what the sum over the layers is held in: fp32 for fp16, since it grows beyond 65504."""
+        return x if self.precision.is_fp16 else self.to_activations(x)
+
+    def residual_add(self, x: Value, h: Value) -> Value:
+        """The sum over the layers and one more term in the precision of activations."""
+        return self.add(x, self.to_fp32(h) if self.precision.is_fp16 else h)
+
+    @contextmanager
+    def island(self) -> Iterator[None]:
+        """All within is fp32 where the rest is fp16; other precisions stay."""
+        saved = self.precision
+        if saved.is_fp16:
+            self.precision = FP32
+        try:
+            yield
+        finally:
+            self.precision = saved
 
     # --- layers ---
 
-    def linear(self, x: Value, name: str, weight: Array, bias: Array | None = None) -> Value:
+    def linear(
+        self, x: Value, name: str, weight: Array, bias: Array | None = None, *, head: bool = False
+    ) -> Value:
         """x (..., in) @ weight (out, in) transposed, + bias (out,). The one place where weights are laid."""
-        y = self.matmul(x, self.weight(f"{name}.weight", np.ascontiguousarray(weight.T)))
+        kind = self.precision.head if head else self.precision.weights
+        matrix = np.ascontiguousarray(weight.T)
+        if kind == "dynamic":
+            y = self._dynamic(x, f"{name}.weight", matrix)
+        elif kind in ("int8", "int4"):
+            y = self.matmul(x, self._rounded_weight(f"{name}.weight", matrix, kind))
+        else:
+            y = self.matmul(x, self.weight(f"{name}.weight", matrix))
         return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
+
+    def _rounded_weight(self, name: str, matrix: Array, kind: str) -> Value:
+        """matrix (in,out) as integers and scales, multiplied out by the kernel that uses them."""
+        if kind == "int8" and not self.precision.int8_blocks:
+            values, scale = round_outputs(matrix)
+            place: dict[str, int] = {"axis": 1}
+        else:
+            block = block_size(len(matrix))
+            values, scale = round_blocks(matrix, 8 if kind == "int8" else 4, block)
+            place = {"axis": 0, "block_size": block}
+        integers = f"{name}.{kind}"
+        if kind == "int8":
+            self._weights[integers] = self.sink.tensor(integers, values)
+        else:
+            data = pack_int4(values)
+            self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), values.shape, data)
+        return self.op("DequantizeLinear", integers, self.weight(f"{name}.scale", scale), **place)
+
+    def _dynamic(self, x: Value, name: str, matrix: Array) -> Value:
+        """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""
+        values, scale = round_outputs(matrix)
+        self._weights[f"{name}.int8"] = self.sink.tensor(f"{name}.int8", values)
+        rounded, x_scale, x_zero = self.ops("DynamicQuantizeLinear", x, outputs=3)
+        total = self.op("MatMulInteger", rounded, f"{name}.int8", x_zero)
+        return self.mul(
+            self.cast(total, TensorProto.FLOAT), self.mul(x_scale, self.weight(f"{name}.scale", scale))
+        )
 
     def layer_norm(self, x: Value, name: str, weight: Array, bias: Array, eps: float) -> Value:
         normal = self.op(
@@ -245,5 +297,5 @@ class Graph:
 
     def _scalar(self, value: float) -> Value:
         """A constant in the precision of activations."""
-        dtype = helper.tensor_dtype_to_np_dtype(self.precision.activations)
-        return self._constant(f"{self.precision.name}_{value!r}", np.array(value, dtype=dtype))
+        kind = int(self.precision.activations)
+        return self._constant(f"scalar{kind}_{value!r}", np.array(value, dtype=self.precision.dtype))

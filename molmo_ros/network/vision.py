@@ -36,10 +36,11 @@ def build_vision(
     crops = graph.input("crops", TensorProto.UINT8, ["C", vision.image_size, vision.image_size, 3])
     pooling = graph.input("pooling", TensorProto.INT64, ["M", window])
     taps = vision_tower(graph, read, vision, crops, mean, std)
-    patches = graph.reshape(graph.concat(*taps, axis=-1), -1, vision.tap_size)  # (C*N,F)
-    pooled = pool_patches(graph, read, config.connector, patches, pooling, vision.tap_size)  # (M,V)
-    embeds = project(graph, read, pooled)  # (M,D)
-    graph.output(graph.to_fp32(embeds), "image_embeds", TensorProto.FLOAT, ["M", config.text.hidden_size])
+    with graph.island():
+        patches = graph.reshape(graph.concat(*taps, axis=-1), -1, vision.tap_size)  # (C*N,F)
+        pooled = pool_patches(graph, read, config.connector, patches, pooling, vision.tap_size)  # (M,V)
+        embeds = graph.to_fp32(project(graph, read, pooled))  # (M,D)
+    graph.output(embeds, "image_embeds", TensorProto.FLOAT, ["M", config.text.hidden_size])
 
 
 def vision_tower(
@@ -55,6 +56,7 @@ def vision_tower(
         patch_embedding(graph, read, c, crops, mean, std),
         graph.weight(f"{VIT}positional_embedding", read(f"{VIT}positional_embedding")),
     )
+    x = graph.to_fp32(x) if graph.precision.is_fp16 else x
     hidden = []
     for layer in range(c.num_layers):
         x = vision_block(graph, read, c, vit_block(layer), x)
@@ -91,11 +93,11 @@ def vision_block(graph: Graph, read: Read, c: VisionConfig, name: str, x: Value)
     """One pre-norm transformer block with full attention; x (C,N,V)."""
     h = _layer_norm(graph, read, f"{name}attention_norm", x, c.norm_eps)
     h = cross_attention(graph, read, f"{name}attention.", h, h, c.num_heads, c.head_dim, None)
-    x = graph.add(x, h)
+    x = graph.residual_add(x, h)
     h = _layer_norm(graph, read, f"{name}ffn_norm", x, c.norm_eps)
     h = _linear(graph, read, f"{name}feed_forward.w1", h)
     h = graph.gelu_tanh(h) if c.activation == "gelu_tanh" else graph.quick_gelu(h)
-    return graph.add(x, _linear(graph, read, f"{name}feed_forward.w2", h))
+    return graph.residual_add(x, _linear(graph, read, f"{name}feed_forward.w2", h))
 
 
 def cross_attention(

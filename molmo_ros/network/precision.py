@@ -1,0 +1,117 @@
+"""How weights and activations are held, and the rounding of weights to 8 and 4 bits.
+
+Norms, softmax, rotary angles and logits are fp32 in every precision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+Array = npt.NDArray[Any]
+Int8 = npt.NDArray[np.int8]
+
+BLOCK = 128  # weights along the input that share one scale
+_SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is no multiple of it
+_NUMPY: dict[int, Any] = {
+    int(TensorProto.FLOAT): np.float32,
+    int(TensorProto.FLOAT16): np.float16,
+    int(TensorProto.BFLOAT16): ml_dtypes.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), or "dynamic":
+    int8 weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
+
+    ``int8_blocks``: a scale per block of the input, as for int4; else one per output.
+    """
+
+    name: str = "fp32"
+    activations: int = int(TensorProto.FLOAT)
+    weights: str = ""
+    head: str = ""
+    int8_blocks: bool = False
+
+    @property
+    def dtype(self) -> Any:
+        """Of activations, in numpy."""
+        return _NUMPY[self.activations]
+
+    @property
+    def is_fp16(self) -> bool:
+        return self.activations == int(TensorProto.FLOAT16)
+
+    @property
+    def is_fp32(self) -> bool:
+        return self.activations == int(TensorProto.FLOAT)
+
+    def of_vision(self) -> Precision:
+        """The vision tower is never rounded to few bits; where all is dynamic it is too."""
+        return self if self.weights == "dynamic" else replace(self, weights="", head="")
+
+
+FP32 = Precision()
+FP16 = Precision("fp16", int(TensorProto.FLOAT16))
+BF16 = Precision("bf16", int(TensorProto.BFLOAT16))
+
+# What each name means on a GPU, and what on a CPU.
+GPU_PRECISIONS: dict[str, Precision] = {
+    "fp32": FP32,
+    "fp16": FP16,
+    "bf16": BF16,
+    "int8": replace(BF16, name="int8", weights="int8"),
+    "int4": replace(BF16, name="int4", weights="int4"),
+}
+CPU_PRECISIONS: dict[str, Precision] = {
+    "fp32": FP32,
+    "fp16": FP16,
+    "int8": replace(FP32, name="int8", weights="int8", head="int8", int8_blocks=True),
+    "int8_dynamic": replace(FP32, name="int8_dynamic", weights="dynamic", head="dynamic"),
+    "int4": replace(FP32, name="int4", weights="int4", head="int8", int8_blocks=True),
+}
+
+
+def block_size(width: int) -> int:
+    """Weights that share a scale: 128, or the largest smaller block that divides the input's width.
+
+    Raises: ValueError if not even 16 does.
+    """
+    for block in _SMALLER_BLOCKS:
+        if width % block == 0:
+            return block
+    raise ValueError(f"the width {width} is no multiple of {_SMALLER_BLOCKS[-1]}, so it has no blocks")
+
+
+def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, npt.NDArray[np.float32]]:
+    """weight (in,out) -> integers (in,out) and scales (in/block,out), rounded to nearest, symmetric.
+
+    A block's largest weight is on the last step of its own side: -2^(b-1) below zero, 2^(b-1) - 1 above.
+    """
+    blocks = weight.reshape(-1, block, weight.shape[1])
+    top = 2 ** (bits - 1)
+    scale = np.maximum(blocks.max(axis=1) / (top - 1), blocks.min(axis=1) / -top)
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    rounded = np.rint(blocks / scale[:, None])
+    return np.clip(rounded, -top, top - 1).astype(np.int8).reshape(weight.shape), scale
+
+
+def round_outputs(weight: Array) -> tuple[Int8, npt.NDArray[np.float32]]:
+    """weight (in,out) -> integers -127 ... 127 and one scale for each output (out,)."""
+    scale = np.abs(weight).max(axis=0) / 127
+    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    return np.rint(weight / scale).astype(np.int8), scale
+
+
+def pack_int4(values: Int8) -> bytes:
+    """Two in a byte, the first in the low half, as ONNX lays them out."""
+    flat = values.reshape(-1).view(np.uint8) & 0xF
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return bytes((flat[0::2] | (flat[1::2] << 4)).data)
