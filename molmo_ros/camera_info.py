@@ -34,7 +34,8 @@ def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the
         raise CameraInfoError(f"K is no pinhole camera: {K.ravel().tolist()}; give fx 0 cx 0 fy cy 0 0 1.")
     if not 0.5 < fx / fy < 2:
         raise CameraInfoError(f"fx = {fx:g} and fy = {fy:g} px are of no real lens; check the order of K.")
-    if not (0 <= cx <= width and 0 <= cy <= height) or not 0.1 < fx / width < 20:
+    off_centre = max(abs(cx / width - 0.5), abs(cy / height - 0.5))
+    if off_centre > 0.48 or not 0.1 < fx / width < 20:
         raise CameraInfoError(
             f"K (f = {fx:.0f} px, centre {cx:.0f}, {cy:.0f}) does not fit an image of {width}x{height}; "
             "use the camera_info of this very image."

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molmo_ros.depth import DEFAULT_DEPTH, robust_depth, valid_depth
+from molmo_ros.errors import DepthError
+
+FX = 600.0
+
+
+def wall(z: float = 0.8) -> np.ndarray:
+    return np.full((60, 80), z, np.float32)
+
+
+def test_a_wall_is_where_it_is() -> None:
+    reading = robust_depth(wall(), 40, 30, FX)
+    assert reading.z == pytest.approx(0.8, abs=1e-6)
+    assert reading.ambiguity == 0
+    assert reading.gap_m == 0
+    assert reading.hole_px == 0
+    assert reading.slope == pytest.approx([0, 0], abs=1e-9)
+    # z^2 s / (f B) + floor = 0.64 * 0.08 / (600 * 0.05) + 0.0005
+    assert reading.sigma_m == pytest.approx(0.0022067, abs=1e-6)
+
+
+@pytest.mark.parametrize("nothing", [np.nan, 0.0, np.inf, -np.inf, -1.0])
+def test_what_is_no_depth_is_not_read(nothing: float) -> None:
+    depth = wall()
+    depth[28:33, 38:43] = nothing  # the pixel itself and 24 around it
+    reading = robust_depth(depth, 40, 30, FX)
+    assert reading.z == pytest.approx(0.8, abs=1e-6)
+    assert reading.hole_px == pytest.approx(3.0)
+
+
+def test_the_near_thing_under_the_pixel_wins_over_the_background() -> None:
+    depth = wall(1.0)
+    depth[:, 38:43] = 0.7  # a pole of 5 px
+    reading = robust_depth(depth, 40, 30, FX)
+    assert reading.z == pytest.approx(0.7, abs=1e-6)
+    assert reading.gap_m == pytest.approx(0.3, abs=1e-6)
+    # the weight of |u| > 2 px under a Gaussian of 2.5 px, cut at 5 px
+    u = np.arange(-5, 6)
+    w = np.exp(-0.5 * (u / 2.5) ** 2)
+    assert reading.ambiguity == pytest.approx(w[np.abs(u) > 2].sum() / w.sum(), abs=0.01)
+
+
+def test_the_background_wins_beside_the_near_thing() -> None:
+    depth = wall(1.0)
+    depth[:, 30:37] = 0.7
+    assert robust_depth(depth, 40, 30, FX).z == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_flying_pixel_is_ignored() -> None:
+    depth = wall()
+    depth[30, 40] = 0.45
+    assert robust_depth(depth, 40, 30, FX).z == pytest.approx(0.8, abs=1e-6)
+
+
+def test_slope_is_that_of_the_plane() -> None:
+    v, u = np.mgrid[:60, :80]
+    inverse = 1.25 + 0.002 * (u - 40) - 0.004 * (v - 30)
+    reading = robust_depth((1 / inverse).astype(np.float32), 40, 30, FX)
+    assert reading.z == pytest.approx(0.8, abs=2e-3)
+    assert reading.slope == pytest.approx([0.002, -0.004], rel=1e-3)
+
+
+def test_a_larger_window_helps_over_a_hole() -> None:
+    depth = wall()
+    depth[24:37, 34:47] = np.nan  # larger than the first window
+    reading = robust_depth(depth, 40, 30, FX)
+    assert reading.z == pytest.approx(0.8, abs=1e-6)
+    assert reading.hole_px == pytest.approx(7.0)
+
+
+def test_no_depth_at_all_is_an_error() -> None:
+    with pytest.raises(DepthError, match=r"0% .* \(40, 30\) have depth") as caught:
+        robust_depth(np.full((60, 80), np.nan, np.float32), 40, 30, FX)
+    assert caught.value.code == "NO_DEPTH"
+
+
+@pytest.mark.parametrize("z", [0.05, 6.0])
+def test_out_of_range_has_its_own_code(z: float) -> None:
+    with pytest.raises(DepthError, match=f"{z:.2f} m") as caught:
+        robust_depth(wall(z), 40, 30, FX)
+    assert caught.value.code == "OUT_OF_RANGE"
+
+
+def test_millimetres_are_recognised() -> None:
+    with pytest.raises(DepthError, match="millimetres"):
+        robust_depth(wall(800.0), 40, 30, FX)
+
+
+@pytest.mark.parametrize(("x", "y"), [(-5, 30), (90, 30), (40, 200), (np.nan, 30)])
+def test_a_point_outside_the_image_is_refused(x: float, y: float) -> None:
+    with pytest.raises(DepthError, match="outside the image of 80x60"):
+        robust_depth(wall(), x, y, FX)
+
+
+@given(st.floats(-0.5, 79.5), st.floats(-0.5, 59.5))
+def test_every_pixel_of_a_wall_reads_the_same(x: float, y: float) -> None:
+    assert robust_depth(wall(), x, y, FX).z == pytest.approx(0.8, abs=1e-6)
+
+
+def test_noise_is_averaged() -> None:
+    rng = np.random.default_rng(1)
+    errors = []
+    for _ in range(50):
+        depth = (wall() + rng.normal(0, 0.004, (60, 80))).astype(np.float32)
+        errors.append(robust_depth(depth, 40, 30, FX).z - 0.8)
+    assert np.std(errors) < 0.001
+    assert abs(np.mean(errors)) < 0.0005
+
+
+def test_valid_depth_knows_the_limits() -> None:
+    depth = np.array([[np.nan, 0, np.inf, 0.05, 0.1, 4.0, 4.1, -1]], np.float32)
+    depth[0, 4] = 0.11
+    assert valid_depth(depth, DEFAULT_DEPTH).tolist() == [[False, False, False, False, True, True, False, False]]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+from solids import look, roll, sphere
+
+from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
+from molmo_ros.depth import DepthReading
+from molmo_ros.errors import CameraInfoError, DepthError, FrameError
+from molmo_ros.lift import depth_gradient, lift_point
+
+K = np.array([[600.0, 0, 320.0], [0, 500.0, 240.0], [0, 0, 1]])
+
+
+def frame_of(depth: Array) -> RgbdFrame:
+    return RgbdFrame(np.zeros((*depth.shape, 3), np.uint8), depth.astype(np.float32), K)
+
+
+def test_a_pixel_is_deprojected() -> None:
+    lifted = lift_point(frame_of(np.full((480, 640), 1.2)), ImagePoint(380.0, 190.0, "it"))
+    # x = (380 - 320) / 600 * 1.2, y = (190 - 240) / 500 * 1.2
+    assert lifted.position == pytest.approx([0.12, -0.12, 1.2], abs=1e-6)
+    assert lifted.ambiguity == 0
+
+
+def test_covariance_of_a_wall_seen_straight() -> None:
+    point = ImagePoint(320.0, 240.0, "it", covariance=np.diag([9.0, 4.0]))
+    covariance = lift_point(frame_of(np.full((480, 640), 1.2)), point).covariance
+    sigma_z = 1.2**2 * 0.08 / (600 * 0.05) + 0.0005
+    assert covariance == pytest.approx(
+        np.diag([9 * (1.2 / 600) ** 2, 4 * (1.2 / 500) ** 2, sigma_z**2]), rel=1e-3, abs=1e-12
+    )
+
+
+def test_covariance_on_a_slope_is_that_of_many_draws() -> None:
+    n, d = np.array([0.5, -0.3, -0.8]), -0.7  # n.P = d
+    v, u = np.mgrid[:480, :640]
+    rays = np.stack([(u - 320) / 600, (v - 240) / 500, np.ones(u.shape)], axis=-1)
+    point = ImagePoint(300.0, 260.0, "it", covariance=np.array([[4.0, 1.0], [1.0, 2.0]]))
+    lifted = lift_point(frame_of(d / (rays @ n)), point)
+    rng = np.random.default_rng(0)
+    pixels = rng.multivariate_normal([300, 260], point.covariance, 100_000)
+    drawn = np.column_stack([(pixels[:, 0] - 320) / 600, (pixels[:, 1] - 240) / 500, np.ones(len(pixels))])
+    drawn *= (d / (drawn @ n))[:, None]
+    ray = lifted.position / lifted.position[2]
+    sigma_z = lifted.position[2] ** 2 * 0.08 / (600 * 0.05) + 0.0005
+    expected = np.cov(drawn.T) + sigma_z**2 * np.outer(ray, ray)
+    assert lifted.covariance == pytest.approx(expected, rel=0.03, abs=2e-8)
+
+
+def test_two_layers_add_doubt_along_the_ray() -> None:
+    depth = np.full((480, 640), 1.0)
+    depth[:, 318:323] = 0.7
+    lifted = lift_point(frame_of(depth), ImagePoint(320.0, 240.0, "it", covariance=np.eye(2) * 1e-6))
+    sigma_z = 0.7**2 * 0.08 / (600 * 0.05) + 0.0005
+    assert lifted.ambiguity > 0.2
+    assert lifted.covariance[2, 2] == pytest.approx(sigma_z**2 + lifted.ambiguity * 0.3**2, rel=1e-3)
+
+
+def test_slope_is_limited_at_grazing_view() -> None:
+    reading = DepthReading(z=1.0, sigma_m=0.001, ambiguity=0.0, gap_m=0.0, hole_px=0.0, slope=np.array([0.0, 5.0]))
+    gradient = depth_gradient(reading, np.array([0.0, 0.0, 1.0]), K)
+    # n is all but (0, 1, 0): dz/dv would be -5 m/px; with n.r >= 0.15 it is -z / (f 0.15)
+    assert gradient == pytest.approx([0, -1 / (500 * 0.15)], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"depth": np.ones((240, 320), np.float32)}, FrameError),
+        ({"K": np.zeros((3, 3))}, CameraInfoError),
+        ({"depth": np.full((480, 640), np.nan, np.float32)}, DepthError),
+        ({"depth": np.zeros((480, 640), np.float32)}, DepthError),
+    ],
+)
+def test_bad_frames_are_refused(change: dict[str, Array], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        lift_point(replace(frame_of(np.ones((480, 640))), **change), ImagePoint(320.0, 240.0, "it"))  # type: ignore[arg-type]
+
+
+def test_ellipsoid_covers_the_truth() -> None:
+    """Over pixels drawn around true ones, 90 % of true positions lie in the 90 % ellipsoid."""
+    inside = []
+    rng = np.random.default_rng(5)
+    for view in (look(sphere(0, 0, 0.04), roll(0.1, 0.05, 0.015, 0.12), noise=1), look(roll(0, 0, 0.03, 0.1), noise=1)):
+        truth = look(*view.solids).frame.depth
+        v, u = np.nonzero(view.ids > 0)
+        for k in rng.choice(len(u), 150, replace=False):
+            x, y = np.array([u[k], v[k]]) + rng.normal(0, 1.5, 2)
+            lifted = lift_point(view.frame, ImagePoint(float(x), float(y), "it", covariance=np.eye(2) * 1.5**2))
+            f, c = view.frame.K[0, 0], view.frame.K[:2, 2]
+            true = truth[v[k], u[k]] * np.array([(u[k] - c[0]) / f, (v[k] - c[1]) / f, 1])
+            error = lifted.position - true
+            inside.append(error @ np.linalg.solve(lifted.covariance, error) < chi2.ppf(0.9, 3))
+    assert 0.83 < np.mean(inside) < 0.98
