@@ -41,7 +41,7 @@ install_runtime() {
   [ "$ros" != wheels ] || "$venv/bin/python" scripts/mend_ros_wheels.py
 }
 
-install_dev() { install_packages base sim eager train dev; }
+install_dev() { install_packages base sim eager dev; }
 
 build() {
   # Through a link, because CMake refuses include folders (numpy's, in .venv) that lie under the source folder.
@@ -64,9 +64,10 @@ main() {
   local base
   base="$repo $ros $("$python" -c 'import sys; print(sys.version)')"
   stamped venv "Python environment ($python_version)" make_venv "$base"
-  stamped packages "Python packages ($ros_text)" install_runtime "$base" requirements constraints.txt scripts/mend_ros_wheels.py
+  stamped packages "Python packages ($ros_text)" install_runtime "$base" \
+    requirements/{base,sim,ros-wheels,colcon}.txt constraints.txt scripts/mend_ros_wheels.py
   if [ "$layer" = dev ]; then
-    stamped dev "Development packages (PyTorch, linters)" install_dev "$base" requirements constraints.txt
+    stamped dev "Development packages (PyTorch, linters)" install_dev "$base" requirements/{base,sim,eager,dev}.txt constraints.txt
   fi
   stamped build "Interfaces and package (colcon build)" build "$base" CMakeLists.txt package.xml msg srv action \
     scripts/bin names:molmo_ros names:launch names:config names:engines names:rviz
