@@ -74,11 +74,18 @@ def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
     texts = {
         name: values[name] for name in ("checkpoint", "runtime", "gripper", "target_frame") if values[name]
     }
-    flags = {name: values[name] for name in ("autostart", "use_sim_time")}
+    flags = {name: flag(name, values[name]) for name in ("autostart", "use_sim_time")}
     return {
         **{name: ParameterValue(text, value_type=str) for name, text in texts.items()},
-        **{name: ParameterValue(flag, value_type=bool) for name, flag in flags.items()},
+        **{name: ParameterValue(value, value_type=bool) for name, value in flags.items()},
     }
+
+
+def flag(name: str, text: str) -> bool:
+    """A launch argument that is true or false."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{name} is {text!r}; give true or false.")
+    return text.lower() == "true"
 
 
 def remappings(values: dict[str, str]) -> list[tuple[str, str]]:
@@ -87,6 +94,7 @@ def remappings(values: dict[str, str]) -> list[tuple[str, str]]:
         raise ValueError(f"camera is {values['camera']!r}; choose one of {', '.join(CAMERAS)}.")
     preset = yaml.safe_load((SHARE / "config" / "cameras" / f"{values['camera']}.yaml").read_text())
     topics = {topic: values[topic] or preset[topic] for topic in TOPICS}
-    pairs = [(topic, name) for topic, name in topics.items() if topic != name]
+    pairs = list(topics.items())
     suffixes = {"image": "compressed", "depth": "compressedDepth"}
-    return pairs + [(f"{topic}/{end}", f"{topics[topic]}/{end}") for topic, end in suffixes.items()]
+    compressed = [(f"{topic}/{end}", f"{topics[topic]}/{end}") for topic, end in suffixes.items()]
+    return [pair for pair in pairs + compressed if pair[0] != pair[1]]
