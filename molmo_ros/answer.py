@@ -48,6 +48,7 @@ class Molmo:
         runtime: str = "auto",
         progress: Progress | None = None,
         *,
+        precision: str = "auto",
         threads: int | None = None,
     ) -> Molmo:
         """Load "tiny", a checkpoint folder, or a hub id in the local cache.
@@ -55,7 +56,7 @@ class Molmo:
         Raises: CheckpointError, RuntimeUnavailableError.
         """
         opened = load_checkpoint(checkpoint, progress=progress)
-        return cls(opened, load_runtime(opened, runtime, threads=threads, progress=progress))
+        return cls(opened, load_runtime(opened, runtime, precision, threads=threads, progress=progress))
 
     @property
     def info(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Molmo:
             "model_type": config.model_type,
             "parameters": self._checkpoint.weights.parameters,
             "runtime": self._runtime.name,
-            "precision": "fp32",
+            "precision": self._runtime.precision,
             "layers": config.text.num_layers,
             "hidden_size": config.text.hidden_size,
             "vocab_size": config.text.vocab_size,

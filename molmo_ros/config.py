@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from molmo_ros.errors import ParameterError
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 RUNTIMES = ("auto", "eager", "onnx", "tensorrt", "tensorrt_rtx", "remote")
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
 
@@ -50,6 +51,12 @@ class NodeConfig:
         read_only=True,
     )
     runtime: str = _setting("auto", "What runs the model.", choices=RUNTIMES, read_only=True)
+    precision: str = _setting(
+        "auto",
+        "How the weights are held; auto: as the engine, or what suits the CPU.",
+        choices=PRECISIONS,
+        read_only=True,
+    )
     gripper: str = _setting(
         "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", read_only=True
     )

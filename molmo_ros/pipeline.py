@@ -59,17 +59,20 @@ class Grounder:
         runtime: str = "auto",
         gripper: str | Path = "franka_hand",
         progress: Callable[[str, float], None] | None = None,
+        *,
+        precision: str = "auto",
     ) -> Grounder:
         """Load a model and a gripper.
 
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
-        preset or a YAML file; progress, called with a stage and 0..1.
+        preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
+        bf16, int8, int8_dynamic, int4, or "auto".
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
         """
         from molmo_ros.answer import Molmo
 
         hand = Gripper.load(gripper)
-        return Grounder(Molmo.load(str(checkpoint), runtime, progress), hand)
+        return Grounder(Molmo.load(str(checkpoint), runtime, progress, precision=precision), hand)
 
     def close(self) -> None:
         """Free the model's memory."""

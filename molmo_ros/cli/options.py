@@ -10,11 +10,12 @@ from pathlib import Path
 from molmo_ros.errors import FrameError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-RUNTIMES = ("auto", "onnx", "eager")
+RUNTIMES = ("auto", "onnx", "tensorrt", "tensorrt_rtx", "eager")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --checkpoint and --runtime."""
+    """Add --checkpoint, --runtime and --precision."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--checkpoint",
@@ -24,6 +25,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--runtime", choices=RUNTIMES, default="auto", help="what runs the model (default auto)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="how the weights are held (default auto: as the engine, or what suits the CPU)",
     )
 
 

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
+from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.config import TextConfig
 from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.network.graph import WeightSink
+from molmo_ros.network.precision import CPU_PRECISIONS, PRECISIONS, Precision
 from molmo_ros.network.weights import TEXT
 from molmo_ros.runtimes.base import Cache, Float32, Index
 
@@ -31,8 +33,8 @@ Progress = Callable[[str, float], None]
 class SlabCache:
     """Keys and values in one array (2L,S,G,K), keys of layer i at 2i, filled from the front of S."""
 
-    def __init__(self, text: TextConfig, capacity: int = 256) -> None:
-        self._slab = np.zeros((2 * text.num_layers, capacity, text.num_kv_heads, text.head_dim), np.float32)
+    def __init__(self, text: TextConfig, capacity: int = 256, dtype: Any = np.float32) -> None:
+        self._slab = np.zeros((2 * text.num_layers, capacity, text.num_kv_heads, text.head_dim), dtype)
         self._length = 0
 
     @property
@@ -73,28 +75,41 @@ class OrtRuntime:
     name = "onnx"
 
     def __init__(
-        self, checkpoint: Checkpoint, *, threads: int | None = None, progress: Progress | None = None
+        self,
+        checkpoint: Checkpoint,
+        precision: str = "auto",
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
+        held = cpu_precision(checkpoint, precision)
         start = time.perf_counter()
         report = progress or (lambda stage, fraction: None)
+        self.precision = held.name
+        self._dtype = held.dtype
         self._text = checkpoint.config.text
         self._embedding = _Embedding(checkpoint)
         report("loading vision", 0.1)
-        self._vision = _session(checkpoint, VISION, threads)
+        self._vision = _session(checkpoint, VISION, held, threads)
         report("loading text model", 0.4)
-        self._decoder = _session(checkpoint, DECODER, threads)
+        self._decoder = _session(checkpoint, DECODER, held, threads)
         report("ready", 1.0)
-        log.info("ONNX Runtime on the CPU, fp32, ready in %.1f s", time.perf_counter() - start)
+        log.info("ONNX Runtime on the CPU, %s, ready in %.1f s", held.name, time.perf_counter() - start)
 
-    def encode_image(self, crops: Image, pooling: Index) -> Float32:
-        (embeds,) = self._vision.run(["image_embeds"], {"crops": crops, "pooling": pooling})
+    def encode_image(
+        self, crops: Image | Float32, pooling: Index, padding: Index | None = None
+    ) -> Float32:
+        inputs: dict[str, npt.NDArray[Any]] = {"crops": crops, "pooling": pooling}
+        if padding is not None:
+            inputs["padding"] = padding
+        (embeds,) = self._vision.run(["image_embeds"], inputs)
         return np.asarray(embeds, dtype=np.float32)
 
     def embed(self, token_ids: list[int]) -> Float32:
         return self._embedding(token_ids)
 
     def new_cache(self) -> SlabCache:
-        return SlabCache(self._text)
+        return SlabCache(self._text, dtype=self._dtype)
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
         assert isinstance(cache, SlabCache)
@@ -140,7 +155,27 @@ class _Embedding:
         return np.asarray(np.concatenate(parts)[inverse], dtype=np.float32)
 
 
-def _session(checkpoint: Checkpoint, part: str, threads: int | None) -> Any:
+def cpu_precision(checkpoint: Checkpoint, name: str) -> Precision:
+    """What a precision means here.
+
+    "auto" is fp32, the reference, where that is cheap, and int8 weights above: measured on 0.2 G parameters
+    they take half the time for a token and a quarter less for the prefill, at a logit cosine of 0.9998.
+    "int8_dynamic" is faster still, but one scale for all tokens may fail on models with outliers.
+    Raises: RuntimeUnavailableError for one that ONNX Runtime cannot run on a CPU.
+    """
+    if name == "auto":
+        name = "fp32" if checkpoint.weights.parameters <= IN_MEMORY_PARAMETERS else "int8"
+    if name in CPU_PRECISIONS:
+        return CPU_PRECISIONS[name]
+    names = ", ".join(CPU_PRECISIONS)
+    if name in PRECISIONS:
+        raise RuntimeUnavailableError(
+            f'ONNX Runtime has no {name} on a CPU; choose one of {names}, or build a TensorRT engine.'
+        )
+    raise RuntimeUnavailableError(f'There is no precision "{name}"; choose one of {names}.')
+
+
+def _session(checkpoint: Checkpoint, part: str, precision: Precision, threads: int | None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -150,7 +185,7 @@ def _session(checkpoint: Checkpoint, part: str, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     if checkpoint.weights.parameters > IN_MEMORY_PARAMETERS:
-        source: bytes | str = str(cached_export(checkpoint) / f"{part}.onnx")
+        source: bytes | str = str(cached_export(checkpoint, precision) / f"{part}.onnx")
     else:
-        source = build_graph(checkpoint, part, WeightSink())
+        source = build_graph(checkpoint, part, WeightSink(), precision)
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
