@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     camera = SimCamera(args.seed)
     start = time.perf_counter()
-    grounder = Grounder.load(args.checkpoint, args.runtime, args.gripper, progress=progress("model"))
+    grounder = Grounder.load(
+        args.checkpoint, args.runtime, args.gripper, progress("model"), precision=args.precision
+    )
     load_ms = 1000 * (time.perf_counter() - start)
     wall_ms, groundings = _measure(grounder, camera, args.repeat)
     return {

@@ -57,7 +57,9 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     gripper = Gripper.load(args.gripper)
     say("building the scene ...")
     camera = SimCamera(args.seed)
-    grounder = Grounder.load(args.checkpoint, args.runtime, args.gripper, progress=progress("model"))
+    grounder = Grounder.load(
+        args.checkpoint, args.runtime, args.gripper, progress("model"), precision=args.precision
+    )
     frame = camera.frame()
     grounding = grounder.grasp(frame, args.query or default_query(camera))
     save_picture(picture(frame, grounding, gripper), args.out)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         def report(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
-        return evaluate_tiny(args.scenes, args.seed, report, args.checkpoint, args.runtime)
+        return evaluate_tiny(args.scenes, args.seed, report, args.checkpoint, args.runtime, args.precision)
 
 
 def text(result: dict[str, Any]) -> str:

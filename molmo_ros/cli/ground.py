@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _load(args: argparse.Namespace) -> Grounder:
     from molmo_ros.pipeline import Grounder
 
-    return Grounder.load(args.checkpoint, args.runtime, args.gripper, progress=progress("model"))
+    return Grounder.load(
+        args.checkpoint, args.runtime, args.gripper, progress("model"), precision=args.precision
+    )
 
 
 def _points(args: argparse.Namespace) -> dict[str, Any]:

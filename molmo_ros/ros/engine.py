@@ -39,6 +39,7 @@ class Engine:
                 runtime=config.runtime,
                 gripper=config.gripper,
                 progress=self._report,
+                precision=config.precision,
             )
         except Exception as error:
             known = isinstance(error, MolmoRosError)

@@ -18,7 +18,7 @@ from molmo_ros.errors import RuntimeUnavailableError
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 
-RUNTIMES = ("auto", "onnx", "eager")
+RUNTIMES = ("auto", "onnx", "tensorrt", "tensorrt_rtx", "eager")
 
 
 class Cache(Protocol):
@@ -42,6 +42,7 @@ class Runtime(Protocol):
     """One loaded network. Not safe for two threads at a time."""
 
     name: str
+    precision: str
 
     def encode_image(self, crops: Image, pooling: Index) -> Float32:
         """crops (C,S,S,3) uint8, pooling (M,W) patch indices -> embeddings of the image tokens (M,D)."""
@@ -69,12 +70,14 @@ class Runtime(Protocol):
 def load_runtime(
     checkpoint: Checkpoint,
     name: str = "auto",
+    precision: str = "auto",
     *,
     threads: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Runtime:
     """Load the network of a checkpoint; "auto" takes the best runtime that works here.
 
+    ``precision``: one of network.precision.PRECISIONS, or "auto": what the engine has, or what suits the CPU.
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
@@ -82,8 +85,12 @@ def load_runtime(
         _require("onnxruntime", name, "pip install onnxruntime")
         from molmo_ros.runtimes.ort import OrtRuntime
 
-        return OrtRuntime(checkpoint, threads=threads, progress=progress)
+        return OrtRuntime(checkpoint, precision, threads=threads, progress=progress)
     if name == "eager":
+        if precision not in ("auto", "fp32"):
+            raise RuntimeUnavailableError(
+                f'Runtime "eager" is the fp32 reference and has no {precision}; choose runtime "onnx" for it.'
+            )
         for module in ("torch", "transformers"):
             _require(module, name, "pip install 'molmo_ros[eager]'")
         from molmo_ros.runtimes.eager import EagerRuntime

@@ -40,6 +40,7 @@ class EagerRuntime:
     """fp32 on the CPU, or on the first CUDA device if there is one."""
 
     name = "eager"
+    precision = "fp32"
 
     def __init__(
         self,

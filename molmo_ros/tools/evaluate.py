@@ -53,7 +53,12 @@ class Tally:
 
 
 def evaluate_tiny(
-    scenes: int, seed: int, progress: Progress | None = None, checkpoint: str = "tiny", runtime: str = "auto"
+    scenes: int,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: str = "tiny",
+    runtime: str = "auto",
+    precision: str = "auto",
 ) -> dict[str, float]:
     """Score a model on new scenes.
 
@@ -63,7 +68,7 @@ def evaluate_tiny(
     px_error: from a point in the mask to the middle of the mask; position_error_mm: lifted point to the true
     surface behind its pixel; ece: expected calibration error of the points' confidence, 10 bins.
     """
-    grounder = Grounder.load(checkpoint, runtime)
+    grounder = Grounder.load(checkpoint, runtime, precision=precision)
     tally = Tally()
     for i in range(scenes):
         rng = np.random.default_rng([seed, i])
