@@ -43,6 +43,24 @@ class RuntimeUnavailableError(MolmoRosError):
     code = "NO_RUNTIME"
 
 
+class EngineError(MolmoRosError):
+    """An engine is missing, incomplete or changed."""
+
+    code = "BAD_ENGINE"
+
+
+class EngineMismatchError(EngineError):
+    """An engine is for another GPU, runtime, checkpoint or precision."""
+
+    code = "ENGINE_MISMATCH"
+
+
+class EngineBuildError(MolmoRosError):
+    """An engine could not be built: memory, disk, or an operator that the compiler refuses."""
+
+    code = "BUILD_FAILED"
+
+
 class ParameterError(MolmoRosError):
     """A parameter is unknown or its value is outside its range."""
 
