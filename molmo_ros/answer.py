@@ -1,7 +1,8 @@
 """Image and prompt -> answer: the decode loop over a runtime.
 
 The tokens before the user's words depend on the image alone. Their cache is kept, so the second question
-about an image costs neither vision nor the long part of the prefill.
+about an image costs neither vision nor the long part of the prefill. What an answer's grammar lets one
+expect is verified many tokens at a time (see ``pointing``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.confidence import Token, annotate
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.errors import CancelledError, QueryError
-from molmo_ros.points import parse_molmo2, scan_molmo2, select_molmo2
+from molmo_ros.grammar import Format, Grammar, Plan
+from molmo_ros.pointing import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
 from molmo_ros.preprocess import as_rgb, image_token_ids, preprocess
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime, load_runtime
 
@@ -38,6 +40,8 @@ class Molmo:
         self._checkpoint = checkpoint
         self._runtime = runtime
         self._digits = checkpoint.encoder.digit_tokens()
+        self._grammar = Grammar(Format.MOLMO1 if checkpoint.config.model_type == "molmo" else Format.MOLMO2)
+        self._drafter = Drafter(self._grammar, checkpoint.encoder.encode, checkpoint.encoder.decode)
         self._prefix: _Prefix | None = None
         self._lock = threading.Lock()
 
@@ -83,22 +87,62 @@ class Molmo:
         *,
         max_new_tokens: int = 192,
         max_points: int | None = None,
+        drafts: bool = True,
         should_stop: ShouldStop | None = None,
     ) -> Answer:
-        """The model's greedy answer about an image (H,W,3) uint8, and the points in it, in pixels of it.
+        """The model's whole greedy answer about an image (H,W,3) uint8, and the points in it, in its pixels.
 
-        ``max_points``: stop before the model writes one more than these. ``should_stop`` is asked before
-        every step. Raises: CancelledError if it said yes; QueryError, FrameError.
+        ``max_points``: stop before the model writes one more than these. ``drafts`` False: one pass a token,
+        the reference for the rest. ``should_stop`` is asked before every pass.
+        Raises: CancelledError if it said yes; QueryError, FrameError.
         """
+        plan = Plan(max_points=max_points, exact=True)
+        drafter = self._drafter if drafts else None
+        return self._generate(rgb, prompt, plan, drafter, max_new_tokens, should_stop)
+
+    def point(
+        self,
+        rgb: Image,
+        prompt: str,
+        *,
+        label: str = "",
+        max_points: int | None = None,
+        exact: bool = False,
+        previous: Answer | None = None,
+        max_new_tokens: int = 192,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """As `answer`, for a prompt that asks for points: it ends as soon as their coordinates are known.
+
+        The points are those of `answer`. The model is not asked to repeat the name of what it points to:
+        ``label`` takes that place in the text. ``exact``: the whole greedy text all the same. ``previous``:
+        an answer that this one is probably near to, such as that of the frame before; it saves passes, and
+        has no influence on the answer.
+        """
+        known = self._grammar.numbers(previous.text) if previous is not None else ()
+        plan = Plan(label, max_points, exact, known)
+        return self._generate(rgb, prompt, plan, self._drafter, max_new_tokens, should_stop)
+
+    def _generate(
+        self,
+        rgb: Image,
+        prompt: str,
+        plan: Plan,
+        drafter: Drafter | None,
+        max_new_tokens: int,
+        should_stop: ShouldStop | None,
+    ) -> Answer:
         with self._lock:
             clock = _Clock(should_stop)
             rgb = as_rgb(rgb)
+            steps = _Steps(self._checkpoint.encoder.decode, self._digits, max_new_tokens)
+            draft = _Drafting(drafter, plan, self._grammar, self._checkpoint.encoder.eos_ids)
             turn = self._checkpoint.encoder.turn(prompt)
-            logits, cache = self._prefill(rgb, turn, clock)
-            room = self._checkpoint.config.text.max_positions - cache.length
+            logits, cache, first = self._prefill(rgb, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
             with clock.stage("decode"):
-                steps = self._decode(logits, cache, min(max_new_tokens, room), max_points, clock)
-        return self._answer(steps, rgb.shape[1], rgb.shape[0], clock)
+                self._decode(logits, first, cache, steps, draft, clock)
+        text = steps.text if plan.exact else self._grammar.finish(steps.text, plan.label)
+        return self._answer(text, steps, rgb.shape[1], rgb.shape[0], clock)
 
     def close(self) -> None:
         """Free the memory of the network."""
@@ -106,8 +150,13 @@ class Molmo:
             self._prefix = None
             self._runtime.close()
 
-    def _prefill(self, rgb: Image, turn: list[int], clock: _Clock) -> tuple[Float32, Cache]:
-        """The cache of image and question, and the logits (vocabulary,) of the answer's first token."""
+    def _prefill(
+        self, rgb: Image, turn: list[int], draft: list[int], clock: _Clock
+    ) -> tuple[Float32, Cache, list[int]]:
+        """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; cache; draft.
+
+        The draft comes back shortened where the model has no room for it.
+        """
         key = _fingerprint(rgb)
         known = self._prefix
         if known is None or known.key != key:
@@ -120,14 +169,16 @@ class Molmo:
             for stage in ("preprocess", "vision"):
                 clock.ms[stage] = 0.0
         self._check_length(known.length + len(turn))
+        draft = draft[: self._max_positions - known.length - len(turn)]
         with clock.stage("prefill"):
-            words = self._runtime.embed(turn)
+            words = self._runtime.embed([*turn, *draft])
             embeds = words if embeds is None else np.concatenate([embeds, words])
-            limits = _kv_limits(prefix_length, known.length, len(embeds))
-            last = np.array([len(embeds) - 1], dtype=np.int64)
-            logits = self._runtime.run(embeds, limits, known.cache, last)[0]
+            image = known.length if self._checkpoint.config.image_sees_ahead else 0
+            limits = _kv_limits(prefix_length, image, len(embeds))
+            rows = np.arange(len(embeds) - len(draft) - 1, len(embeds), dtype=np.int64)
+            logits = self._runtime.run(embeds, limits, known.cache, rows)
         self._prefix = known
-        return logits, known.cache
+        return logits, known.cache, draft
 
     def _embed_image(self, rgb: Image, clock: _Clock) -> Float32:
         """Embeddings (P,D) of everything before the user's words; image features are added to <im_patch>."""
@@ -138,37 +189,55 @@ class Molmo:
             self._check_length(len(ids))
         with clock.stage("vision"):
             embeds = self._runtime.embed(ids)
-            features = self._runtime.encode_image(inputs.crops, inputs.pooling)
+            features = self._runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
             embeds[np.array(ids) == encoder.im_patch] += features
         return embeds
 
     def _check_length(self, length: int) -> None:
-        limit = self._checkpoint.config.text.max_positions
-        if length >= limit:
+        if length >= self._max_positions:
             raise QueryError(
-                f"Image and prompt take {length} tokens, the model holds {limit}; shorten the prompt."
+                f"Image and prompt take {length} tokens, the model holds {self._max_positions}; "
+                "shorten the prompt."
             )
 
-    def _decode(
-        self, logits: Float32, cache: Cache, max_new_tokens: int, max_points: int | None, clock: _Clock
-    ) -> _Steps:
-        steps = _Steps(self._checkpoint.encoder.decode, self._digits)
-        while len(steps.ids) < max_new_tokens:
-            clock.check()
-            steps.take(logits)
-            if steps.ids[-1] in self._checkpoint.encoder.eos_ids or _exceeds(steps.text, max_points):
-                break
-            if len(steps.ids) < max_new_tokens:
-                limit = np.array([cache.length + 1], dtype=np.int64)
-                row = np.zeros(1, dtype=np.int64)
-                logits = self._runtime.run(self._runtime.embed(steps.ids[-1:]), limit, cache, row)[0]
-        return steps
+    @property
+    def _max_positions(self) -> int:
+        return self._checkpoint.config.text.max_positions
 
-    def _answer(self, steps: _Steps, width: int, height: int, clock: _Clock) -> Answer:
-        text = steps.text
-        points = annotate(parse_molmo2(text, width, height), select_molmo2(text), steps.tokens, width, height)
-        log.debug("%d tokens, %s ms: %s", len(steps.ids), clock.ms, text)
-        return Answer(text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms))
+    def _decode(
+        self,
+        logits: Float32,
+        drafted: list[int],
+        cache: Cache,
+        steps: _Steps,
+        drafting: _Drafting,
+        clock: _Clock,
+    ) -> None:
+        """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
+        at the end of the cache."""
+        while True:
+            steps.passes += 1
+            before = len(steps.ids)
+            known = cache.length - len(drafted)
+            finished = drafting.verify(steps, logits, drafted)
+            cache.trim(known + max(len(steps.ids) - before - 1, 0))
+            room = self._max_positions - cache.length
+            if finished or room < 1:
+                return
+            clock.check()
+            drafted = drafting.next(steps, min(NEXT_DRAFT_TOKENS, room - 1))
+            tokens = [steps.ids[-1], *drafted]
+            limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
+            rows = np.arange(len(tokens), dtype=np.int64)
+            logits = self._runtime.run(self._runtime.embed(tokens), limits, cache, rows)
+
+    def _answer(self, text: str, steps: _Steps, width: int, height: int, clock: _Clock) -> Answer:
+        written = self._grammar.scan(text)
+        points = annotate(self._grammar.parse(text, width, height), written, steps.tokens, width, height)
+        log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
+        return Answer(
+            text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
+        )
 
 
 @dataclass
@@ -186,6 +255,8 @@ class _Steps:
 
     decode: Callable[[list[int]], str]
     digits: dict[int, str]
+    most: int = 192  # tokens
+    passes: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
@@ -214,6 +285,35 @@ class _Steps:
             return ""
         self._pending.clear()
         return piece
+
+
+@dataclass(frozen=True)
+class _Drafting:
+    """What is expected next, and how far an answer has come."""
+
+    drafter: Drafter | None
+    plan: Plan
+    grammar: Grammar
+    eos_ids: frozenset[int]
+
+    def next(self, steps: _Steps, most: int) -> list[int]:
+        """At most so many tokens that probably come next."""
+        if self.drafter is None:
+            return []
+        most = min(most, steps.most - len(steps.ids) - 1)
+        return self.drafter.tokens(steps.text, steps.ids, self.plan)[: max(most, 0)]
+
+    def verify(self, steps: _Steps, logits: Float32, drafted: list[int]) -> bool:
+        """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
+        for row, expected in zip(logits, [*drafted, None], strict=True):
+            if len(steps.ids) >= steps.most:
+                return True
+            steps.take(row)
+            if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
+                return True
+            if steps.ids[-1] != expected:
+                break
+        return len(steps.ids) >= steps.most
 
 
 class _Clock:
@@ -246,13 +346,3 @@ def _kv_limits(past: int, prefix: int, count: int) -> Index:
 
 def _fingerprint(rgb: Image) -> bytes:
     return hashlib.blake2b(rgb.data, digest_size=16, salt=str(rgb.shape).encode()[:16]).digest()
-
-
-def _exceeds(text: str, max_points: int | None) -> bool:
-    """True once ``max_points`` points are complete and the model goes on to another."""
-    if max_points is None:
-        return False
-    written = scan_molmo2(text)
-    if len(written) < max_points or not written:
-        return False
-    return text[written[max_points - 1].y_span[1] :][:1] in (" ", ";", "\t", ",", ":")

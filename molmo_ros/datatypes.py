@@ -54,7 +54,7 @@ class Answer:
     """What the model said, and the points that the text names (empty: nothing there).
 
     text is the model's raw text; token_ids (T,) and logprobs (T,) are of the generated tokens;
-    stages_ms has at least preprocess, vision, prefill, decode.
+    stages_ms has at least preprocess, vision, prefill, decode; passes is how often the text model ran.
     """
 
     text: str
@@ -62,6 +62,7 @@ class Answer:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     stages_ms: dict[str, float] = field(default_factory=dict)
+    passes: int = 0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from molmo_ros.errors import DepthError, GraspError, SegmentError
 from molmo_ros.grasp import plan_grasps
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point
-from molmo_ros.prompt import clean_query, pointing_prompt
+from molmo_ros.prompt import ask_prompt, clean_query, noun, pointing_prompt
 from molmo_ros.segment import segment_object
 from molmo_ros.transforms import (
     check_transform,
@@ -79,16 +79,35 @@ class Grounder:
         self.model.close()
 
     def point(
-        self, rgb: Image, query: str, *, max_points: int | None = None, should_stop: ShouldStop | None = None
+        self,
+        rgb: Image,
+        query: str,
+        *,
+        max_points: int | None = None,
+        exact: bool = False,
+        previous: Answer | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Answer:
         """Find what the query names in rgb (H,W,3) uint8; no points means that it is not there.
 
+        The model stops as soon as it has told the coordinates; points carry the noun of the query for a
+        label, unless exact, which gives the whole of the model's own text. previous: the answer to the same
+        query on the frame before, which makes this one faster.
         Raises: QueryError, FrameError, AnswerError, CancelledError.
         """
-        prompt = pointing_prompt(clean_query(query))
-        return self.model.answer(
-            rgb, prompt, max_new_tokens=MAX_ANSWER_TOKENS, max_points=max_points, should_stop=should_stop
+        query = clean_query(query)
+        label = noun(query)
+        answer = self.model.point(
+            rgb,
+            pointing_prompt(query),
+            label=label,
+            max_points=max_points,
+            exact=exact,
+            previous=previous,
+            max_new_tokens=MAX_ANSWER_TOKENS,
+            should_stop=should_stop,
         )
+        return replace(answer, points=tuple(replace(p, label=p.label or label) for p in answer.points))
 
     def ask(
         self,
@@ -98,7 +117,7 @@ class Grounder:
         should_stop: ShouldStop | None = None,
     ) -> Answer:
         """Answer a free question about rgb (H,W,3) uint8. Raises: as `point`."""
-        return self.model.answer(rgb, clean_query(prompt), max_new_tokens=max_tokens, should_stop=should_stop)
+        return self.model.answer(rgb, ask_prompt(prompt), max_new_tokens=max_tokens, should_stop=should_stop)
 
     def locate(
         self,

@@ -84,7 +84,12 @@ def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
 
 def parse_molmo1(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:
     """Points of a Molmo v1 answer, in text order; pairs with a value above 100 are dropped. Never raises."""
-    return _to_pixels([p for p in scan_molmo1(text) if p.x <= 100 and p.y <= 100], 100, width, height)
+    return _to_pixels(select_molmo1(text), 100, width, height)
+
+
+def select_molmo1(text: str) -> tuple[TextPoint, ...]:
+    """The points of ``text`` that are inside the image, still in per cent."""
+    return tuple(p for p in scan_molmo1(text) if p.x <= 100 and p.y <= 100)
 
 
 def scan_molmo1(text: str) -> tuple[TextPoint, ...]:

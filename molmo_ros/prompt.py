@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_QUERY_CHARS = 256
 MAX_PROMPT_CHARS = 1024
 
+_END_OF_TEXT = "<|endoftext|>"
+
 # Nobody types this much; refuse before spending time on it.
 _MAX_RAW_CHARS = 16 * MAX_PROMPT_CHARS
 
@@ -65,9 +67,14 @@ def pointing_prompt(query: str) -> str:
     return f"Point to {thing}." if _DETERMINER.match(thing) else f"Point to the {thing}."
 
 
+def noun(query: str) -> str:
+    """ "all the mugs" -> "mugs": what a model writes as the label of what it points to."""
+    return _ARTICLE.sub("", _thing(query), count=1)
+
+
 def counting_prompt(query: str) -> str:
     """ "the mugs" -> "How many mugs are there?"; the plural is the user's."""
-    return f"How many {_ARTICLE.sub('', _thing(query), count=1)} are there?"
+    return f"How many {noun(query)} are there?"
 
 
 def ask_prompt(text: str) -> str:
@@ -116,13 +123,18 @@ class PromptEncoder:
         self.im_col = self._id("<im_col>")
         self.im_start = self._id("<im_start>")
         self.im_end = self._id("<im_end>")
+        end = self._read_template()
+        self.bos_id = self._id(bos) if bos else end
+        self.eos_ids = frozenset(eos_ids or (end,)) | {end}
+        if (stop := tokenizer.token_to_id(_END_OF_TEXT)) is not None:
+            self.eos_ids |= {stop}
+
+    def _read_template(self) -> int:
+        """Find the tokens that this generation alone has; returns that which ends an answer."""
         self.low_res_im_start = self._id("<low_res_im_start>")
         self._turn_start = self._id("<|im_start|>")
         self._turn_end = self._id("<|im_end|>")
-        self.bos_id = self._id(bos) if bos else self._turn_end
-        self.eos_ids = frozenset(eos_ids or (self._turn_end,)) | {self._turn_end}
-        if (stop := tokenizer.token_to_id("<|endoftext|>")) is not None:
-            self.eos_ids |= {stop}
+        return self._turn_end
 
     @classmethod
     def load(cls, folder: Path) -> PromptEncoder:
@@ -160,13 +172,15 @@ class PromptEncoder:
 
         Raises: QueryError if ``prompt`` would encode to a control token, or is empty or too long.
         """
-        if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
-            raise QueryError(
-                f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}."
-            )
+        _check_prompt(prompt)
         user = self._plain(f"user\n{prompt}")
         newline, assistant = self._plain("\n"), self._plain("assistant\n")
         return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of an answer; never of a prompt, for which `turn` refuses control tokens."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated tokens, control tokens left out."""
@@ -191,10 +205,40 @@ class PromptEncoder:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
             raise CheckpointError(
-                f"{self._path or 'The tokenizer'} has no token {token}, so it is not of a Molmo2 checkpoint; "
+                f"{self._path or 'The tokenizer'} has no token {token}, so it is of another generation; "
                 "take tokenizer.json from the same checkpoint as the weights."
             )
         return int(token_id)
+
+
+class V1PromptEncoder(PromptEncoder):
+    """Molmo v1's template: BOS, the image tokens, " User: " the words " Assistant:" in one string.
+
+    It has no tokens for turns; both image blocks open with <im_start>, and BOS is the end of text.
+    """
+
+    def _read_template(self) -> int:
+        if self._tokenizer.token_to_id("<low_res_im_start>") is not None:
+            raise CheckpointError(
+                f"{self._path or 'The tokenizer'} has <low_res_im_start>, so it is of another generation; "
+                "take tokenizer.json from the same checkpoint as the weights."
+            )
+        self.low_res_im_start = self.im_start
+        return self._id(_END_OF_TEXT)
+
+    def turn(self, prompt: str) -> list[int]:
+        _check_prompt(prompt)
+        return self._plain(f" User: {prompt} Assistant:")
+
+
+def encoder_class(model_type: str) -> type[PromptEncoder]:
+    """The template of a generation by the model_type of its config.json."""
+    return V1PromptEncoder if model_type == "molmo" else PromptEncoder
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
+        raise QueryError(f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}.")
 
 
 def _json_or_empty(path: Path) -> dict[str, object]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripted import Script
 from tiny_molmo2 import write_checkpoint
 
 from molmo_ros.answer import Molmo, _kv_limits, _Steps
@@ -15,57 +15,6 @@ from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import CancelledError, FrameError, QueryError
 
 TWO = '<points coords="1 1 308 305 2 752 377">mugs</points>'
-
-
-class Tape:
-    """A cache that only counts."""
-
-    def __init__(self, length: int = 0) -> None:
-        self.length = length
-
-    def trim(self, length: int) -> None:
-        self.length = min(self.length, length)
-
-    def fork(self) -> Tape:
-        return Tape(self.length)
-
-
-class Script:
-    """A runtime that says a given text whatever it sees, and counts what it is asked."""
-
-    name = "script"
-
-    def __init__(self, checkpoint: Checkpoint, text: str, probability: float = 0.9) -> None:
-        encode: Callable[[str], list[int]] = checkpoint.encoder._plain
-        self.answer = [*encode(text), checkpoint.encoder._turn_end]
-        self.vocab = checkpoint.config.text.vocab_size
-        self.logit = float(np.log(probability / (1 - probability) * (self.vocab - 1)))
-        self.said = 0
-        self.images = 0
-        self.runs: list[tuple[int, int]] = []  # (cached tokens, new tokens)
-        self.closed = False
-
-    def encode_image(self, crops: np.ndarray, pooling: np.ndarray) -> np.ndarray:
-        self.images += 1
-        return np.zeros((len(pooling), 64), np.float32)
-
-    def embed(self, token_ids: list[int]) -> np.ndarray:
-        return np.zeros((len(token_ids), 64), np.float32)
-
-    def new_cache(self) -> Tape:
-        return Tape()
-
-    def run(self, embeds: np.ndarray, kv_limit: np.ndarray, cache: Tape, rows: np.ndarray) -> np.ndarray:
-        assert len(embeds) == len(kv_limit) and len(rows) == 1
-        self.runs.append((cache.length, len(embeds)))
-        self.said = self.said + 1 if len(embeds) == 1 else 0
-        cache.length += len(embeds)
-        logits = np.zeros((1, self.vocab), np.float32)
-        logits[0, self.answer[self.said]] = self.logit
-        return logits
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +34,7 @@ def scripted(checkpoint: Checkpoint, text: str, probability: float = 0.9) -> tup
 
 def test_points_in_pixels(checkpoint: Checkpoint, image: np.ndarray) -> None:
     molmo, runtime = scripted(checkpoint, TWO)
-    answer = molmo.answer(image, "Point to the mugs.")
+    answer = molmo.answer(image, "Point to the mugs.", drafts=False)
     assert answer.text == TWO
     got = [(p.x, p.y) for p in answer.points]
     np.testing.assert_allclose(
@@ -95,7 +44,7 @@ def test_points_in_pixels(checkpoint: Checkpoint, image: np.ndarray) -> None:
     assert answer.token_ids == tuple(runtime.answer)
     assert answer.logprobs == pytest.approx([np.log(0.9)] * len(runtime.answer), abs=1e-5)
     assert set(answer.stages_ms) == {"preprocess", "vision", "prefill", "decode"}
-    assert len(runtime.runs) == len(runtime.answer), "one pass per token, prefill included"
+    assert answer.passes == len(runtime.runs) == len(runtime.answer), "one per token, prefill included"
     assert 0 < answer.points[1].confidence < answer.points[0].confidence < 1
 
 
@@ -109,20 +58,22 @@ def test_second_question_reuses_the_image(checkpoint: Checkpoint, image: np.ndar
     molmo.answer(image, "Point to the mug.")
     first = runtime.runs[0]
     runtime.runs.clear()
-    again = molmo.answer(image.copy(), "How many bowls are there?")
+    again = molmo.answer(image.copy(), "How many bowls are there?", drafts=False)
     past, new = runtime.runs[0]
     assert runtime.images == 1 and past + new > new and past < first[1]
     assert new == len(checkpoint.encoder.turn("How many bowls are there?"))
     assert again.stages_ms["vision"] == 0.0
-    molmo.answer(255 - image, "Point to the mug.")
+    molmo.answer(255 - image, "Point to the mug.", drafts=False)
     assert runtime.images == 2 and runtime.runs[-len(runtime.answer)][0] == 0
 
 
 def test_limits(checkpoint: Checkpoint, image: np.ndarray) -> None:
     molmo, runtime = scripted(checkpoint, TWO)
-    answer = molmo.answer(image, "Point to the mugs.", max_new_tokens=5)
+    answer = molmo.answer(image, "Point to the mugs.", max_new_tokens=5, drafts=False)
     assert len(answer.token_ids) == 5 and len(runtime.runs) == 5
-    assert molmo.answer(image, "Point to the mugs.", max_new_tokens=0).token_ids == ()
+    for most in (0, 1, 5, 12):
+        limited = molmo.answer(image, "Point to the mugs.", max_new_tokens=most)
+        assert limited.token_ids == tuple(runtime.answer[:most])
 
 
 @pytest.mark.parametrize(("most", "points"), [(1, 1), (2, 2), (3, 2), (None, 2)])
