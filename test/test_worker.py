@@ -117,6 +117,14 @@ def test_cancel_all_ends_running_and_waiting(worker: Worker) -> None:
         running.result()
 
 
+def test_cancel_all_waits_for_the_running_job(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    worker.cancel_all("enough", wait_s=5.0)
+    assert not worker.busy
+
+
 def test_delivered_result_does_not_wait_for_what_follows(worker: Worker) -> None:
     gate = Gate()
 

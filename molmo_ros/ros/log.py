@@ -13,7 +13,7 @@ class _ToNode(logging.Handler):
         self._logger = node.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{record.name}: {record.getMessage()}"
+        text = f"{record.name}: {self.format(record)}"  # with the stack trace, if there is one
         # One call per severity: rclpy insists that a line of code always logs with the same one.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)

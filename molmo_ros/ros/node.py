@@ -34,6 +34,7 @@ from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+CANCEL_S = 5.0  # how long the query that runs may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
 
 
@@ -88,7 +89,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop answering; what runs is cancelled."""
         self.engine.active = False
-        self.worker.cancel_all("The node was deactivated.")
+        self.worker.cancel_all("The node was deactivated.", CANCEL_S)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -99,13 +100,13 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free everything."""
         self.engine.active = False
-        self.worker.cancel_all("The node is shutting down.")
+        self.worker.cancel_all("The node is shutting down.", CANCEL_S)
         self.engine.unload()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where configure may be tried again."""
-        self.worker.cancel_all("The node has failed and starts anew.")
+        self.worker.cancel_all("The node has failed and starts anew.", CANCEL_S)
         self.engine.unload()
         return SUCCESS
 

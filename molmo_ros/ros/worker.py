@@ -114,7 +114,7 @@ class Worker:
                     f"{self._expected_wait():.1f} s; ask again then, or raise queue_size."
                 )
             self._queue.append(job)  # type: ignore[arg-type]
-            self._wake.notify()
+            self._wake.notify_all()
         return job
 
     @property
@@ -132,8 +132,8 @@ class Worker:
         """Running mean of the durations of the jobs, 0 before the first."""
         return self._mean_s
 
-    def cancel_all(self, reason: str) -> None:
-        """Stop the running job and fail the waiting ones."""
+    def cancel_all(self, reason: str, wait_s: float = 0.0) -> None:
+        """Stop the running job and fail the waiting ones; wait for the running one to end, if so wanted."""
         with self._wake:
             waiting = list(self._queue)
             self._queue.clear()
@@ -141,12 +141,14 @@ class Worker:
                 self._current.cancel()
         for job in waiting:
             job.fail(CancelledError(reason))
+        with self._wake:
+            self._wake.wait_for(lambda: self._current is None, wait_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Cancel everything and end the thread."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         self.cancel_all("The node is shutting down.")
         self._thread.join(timeout_s)
 
@@ -175,4 +177,5 @@ class Worker:
                 self._current = None
                 known = self._mean_s > 0
                 self._mean_s += (SMOOTHING if known else 1.0) * (duration - self._mean_s)
+                self._wake.notify_all()
             del job  # a result may hold a camera frame; do not keep it until the next job
