@@ -220,7 +220,7 @@ def test_export_to_disk_runs_the_same(
     case = cases["qwen"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("molmo_ros.runtimes.ort.IN_MEMORY_PARAMETERS", 0)
-    monkeypatch.setattr("molmo_ros.runtimes.ort._TABLE_IN_MEMORY", 0)
+    monkeypatch.setattr("molmo_ros.runtimes.embedding._TABLE_IN_MEMORY", 0)
     from_disk = load_runtime(case.checkpoint, "onnx", threads=1)
     folder = cached_export(case.checkpoint)
     assert folder.is_relative_to(tmp_path) and (folder / "decoder.data").stat().st_size > 100_000

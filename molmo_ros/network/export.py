@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
@@ -25,10 +28,32 @@ GRAPH_VERSION = 1
 Progress = Callable[[str, float], None]
 
 
-def build_graph(checkpoint: Checkpoint, part: str, sink: WeightSink, precision: Precision = FP32) -> bytes:
-    """The serialised graph of one part; its weights go to ``sink``."""
+class _Counter:
+    """Tells how many of a checkpoint's tensors have been read."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._done, self._progress = total, 0, progress
+
+    def __call__(self, name: str) -> None:
+        self._done += 1
+        self._progress(name, min(self._done / self._total, 1.0))
+
+
+def build_graph(
+    checkpoint: Checkpoint,
+    part: str,
+    sink: WeightSink,
+    precision: Precision = FP32,
+    on_read: Callable[[str], None] | None = None,
+) -> bytes:
+    """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
     graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
-    read = checkpoint.weights.read
+
+    def read(name: str) -> npt.NDArray[np.float32]:
+        if on_read is not None:
+            on_read(name)
+        return checkpoint.weights.read(name)
+
     if part == VISION:
         image = checkpoint.image
         window = image.pooling[0] * image.pooling[1]
@@ -38,18 +63,21 @@ def build_graph(checkpoint: Checkpoint, part: str, sink: WeightSink, precision: 
     return bytes(graph.model().SerializeToString())
 
 
-def export(checkpoint: Checkpoint, folder: Path, precision: Precision = FP32) -> None:
+def export(
+    checkpoint: Checkpoint, folder: Path, precision: Precision = FP32, progress: Progress | None = None
+) -> None:
     """Write vision.onnx and decoder.onnx with their data files into ``folder``, all or nothing.
 
     Memory stays near that of the largest tensor, since each is written before the next is read.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    count = None if progress is None else _Counter(len(checkpoint.weights.shapes), progress)
     staging = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         for part in (VISION, DECODER):
             sink = WeightSink(staging / f"{part}.data")
             try:
-                content = build_graph(checkpoint, part, sink, precision)
+                content = build_graph(checkpoint, part, sink, precision, count)
             finally:
                 sink.close()
             (staging / f"{part}.onnx").write_bytes(content)

@@ -5,6 +5,7 @@ runtimes can be compared logit by logit.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,12 +14,16 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
-from molmo_ros.errors import RuntimeUnavailableError
+from molmo_ros.engine import MANIFEST, engine_home
+from molmo_ros.errors import EngineError, RuntimeUnavailableError
 
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 
-RUNTIMES = ("auto", "onnx", "tensorrt", "tensorrt_rtx", "eager")
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+RUNTIMES = ("auto", "onnx", *TENSORRT, "eager")
+
+log = logging.getLogger(__name__)
 
 
 class Cache(Protocol):
@@ -81,6 +86,12 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
+    if name in TENSORRT:
+        from molmo_ros.runtimes.trt import TrtRuntime
+
+        return TrtRuntime(checkpoint, name, precision, progress=progress)
+    if name == "auto" and (runtime := _compiled(checkpoint, precision, progress)) is not None:
+        return runtime
     if name in ("auto", "onnx"):
         _require("onnxruntime", name, "pip install onnxruntime")
         from molmo_ros.runtimes.ort import OrtRuntime
@@ -97,6 +108,23 @@ def load_runtime(
 
         return EagerRuntime(checkpoint, threads=threads, progress=progress)
     raise RuntimeUnavailableError(f'There is no runtime "{name}"; choose one of {", ".join(RUNTIMES)}.')
+
+
+def _compiled(
+    checkpoint: Checkpoint, precision: str, progress: Callable[[str, float], None] | None
+) -> Runtime | None:
+    """The runtime of an engine that fits this machine, if there is one; else the log says why not."""
+    names = [name for name in TENSORRT if importlib.util.find_spec(name) is not None]
+    if not names or not any(engine_home().glob(f"*/{MANIFEST}")):
+        return None
+    from molmo_ros.runtimes.trt import TrtRuntime
+
+    for name in names:
+        try:
+            return TrtRuntime(checkpoint, name, precision, progress=progress)
+        except (RuntimeUnavailableError, EngineError) as error:
+            log.warning("not %s: %s", name, error)
+    return None
 
 
 def _require(module: str, runtime: str, command: str) -> None:

@@ -17,15 +17,13 @@ from molmo_ros.network.config import TextConfig
 from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import CPU_PRECISIONS, PRECISIONS, Precision
-from molmo_ros.network.weights import TEXT
 from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.runtimes.embedding import Embedding
 
 log = logging.getLogger(__name__)
 
 # Above this many parameters the graphs go to the disk cache: a protobuf in memory ends at 2 GB.
 IN_MEMORY_PARAMETERS = 100_000_000
-# Embedding tables up to this size are held in memory; larger ones are read row by row.
-_TABLE_IN_MEMORY = 16_000_000
 
 Progress = Callable[[str, float], None]
 
@@ -88,7 +86,7 @@ class OrtRuntime:
         self.precision = held.name
         self._dtype = held.dtype
         self._text = checkpoint.config.text
-        self._embedding = _Embedding(checkpoint)
+        self._embedding = Embedding(checkpoint)
         report("loading vision", 0.1)
         self._vision = _session(checkpoint, VISION, held, threads)
         report("loading text model", 0.4)
@@ -128,31 +126,6 @@ class OrtRuntime:
 
     def close(self) -> None:
         del self._vision, self._decoder, self._embedding
-
-
-class _Embedding:
-    """Rows of the base table and of the extra one behind it."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._weights = checkpoint.weights
-        text = checkpoint.config.text
-        self._vocab_size = text.vocab_size
-        names = [f"{TEXT}wte.embedding"] + [f"{TEXT}wte.new_embedding"] * bool(text.extra_vocab_size)
-        self._table: Float32 | None = None
-        if (text.vocab_size + text.extra_vocab_size) * text.hidden_size <= _TABLE_IN_MEMORY:
-            self._table = np.concatenate([self._weights.read(name) for name in names])
-
-    def __call__(self, token_ids: list[int]) -> Float32:
-        ids, inverse = np.unique(np.array(token_ids, dtype=np.int64), return_inverse=True)
-        if self._table is not None:
-            return self._table[ids][inverse]
-        base, extra = ids[ids < self._vocab_size], ids[ids >= self._vocab_size] - self._vocab_size
-        parts = [
-            self._weights.rows(f"{TEXT}wte.{name}", rows)
-            for name, rows in (("embedding", base), ("new_embedding", extra))
-            if len(rows)
-        ]
-        return np.asarray(np.concatenate(parts)[inverse], dtype=np.float32)
 
 
 def cpu_precision(checkpoint: Checkpoint, name: str) -> Precision:

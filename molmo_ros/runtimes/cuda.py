@@ -1,0 +1,92 @@
+"""The few calls of CUDA that a runtime needs, by ``cuda-python``, each with its error checked."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.errors import RuntimeUnavailableError
+
+_MODULES = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
+
+
+@dataclass(frozen=True)
+class Device:
+    """The first GPU; ``sm`` is its compute capability times ten."""
+
+    name: str
+    sm: int
+
+
+def cudart() -> Any:
+    """cuda-python's runtime module. Raises: RuntimeUnavailableError with the command that installs it."""
+    for name in _MODULES:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise RuntimeUnavailableError("TensorRT engines need cuda-python, which is not installed: pip install cuda-python")
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    """The result of a CUDA call. Raises: RuntimeUnavailableError with CUDA's own name of what went wrong."""
+    error, *results = function(*arguments)
+    if int(error) != 0:
+        mend = "free memory on the GPU" if "emory" in error.name else "check the driver with nvidia-smi"
+        raise RuntimeUnavailableError(f"{function.__name__} failed with {error.name}; {mend}.")
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def device() -> Device:
+    """Raises: RuntimeUnavailableError if there is no GPU that CUDA can use."""
+    rt = cudart()
+    error, count = rt.cudaGetDeviceCount()
+    if int(error) != 0 or count == 0:
+        raise RuntimeUnavailableError(
+            f"There is no NVIDIA GPU that CUDA can use here ({error.name}); use runtime onnx, or install the driver."
+        )
+    kinds = rt.cudaDeviceAttr
+    major = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMajor, 0)
+    minor = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMinor, 0)
+    name = call(rt.cudaGetDeviceProperties, 0).name
+    return Device(name.decode(errors="replace").strip("\0") if isinstance(name, bytes) else str(name), 10 * major + minor)
+
+
+class Buffer:
+    """Memory on the device, freed by ``close`` or with the object."""
+
+    def __init__(self, size: int, zero: bool = False) -> None:
+        self._rt, self.size = cudart(), size
+        self.address = 0
+        self.address = int(call(self._rt.cudaMalloc, size))
+        if zero:
+            call(self._rt.cudaMemset, self.address, 0, size)
+
+    def upload(self, array: npt.NDArray[Any], stream: Any) -> None:
+        """Queue a copy from the host; the array must live until the stream has been waited for."""
+        assert array.flags.c_contiguous and array.nbytes <= self.size
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
+        call(self._rt.cudaMemcpyAsync, self.address, array.ctypes.data, array.nbytes, kind, stream)
+
+    def download(self, shape: tuple[int, ...], stream: Any) -> npt.NDArray[np.float32]:
+        """Wait for all that is queued, and copy float32 to the host."""
+        array = np.empty(shape, np.float32)
+        assert array.nbytes <= self.size
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call(self._rt.cudaMemcpyAsync, array.ctypes.data, self.address, array.nbytes, kind, stream)
+        call(self._rt.cudaStreamSynchronize, stream)
+        return array
+
+    def close(self) -> None:
+        address, self.address = self.address, 0
+        if address:
+            call(self._rt.cudaFree, address)
+
+    def __del__(self) -> None:
+        if self.address:  # at exit the driver may be gone already, and all memory with it
+            self._rt.cudaFree(self.address)
+            self.address = 0
