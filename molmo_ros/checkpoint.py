@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
-from molmo_ros.network.weights import expected_shapes, is_unused
+from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
 from molmo_ros.preprocess import ImageConfig
-from molmo_ros.prompt import PromptEncoder
+from molmo_ros.prompt import PromptEncoder, encoder_class
 
 TINY = "tiny"
 _SINGLE = "model.safetensors"
@@ -42,26 +42,44 @@ class Checkpoint:
 
 @dataclass
 class Weights:
-    """Tensors by their released name. ``shapes`` and ``dtypes`` are known without reading the data."""
+    """Tensors on disk. ``shapes`` and ``dtypes``, by stored name, are known without reading the data.
+
+    ``layout`` maps the names by which the network asks to the stored ones; ``check_weights`` finds it.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
     _files: dict[str, Path]
+    layout: Layout = field(default_factory=dict)
     _open: dict[Path, Any] = field(default_factory=dict)
 
     def read(self, name: str) -> Float32:
-        """One tensor as float32, whatever it is stored as."""
-        import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
-
-        tensor = self._handle(self._files[name]).get_tensor(name)
-        return np.asarray(tensor, dtype=np.float32)
+        """A tensor by the network's name, as float32, whatever it is stored as."""
+        stored = self.layout.get(name)
+        if stored is None:
+            return self._read(name)
+        if not stored.experts:
+            return self._read(stored.names[0])
+        if len(stored.names) > 1:
+            return np.stack([self._read(part) for part in stored.names])
+        stack = self._read(stored.names[0])
+        stack = stack.reshape(stored.experts, -1, stack.shape[-1])
+        return np.ascontiguousarray(stack.transpose(0, 2, 1)) if stored.transposed else stack
 
     def rows(self, name: str, rows: npt.NDArray[np.int64]) -> Float32:
         """Some rows of a matrix, (N, columns), without reading the others."""
         import ml_dtypes  # noqa: F401
 
+        if name in self.layout:
+            (name,) = self.layout[name].names
         part = self._handle(self._files[name]).get_slice(name)
         return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
+
+    def _read(self, name: str) -> Float32:
+        import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
+
+        tensor = self._handle(self._files[name]).get_tensor(name)
+        return np.asarray(tensor, dtype=np.float32)
 
     @property
     def parameters(self) -> int:
@@ -89,7 +107,7 @@ def load_checkpoint(
     path = folder / "preprocessor_config.json"
     image = ImageConfig.parse(_read_json(path), str(path))
     _check_image(image, config, path)
-    encoder = PromptEncoder.load(folder)
+    encoder = encoder_class(config.model_type).load(folder)
     _check_vocabulary(encoder, config, folder)
     if progress:
         progress("checking weights", 0.0)
@@ -137,11 +155,12 @@ def open_weights(folder: Path) -> Weights:
 
 
 def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
-    """Names, shapes and types must be exactly those of the configuration.
+    """Names, shapes and types must be exactly those of the configuration, in one of its layouts.
 
     Raises: CheckpointError naming the first tensors that are missing, left over, or of another shape.
     """
-    expected = expected_shapes(config)
+    layout = min(layouts(config), key=lambda one: len(stored_shapes(one).keys() - weights.shapes.keys()))
+    expected = stored_shapes(layout)
     mend = "config.json and weights are not of the same checkpoint, or a file is incomplete"
     if missing := sorted(expected.keys() - weights.shapes.keys()):
         raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {mend}.")
@@ -155,6 +174,7 @@ def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
         if weights.dtypes[name] not in _FLOATS:
             found, kinds = weights.dtypes[name], ", ".join(_FLOATS)
             raise CheckpointError(f"{folder}: {name} is stored as {found}, not one of {kinds}; convert it.")
+    weights.layout = layout
 
 
 def _check_image(image: ImageConfig, config: ModelConfig, path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Molmo2's image preprocessing in numpy: tiling, resize, crops, pooling indices, token layout.
+"""Image preprocessing in numpy: tiling, resize, crops, pooling indices, token layout.
 
 An image becomes a low-resolution crop of the whole and, where ``max_crops`` allows, high-resolution crops
 that overlap by a margin. Patches in a margin that a neighbouring crop also holds are dropped, so that the
 remaining ones cover the canvas once; windows of 2x2 patches then become one token each.
+
+Molmo2 stretches the image to the canvas; Molmo v1 keeps its aspect and tells the network of the padding.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ import numpy.typing as npt
 
 from molmo_ros.datatypes import Image
 from molmo_ros.errors import CheckpointError, FrameError
+from molmo_ros.letterbox import letterbox
 
 Index = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class ImageConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     columns: bool = True  # <im_col> after each row of the high-resolution block
     low_res_columns: bool = False  # the same in the low-resolution block
+    keep_aspect: bool = False  # v1: black bars instead of stretching, and float32 crops
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any], path: str = "preprocessor_config.json") -> ImageConfig:
@@ -45,6 +52,8 @@ class ImageConfig:
         Raises: CheckpointError if a field is missing or nonsense.
         """
         try:
+            if "base_image_input_size" in fields:
+                return cls._parse_v1(fields)
             size = fields["size"]
             config = cls(
                 crop_size=int(size["height"] if isinstance(size, Mapping) else size),
@@ -64,6 +73,30 @@ class ImageConfig:
                 f"{path}: max_crops {config.max_crops} with margins {config.margins} in {config.grid} patches"
                 " leaves no window; download it again."
             )
+        return config
+
+    @classmethod
+    def _parse_v1(cls, fields: Mapping[str, Any]) -> ImageConfig:
+        size = fields["base_image_input_size"]
+        crop_size, patch_size = (
+            int(size[0] if isinstance(size, list) else size),
+            int(fields["image_patch_size"]),
+        )
+        rows, columns = int(fields["image_token_length_h"]), int(fields["image_token_length_w"])
+        config = cls(
+            crop_size=crop_size,
+            patch_size=patch_size,
+            pooling=(crop_size // patch_size // rows, crop_size // patch_size // columns),
+            margins=_pair(fields["overlap_margins"]),
+            max_crops=int(fields["max_crops"]),
+            mean=_triple(fields.get("image_mean") or _CLIP_MEAN),
+            std=_triple(fields.get("image_std") or _CLIP_STD),
+            low_res_columns=True,
+            keep_aspect=True,
+        )
+        odd = [n for n in (config.grid, *config.margins) if n % config.pooling[0] or n % config.pooling[1]]
+        if odd or config.window <= 0:
+            raise ValueError("patches and margins do not fit the image tokens")
         return config
 
     @property
@@ -88,12 +121,14 @@ class ImageInputs:
 
     crops (C,S,S,3) uint8, low-resolution first; pooling (M,4) patch indices crop * patches + patch, -1 for
     padding, one row per image token; low_res and high_res (rows, columns) of tokens, (0, 0) if absent.
+    v1: crops are float32 0..255, and padding (C,N) says which patches show it: 0 no, 1 only, 2 also.
     """
 
-    crops: Image
+    crops: Image | Float32
     pooling: Index
     low_res: tuple[int, int]
     high_res: tuple[int, int]
+    padding: Index | None = None
 
 
 class ImageVocabulary(Protocol):
@@ -112,16 +147,20 @@ def preprocess(image: npt.NDArray[Any], config: ImageConfig) -> ImageInputs:
     Raises: FrameError if it is no image.
     """
     rgb = as_rgb(image)
-    side, grid = config.crop_size, config.grid
-    low = resize(rgb, side, side)[None]
-    low_pooling, low_shape = _pool(np.arange(grid * grid, dtype=np.int64).reshape(grid, grid), config.pooling)
-    if config.max_crops == 0:
-        return ImageInputs(low, low_pooling, low_shape, (0, 0))
-    rows, columns = select_tiling(rgb.shape[0], rgb.shape[1], config)
-    crops = _crops(rgb, rows, columns, config)
-    pooling, shape = _pool(_patch_indices(rows, columns, config), config.pooling)
-    pooling = np.where(pooling >= 0, pooling + grid * grid, -1)  # behind the patches of the first crop
-    return ImageInputs(np.concatenate([low, crops]), np.concatenate([low_pooling, pooling]), low_shape, shape)
+    grid = config.grid
+    pooling, low_shape = _pool(np.arange(grid * grid, dtype=np.int64).reshape(grid, grid), config.pooling)
+    rows, columns, shape = 0, 0, (0, 0)
+    if config.max_crops > 0:
+        rows, columns = select_tiling(rgb.shape[0], rgb.shape[1], config)
+        high, shape = _pool(_patch_indices(rows, columns, config), config.pooling)
+        # behind the patches of the first crop
+        pooling = np.concatenate([pooling, np.where(high >= 0, high + grid * grid, -1)])
+    if config.keep_aspect:
+        crops, padding = _letterboxed(rgb, rows, columns, config)
+        return ImageInputs(crops, pooling, low_shape, shape, padding)
+    low = resize(rgb, config.crop_size, config.crop_size)[None]
+    stretched = np.concatenate([low, _stretched(rgb, rows, columns, config)]) if rows else low
+    return ImageInputs(stretched, pooling, low_shape, shape)
 
 
 def image_token_ids(inputs: ImageInputs, vocabulary: ImageVocabulary, config: ImageConfig) -> list[int]:
@@ -245,10 +284,39 @@ def _fused(a: Float32, b: Float32, c: Float32) -> Float32:
     return np.asarray(a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64), dtype=np.float32)
 
 
-def _crops(rgb: Image, rows: int, columns: int, config: ImageConfig) -> Image:
-    """(rows * columns, S, S, 3): the canvas cut at a stride of one window."""
+def _stretched(rgb: Image, rows: int, columns: int, config: ImageConfig) -> Image:
+    """The high-resolution crops (rows * columns, S, S, 3) of Molmo2."""
+    height, width = (n * config.window + config.margin for n in (rows, columns))
+    return _cut(resize(rgb, height, width), rows, columns, config)
+
+
+def _letterboxed(rgb: Image, rows: int, columns: int, config: ImageConfig) -> tuple[Float32, Index]:
+    """All crops of Molmo v1, (C,S,S,3) float32, and which of their patches show padding (C,N).
+
+    v1 was trained with the padding of each crop assigned to the one before it, the low-resolution crop
+    taking that of the first; the last crop then has "some" everywhere. Its weights expect that.
+    """
+    side = config.crop_size
+    crops = letterbox(rgb, side, side)[0][None]
+    padding = np.full((1, config.grid**2), 2, dtype=np.int64)
+    if rows == 0:
+        return crops, padding
+    height, width = (n * config.window + config.margin for n in (rows, columns))
+    canvas, shown = letterbox(rgb, height, width)
+    crops = np.concatenate([crops, _cut(canvas, rows, columns, config)])
+    return crops, np.concatenate([_padding(_cut(shown, rows, columns, config), config), padding])
+
+
+def _padding(shown: npt.NDArray[np.bool_], config: ImageConfig) -> Index:
+    """(C,S,S) -> (C,N): 0 for patches without padding, 1 with nothing else, 2 with some."""
+    g, p = config.grid, config.patch_size
+    count = shown.reshape(-1, g, p, g, p).sum(axis=(2, 4)).reshape(-1, g * g)
+    return np.where(count == 0, 1, np.where(count == p * p, 0, 2)).astype(np.int64)
+
+
+def _cut(canvas: npt.NDArray[Any], rows: int, columns: int, config: ImageConfig) -> npt.NDArray[Any]:
+    """(rows * columns, S, S, ...): the canvas cut at a stride of one window."""
     side, stride = config.crop_size, config.window
-    canvas = resize(rgb, rows * stride + config.margin, columns * stride + config.margin)
     return np.stack(
         [
             canvas[r * stride : r * stride + side, c * stride : c * stride + side]

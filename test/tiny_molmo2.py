@@ -106,18 +106,20 @@ def config_fields(
 
 def random_weights(fields: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in expected_shapes(parse_config(fields)).items():
-        value = rng.standard_normal(shape).astype(np.float32)
-        if name.endswith("norm.weight") or name.endswith("ln_f.weight"):
-            weights[name] = 1 + np.float32(0.3) * value
-        elif len(shape) == 1:
-            weights[name] = np.float32(0.2) * value
-        elif "embedding" in name and "patch" not in name:
-            weights[name] = value
-        else:
-            weights[name] = value * np.float32(0.8 / np.sqrt(shape[1]))
-    return weights
+    shapes = expected_shapes(parse_config(fields))
+    return {name: random_tensor(rng, name, shape) for name, shape in shapes.items()}
+
+
+def random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Norms around 1, biases around 0, embeddings of unit size, matrices that keep sizes."""
+    value = rng.standard_normal(shape).astype(np.float32)
+    if name.endswith(("norm.weight", "ln_f.weight", "pre_ln.weight")):
+        return 1 + np.float32(0.3) * value
+    if len(shape) == 1:
+        return np.float32(0.2) * value
+    if ("embedding" in name and "patch" not in name) or "pad_embed" in name:
+        return value
+    return value * np.float32(0.8 / np.sqrt(shape[1]))
 
 
 def write_checkpoint(

@@ -2,7 +2,8 @@
 
 Two vocabularies exist for Molmo2: that of the released files (vit_config, image_patch_size, vit_layers,
 rope_scaling ...) and that of newer transformers (vision_config, patch_size, vision_feature_layer,
-rope_parameters ...). Both end here; nothing behind this file knows of either.
+rope_parameters ...). Molmo v1 has two others (``config_v1``). All end here; nothing behind this file knows
+of any.
 """
 
 from __future__ import annotations
@@ -19,10 +20,7 @@ from molmo_ros.errors import CheckpointError
 
 Fields = Mapping[str, Any]
 
-_RELEASED = {
-    "molmo": "Molmo v1 is not supported yet; use a Molmo2 checkpoint such as allenai/Molmo2-4B",
-    "molmo_point": "MolmoPoint is not supported yet; use a Molmo2 checkpoint such as allenai/Molmo2-4B",
-}
+V1, V2, POINT = "molmo", "molmo2", "molmo_point"
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class VisionConfig:
     norm_eps: float
     activation: str  # "gelu_tanh" or "quick_gelu"
     taps: tuple[int, ...]  # blocks whose outputs are concatenated, in this order
+    clip: bool = False  # CLIP: a class token, a norm before the first block, no bias at the patches
 
     @property
     def grid(self) -> int:
@@ -58,6 +57,7 @@ class ConnectorConfig:
     num_heads: int
     head_dim: int
     intermediate_size: int
+    pad_embed: bool = False  # v1: learned vectors added to patches that show padding
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ class Yarn:
     beta_fast: float
     beta_slow: float
     truncate: bool
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture: of ``count`` gated MLPs, the ``active`` most probable ones serve a token."""
+
+    count: int
+    active: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class TextConfig:
     yarn: Yarn | None
     yarn_layers: frozenset[int]
     max_positions: int
+    experts: Experts | None = None  # then ``intermediate_size`` is that of one expert
 
     def inverse_frequencies(self, layer: int) -> tuple[npt.NDArray[np.float32], float]:
         """Rotary frequencies (head_dim / 2,) of a layer, and the factor on its cosines and sines."""
@@ -104,10 +113,15 @@ class TextConfig:
 class ModelConfig:
     """Everything that decides the graphs."""
 
-    model_type: str
+    model_type: str  # V1, V2 or POINT
     vision: VisionConfig
     connector: ConnectorConfig
     text: TextConfig
+
+    @property
+    def image_sees_ahead(self) -> bool:
+        """Whether the tokens of an image see each other in both directions, or only backwards as in v1."""
+        return self.model_type != V1
 
 
 def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
@@ -115,26 +129,35 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
 
     Raises: CheckpointError if the model_type is unknown, a field is missing, or sizes contradict.
     """
-    model_type = fields.get("model_type")
-    if model_type != "molmo2":
-        known = _RELEASED.get(str(model_type), "known is molmo2")
+    from molmo_ros.network.config_v1 import parse_v1
+
+    readers = {V1: parse_v1, V2: _parse_v2}
+    model_type = str(fields.get("model_type"))
+    if model_type not in readers:
+        known = "MolmoPoint is not supported" if model_type == POINT else f"known are {', '.join(readers)}"
         raise CheckpointError(f'{path}: model_type is "{model_type}"; {known}.')
     try:
-        vision_fields = fields["vit_config"] if "vit_config" in fields else fields["vision_config"]
-        config = ModelConfig(
-            model_type="molmo2",
-            vision=_vision(vision_fields, fields["adapter_config"]),
-            connector=_connector(fields["adapter_config"]),
-            text=_text(fields["text_config"]),
-        )
+        config = readers[model_type](fields)
     except KeyError as error:
         raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
     except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: a field has a wrong type ({error}); download the file again."
         ) from error
+    if config.text.experts:
+        raise CheckpointError(f"{path}: a mixture of experts (MolmoE) is not supported; take a dense model.")
     _check(config, fields, path)
     return config
+
+
+def _parse_v2(fields: Fields) -> ModelConfig:
+    vision_fields = fields["vit_config"] if "vit_config" in fields else fields["vision_config"]
+    return ModelConfig(
+        model_type=V2,
+        vision=_vision(vision_fields, fields["adapter_config"]),
+        connector=_connector(fields["adapter_config"]),
+        text=_text(fields["text_config"]),
+    )
 
 
 def _first(fields: Fields, *names: str) -> Any:
@@ -226,7 +249,7 @@ def _check(config: ModelConfig, fields: Fields, path: str) -> None:
         (text.num_heads % text.num_kv_heads == 0, "the heads are not a multiple of the key-value heads"),
         (text.head_dim % 2 == 0, "the head size is odd, so it cannot be rotated"),
         (connector.hidden_size == vision.hidden_size, "adapter and vision tower differ in width"),
-        (fields["adapter_config"].get("text_hidden_size", text.hidden_size) == text.hidden_size,
+        (fields.get("adapter_config", {}).get("text_hidden_size", text.hidden_size) == text.hidden_size,
          "adapter and text model differ in width"),
     ]  # fmt: skip
     for good, fact in facts:

@@ -177,6 +177,10 @@ class Graph:
     def gather(self, x: Value, index: Value, axis: int = 0) -> Value:
         return self.op("Gather", x, index, axis=axis)
 
+    def rows(self, x: Value, start: int, stop: int) -> Value:
+        """x[:, start:stop]"""
+        return self.op("Slice", x, self.ints(start), self.ints(stop), self.ints(1))
+
     def length(self, x: Value, axis: int) -> Value:
         """Size of one axis, a scalar."""
         return self.op("Squeeze", self.op("Shape", x, start=axis, end=axis + 1), self.ints(0))

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
 from molmo_ros.network.graph import Graph, Value
-from molmo_ros.network.weights import POOLING, PROJECTOR, VIT, vit_block
+from molmo_ros.network.weights import PAD_EMBED, POOLING, PROJECTOR, VIT, vit_block
 
 Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
@@ -30,14 +30,20 @@ def build_vision(
 ) -> None:
     """crops (C,S,S,3) uint8, pooling (M,W) int64 -> image_embeds (M,D) fp32.
 
+    v1: crops are float32, still 0..255, and padding (C,N) int64 says which patches show padding.
     ``mean`` and ``std`` are of pixels scaled to 0..1; the normalisation is folded into the patch embedding.
     """
     vision = config.vision
-    crops = graph.input("crops", TensorProto.UINT8, ["C", vision.image_size, vision.image_size, 3])
+    kind = TensorProto.FLOAT if vision.clip else TensorProto.UINT8
+    crops = graph.input("crops", kind, ["C", vision.image_size, vision.image_size, 3])
     pooling = graph.input("pooling", TensorProto.INT64, ["M", window])
     taps = vision_tower(graph, read, vision, crops, mean, std)
     with graph.island():
-        patches = graph.reshape(graph.concat(*taps, axis=-1), -1, vision.tap_size)  # (C*N,F)
+        patches = graph.concat(*taps, axis=-1)  # (C,N,F)
+        if config.connector.pad_embed:
+            padding = graph.input("padding", TensorProto.INT64, ["C", vision.grid**2])
+            patches = mark_padding(graph, read, patches, padding)
+        patches = graph.reshape(patches, -1, vision.tap_size)  # (C*N,F)
         pooled = pool_patches(graph, read, config.connector, patches, pooling, vision.tap_size)  # (M,V)
         embeds = graph.to_fp32(project(graph, read, pooled))  # (M,D)
     graph.output(embeds, "image_embeds", TensorProto.FLOAT, ["M", config.text.hidden_size])
@@ -52,16 +58,34 @@ def vision_tower(
     std: tuple[float, float, float],
 ) -> list[Value]:
     """crops (C,S,S,3) uint8 -> the tapped hidden states, each (C,N,V)."""
-    x = graph.add(
-        patch_embedding(graph, read, c, crops, mean, std),
-        graph.weight(f"{VIT}positional_embedding", read(f"{VIT}positional_embedding")),
-    )
+    x = patch_embedding(graph, read, c, crops, mean, std)
+    if c.clip:
+        x = prepend_class_token(graph, read, c, x)
+    x = graph.add(x, graph.weight(f"{VIT}positional_embedding", read(f"{VIT}positional_embedding")))
+    if c.clip:
+        x = _layer_norm(graph, read, f"{VIT}pre_ln", x, c.norm_eps)
     x = graph.to_fp32(x) if graph.precision.is_fp16 else x
     hidden = []
     for layer in range(c.num_layers):
         x = vision_block(graph, read, c, vit_block(layer), x)
         hidden.append(x)
-    return [hidden[layer] for layer in c.taps]
+    taps = [hidden[layer] for layer in c.taps]
+    # the class token has served
+    return [graph.rows(tap, 1, 1 + c.grid**2) for tap in taps] if c.clip else taps
+
+
+def prepend_class_token(graph: Graph, read: Read, c: VisionConfig, x: Value) -> Value:
+    """x (C,N,V) -> (C,1+N,V)"""
+    token = graph.weight(f"{VIT}class_embedding", read(f"{VIT}class_embedding"))
+    shape = graph.concat(graph.op("Shape", x, start=0, end=1), graph.ints(1, c.hidden_size), axis=0)
+    return graph.concat(graph.op("Expand", token, shape), x, axis=1)
+
+
+def mark_padding(graph: Graph, read: Read, patches: Value, padding: Value) -> Value:
+    """Add a learned vector to patches (C,N,F) that show padding: 0 none, 1 nothing else, 2 some of it."""
+    vectors = read(PAD_EMBED)  # (2,F)
+    table = np.concatenate([np.zeros_like(vectors[:1]), vectors])
+    return graph.add(patches, graph.gather(graph.weight(PAD_EMBED, table), padding))
 
 
 def patch_embedding(
@@ -76,7 +100,8 @@ def patch_embedding(
 
     With W' = W / (255 std) and b' = b - sum(W mean / std) the matrix takes raw bytes.
     """
-    weight, bias = read(f"{VIT}patch_embedding.weight"), read(f"{VIT}patch_embedding.bias")
+    weight = read(f"{VIT}patch_embedding.weight")
+    bias = np.zeros(len(weight), np.float32) if c.clip else read(f"{VIT}patch_embedding.bias")
     pixels = c.patch_size**2
     scale = np.tile(1 / (255 * np.array(std)), pixels)
     shift = np.tile(np.array(mean) / np.array(std), pixels)

@@ -1,24 +1,46 @@
-"""The released key names of a checkpoint, with the shape each must have.
+"""The key names of a checkpoint, with the shape each must have.
 
-Fused tensors stay fused (q, k, v in ``att_proj``; up, then gate in ``ff_proj``): one matrix product serves
-them all.
+The network asks for tensors by the names that Molmo2 was released with; a layout says under which name, and
+cut how, a generation stores each. Fused tensors stay fused (q, k, v in ``att_proj``; up, then gate in
+``ff_proj``): one matrix product serves them all.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from molmo_ros.network.config import ConnectorConfig, ModelConfig, TextConfig, VisionConfig
+from molmo_ros.network.config import V1, ConnectorConfig, ModelConfig, TextConfig, VisionConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
 VIT = "model.vision_backbone.image_vit."
 POOLING = "model.vision_backbone.image_pooling_2d."
 PROJECTOR = "model.vision_backbone.image_projector."
+PAD_EMBED = "model.vision_backbone.pad_embed"
 TEXT = "model.transformer."
 HEAD = "lm_head.weight"
 
-_VIT_BLOCK = re.compile(re.escape(VIT) + r"transformer\.resblocks\.([0-9]+)\.")
+_VIT_BLOCK = re.compile(r"resblocks\.([0-9]+)\.")
+_EXPERTS = re.compile(r"(.*)\.experts\.(gate_proj|up_proj|down_proj)\.weight")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor of the network lies: one stored tensor, or one per expert, to be stacked.
+
+    ``shape`` is that of each stored tensor. With one name and ``experts``, the matrices of all experts lie on
+    top of each other; ``transposed``: each has to be turned.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    experts: int = 0
+    transposed: bool = False
+
+
+Layout = Mapping[str, Stored]
 
 
 def vit_block(layer: int) -> str:
@@ -29,8 +51,8 @@ def text_block(layer: int) -> str:
     return f"{TEXT}blocks.{layer}."
 
 
-def expected_shapes(config: ModelConfig) -> Shapes:
-    """Every tensor that the network reads: name -> shape."""
+def network_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor that the network reads: its name there -> shape."""
     return {
         **_vision_shapes(config.vision),
         **_connector_shapes(config.connector, config.vision.tap_size, config.text.hidden_size),
@@ -38,10 +60,65 @@ def expected_shapes(config: ModelConfig) -> Shapes:
     }
 
 
+def layouts(config: ModelConfig) -> tuple[Layout, ...]:
+    """All ways in which checkpoints of this configuration are stored, the released one first."""
+    shapes = network_shapes(config)
+    if config.text.experts:
+        return (
+            {name: _released_mixture(name, shape) for name, shape in shapes.items()},
+            {
+                name: _released_mixture(name, shape, head="model.transformer.ff_out.weight")
+                for name, shape in shapes.items()
+            },
+            {name: _training_mixture(name, shape) for name, shape in shapes.items()},
+        )
+    rename = _dense_v1 if config.model_type == V1 else str
+    return ({name: Stored((rename(name),), shape) for name, shape in shapes.items()},)
+
+
+def stored_shapes(layout: Layout) -> Shapes:
+    """Every tensor that files of a layout must hold: name -> shape."""
+    return {name: stored.shape for stored in layout.values() for name in stored.names}
+
+
+def expected_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor that the files of a released checkpoint must hold: name -> shape."""
+    return stored_shapes(layouts(config)[0])
+
+
 def is_unused(name: str, config: ModelConfig) -> bool:
     """True for tensors that a checkpoint may store although nothing reads them: blocks above the taps."""
-    match = _VIT_BLOCK.match(name)
+    match = _VIT_BLOCK.search(name)
     return match is not None and int(match[1]) >= config.vision.num_layers
+
+
+def _dense_v1(name: str) -> str:
+    """Molmo v1 has no records for attention and MLP inside a block."""
+    if name == HEAD:
+        return f"{TEXT}ff_out.weight"
+    return name.replace(".self_attn.", ".").replace(".mlp.", ".")
+
+
+def _released_mixture(name: str, shape: tuple[int, ...], head: str = HEAD) -> Stored:
+    """MolmoE: each expert has its own three tensors."""
+    if name == HEAD:
+        return Stored((head,), shape)
+    if match := _EXPERTS.fullmatch(name):
+        names = tuple(f"{match[1]}.experts.{e}.{match[2]}.weight" for e in range(shape[0]))
+        return Stored(names, shape[1:], shape[0])
+    name = re.sub(r"\.self_attn\.|\.(?=attn_norm)", ".attn.", name)
+    return Stored((re.sub(r"\.(?=ff_norm)", ".mlp.", name),), shape)
+
+
+def _training_mixture(name: str, shape: tuple[int, ...]) -> Stored:
+    """MolmoE as its training code writes it: the experts of a layer on top of each other."""
+    if match := _EXPERTS.fullmatch(name):
+        part = {"gate_proj": "w1", "up_proj": "v1", "down_proj": "w2"}[match[2]]
+        transposed = match[2] == "down_proj"
+        rows, columns = (shape[2], shape[1]) if transposed else (shape[1], shape[2])
+        stored = f"{match[1].removesuffix('.mlp')}.ffn.experts.mlp.{part}"
+        return Stored((stored,), (shape[0] * rows, columns), shape[0], transposed)
+    return Stored((_dense_v1(name.replace(".mlp.gate.", ".ffn.router.layer.")),), shape)
 
 
 def _linear(name: str, out: int, into: int, bias: bool = True) -> Shapes:
@@ -54,8 +131,10 @@ def _norm(name: str, size: int, bias: bool = True) -> Shapes:
 
 def _vision_shapes(c: VisionConfig) -> Shapes:
     width = c.num_heads * c.head_dim
-    shapes: Shapes = {f"{VIT}positional_embedding": (c.grid**2, c.hidden_size)}
-    shapes |= _linear(f"{VIT}patch_embedding", c.hidden_size, 3 * c.patch_size**2)
+    shapes: Shapes = {f"{VIT}positional_embedding": (c.grid**2 + c.clip, c.hidden_size)}
+    shapes |= _linear(f"{VIT}patch_embedding", c.hidden_size, 3 * c.patch_size**2, bias=not c.clip)
+    if c.clip:
+        shapes |= {f"{VIT}class_embedding": (c.hidden_size,), **_norm(f"{VIT}pre_ln", c.hidden_size)}
     for layer in range(c.num_layers):
         block = vit_block(layer)
         shapes |= _norm(f"{block}attention_norm", c.hidden_size)
@@ -70,7 +149,7 @@ def _vision_shapes(c: VisionConfig) -> Shapes:
 
 def _connector_shapes(c: ConnectorConfig, tap_size: int, text_size: int) -> Shapes:
     width = c.num_heads * c.head_dim
-    shapes: Shapes = {}
+    shapes: Shapes = {PAD_EMBED: (2, tap_size)} if c.pad_embed else {}
     for name in ("wq", "wk", "wv"):
         shapes |= _linear(f"{POOLING}{name}", width, tap_size)
     shapes |= _linear(f"{POOLING}wo", c.hidden_size, width)
@@ -94,7 +173,20 @@ def _text_shapes(c: TextConfig) -> Shapes:
             shapes |= _norm(f"{block}self_attn.q_norm", q_size if full else c.head_dim, bias=False)
             shapes |= _norm(f"{block}self_attn.k_norm", kv_size if full else c.head_dim, bias=False)
         shapes |= _norm(f"{block}ff_norm", c.hidden_size, bias=False)
-        shapes |= _linear(f"{block}mlp.ff_proj", 2 * c.intermediate_size, c.hidden_size, bias=False)
-        shapes |= _linear(f"{block}mlp.ff_out", c.hidden_size, c.intermediate_size, bias=False)
+        shapes |= _mlp_shapes(f"{block}mlp.", c)
     shapes |= _norm(f"{TEXT}ln_f", c.hidden_size, bias=False)
     return shapes | {HEAD: (c.vocab_size, c.hidden_size)}
+
+
+def _mlp_shapes(name: str, c: TextConfig) -> Shapes:
+    wide, hidden = c.intermediate_size, c.hidden_size
+    if c.experts is None:
+        up = _linear(f"{name}ff_proj", 2 * wide, hidden, bias=False)
+        return up | _linear(f"{name}ff_out", hidden, wide, bias=False)
+    count = c.experts.count
+    return {
+        f"{name}gate.weight": (count, hidden),
+        f"{name}experts.gate_proj.weight": (count, wide, hidden),
+        f"{name}experts.up_proj.weight": (count, wide, hidden),
+        f"{name}experts.down_proj.weight": (count, hidden, wide),
+    }

@@ -49,8 +49,11 @@ class Runtime(Protocol):
     name: str
     precision: str
 
-    def encode_image(self, crops: Image, pooling: Index) -> Float32:
-        """crops (C,S,S,3) uint8, pooling (M,W) patch indices -> embeddings of the image tokens (M,D)."""
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
+        """crops (C,S,S,3), pooling (M,W) patch indices -> embeddings of the image tokens (M,D).
+
+        v1 has float32 crops, and padding (C,N): which patches show it. See ``preprocess.ImageInputs``.
+        """
         ...
 
     def embed(self, token_ids: list[int]) -> Float32:

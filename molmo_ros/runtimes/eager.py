@@ -12,6 +12,7 @@ import numpy as np
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
 from molmo_ros.errors import RuntimeUnavailableError
+from molmo_ros.network.config import V2
 from molmo_ros.runtimes.base import Cache, Float32, Index
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class EagerRuntime:
         threads: int | None = None,
         progress: Callable[[str, float], None] | None = None,
     ) -> None:
+        if checkpoint.config.model_type != V2:
+            raise RuntimeUnavailableError(
+                f'transformers has no "{checkpoint.config.model_type}" model; use runtime "onnx".'
+            )
         import torch
 
         try:
@@ -72,7 +77,7 @@ class EagerRuntime:
         if progress:
             progress("ready", 1.0)
 
-    def encode_image(self, crops: Image, pooling: Index) -> Float32:
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
         import torch
 
         c = self._image
