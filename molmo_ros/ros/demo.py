@@ -27,7 +27,7 @@ from molmo_ros.ros.conversions import decode_color, stamp_to_ns
 from molmo_ros.ros.messages import clouds_by_instance, grounding_from_message
 from molmo_ros.ros.processes import Processes
 
-DOMAINS = 100  # the demo picks one of the domains 1..100 by its process id, to meet no robot nor another demo
+DOMAINS = 100  # the demo picks one of 1..100 by its process id, to meet no robot nor another demo
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 QUIET_S = 10.0  # how long to wait for what is published after the answer
 
@@ -47,7 +47,7 @@ def run_demo(
     Returns: query, answer, targets (list of dicts), stages_ms, picture, and the frame and grounding that they
     were made of. Raises: MolmoRosError with the node's own words if it does not answer.
     """
-    domain = 1 + os.getpid() % DOMAINS
+    domain = 1 + (os.getpid() + DOMAINS // 2) % DOMAINS
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
     env = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **os.environ, "ROS_DOMAIN_ID": str(domain)}

@@ -11,8 +11,9 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed here")
 pytest.importorskip("molmo_ros.msg", reason="the messages are not built here (colcon build)")
 
-# Set before anything joins the network: parallel sessions must not hear each other.
-os.environ["ROS_DOMAIN_ID"] = str(110 + os.getpid() % 100)
+# Set before anything joins the network: parallel sessions must not hear each other. Domains beyond 101 would
+# use ports that the system gives to others.
+os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 if TYPE_CHECKING:
