@@ -30,7 +30,7 @@ class Manifest:
 
     ``sm``: compute capability times ten, 0 for graphs that fit any device. ``profiles``: per part, the range
     of each free size as (least, best, most). ``attention``: per part, kernels that hold a whole attention,
-    and attentions in the graph. ``files``: per part, name, bytes and sha256; "data" ends the names of weights.
+    and attentions in the graph, over all profiles. ``files``: per part, name, bytes and sha256.
     """
 
     checkpoint: str
@@ -73,7 +73,9 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format {content['format']}, this version reads {FORMAT}; build it anew."
             )
         manifest = Manifest(**content)
-        if any(not isinstance(e["name"], str) or Path(e["name"]).name != e["name"] for e in _entries(manifest)):
+        if any(
+            not isinstance(e["name"], str) or Path(e["name"]).name != e["name"] for e in _entries(manifest)
+        ):
             raise ValueError("a file is named with a folder")
     except FileNotFoundError as error:
         raise EngineError(f"{folder} has no {MANIFEST}, so it holds no finished engine; build it.") from error
@@ -159,9 +161,8 @@ def build_command(manifest: Manifest, checkpoint: Checkpoint | None, precision: 
     source = manifest.checkpoint if checkpoint is None else str(checkpoint.folder)
     held = manifest.precision if precision == "auto" else precision
     device = f" --sm {sm or manifest.sm}" if manifest.sm else ""
-    return (
-        f"molmo-ros engine build --checkpoint {source} --runtime {manifest.runtime} --precision {held}{device}"
-    )
+    options = f"--runtime {manifest.runtime} --precision {held}{device}"
+    return f"molmo-ros engine build --checkpoint {source} {options}"
 
 
 def find_engine(
@@ -232,4 +233,6 @@ def _entries(manifest: Manifest) -> list[Mapping[str, Any]]:
 
 def _is_ours(name: str) -> bool:
     """A file that a build leaves behind; others in the folder are not touched."""
-    return name.endswith((".engine", ".engine.part", ".onnx", ".onnx.data")) or name.startswith(f".{MANIFEST}")
+    return name.endswith((".engine", ".engine.part", ".onnx", ".onnx.data")) or name.startswith(
+        f".{MANIFEST}"
+    )

@@ -81,7 +81,8 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.recipes import change, load_recipe
 
     recipe = change(
-        load_recipe(args.recipe), sm=args.sm, runtime=args.runtime, precision=args.precision, sequence=args.sequence
+        load_recipe(args.recipe), sm=args.sm, runtime=args.runtime, precision=args.precision,
+        sequence=args.sequence,
     )  # fmt: skip
     checkpoint = load_checkpoint(args.checkpoint)
     out = Path(args.out) if args.out else None

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from molmo_ros.network.config import ModelConfig, TextConfig
+from molmo_ros.network.experts import mixture_of_experts
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.weights import HEAD, TEXT, text_block
 
@@ -54,7 +55,8 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
         new += [key, value]
     x = graph.gather(x, rows, axis=1)  # (1,N,D)
     x = graph.rms_norm(x, f"{TEXT}ln_f", read(f"{TEXT}ln_f.weight"), c.norm_eps)
-    logits = graph.linear(graph.reshape(x, -1, c.hidden_size), "lm_head", read(HEAD), head=True)  # (N,vocabulary)
+    x = graph.reshape(x, -1, c.hidden_size)
+    logits = graph.linear(x, "lm_head", read(HEAD), head=True)  # (N,vocabulary)
     graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", c.vocab_size])
     graph.output(
         graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
@@ -184,6 +186,8 @@ def all_heads(graph: Graph, x: Value, c: TextConfig) -> Value:
 
 def feed_forward(graph: Graph, read: Read, c: TextConfig, name: str, x: Value) -> Value:
     """w_out(silu(gate) * up); the fused projection holds up first, then gate."""
+    if c.experts is not None:
+        return mixture_of_experts(graph, read, c, name, x)
     fused = graph.linear(x, f"{name}ff_proj", read(f"{name}ff_proj.weight"))
     up, gate = graph.split(fused, c.intermediate_size, c.intermediate_size)
     h = graph.mul(graph.silu(gate), up)

@@ -29,7 +29,9 @@ def cudart() -> Any:
             return importlib.import_module(name)
         except ImportError:
             continue
-    raise RuntimeUnavailableError("TensorRT engines need cuda-python, which is not installed: pip install cuda-python")
+    raise RuntimeUnavailableError(
+        "TensorRT engines need cuda-python, which is not installed: pip install cuda-python"
+    )
 
 
 def call(function: Any, *arguments: Any) -> Any:
@@ -47,13 +49,17 @@ def device() -> Device:
     error, count = rt.cudaGetDeviceCount()
     if int(error) != 0 or count == 0:
         raise RuntimeUnavailableError(
-            f"There is no NVIDIA GPU that CUDA can use here ({error.name}); use runtime onnx, or install the driver."
+            f"There is no NVIDIA GPU that CUDA can use here ({error.name}); "
+            "use runtime onnx, or install the driver."
         )
     kinds = rt.cudaDeviceAttr
     major = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMajor, 0)
     minor = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMinor, 0)
     name = call(rt.cudaGetDeviceProperties, 0).name
-    return Device(name.decode(errors="replace").strip("\0") if isinstance(name, bytes) else str(name), 10 * major + minor)
+    return Device(
+        name.decode(errors="replace").strip("\0") if isinstance(name, bytes) else str(name),
+        10 * major + minor,
+    )
 
 
 class Buffer:

@@ -70,7 +70,17 @@ class DeviceCache:
         rt = cudart()
         width, kind = count * self.row_bytes, rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         target = self.slab.address + self._length * self.row_bytes
-        call(rt.cudaMemcpy2DAsync, target, self.plane_bytes, new_kv.address, width, width, self.planes, kind, stream)
+        call(
+            rt.cudaMemcpy2DAsync,
+            target,
+            self.plane_bytes,
+            new_kv.address,
+            width,
+            width,
+            self.planes,
+            kind,
+            stream,
+        )
         self._length += count
 
 
@@ -111,9 +121,7 @@ class TrtRuntime:
             self.precision, folder, time.perf_counter() - start,
         )  # fmt: skip
 
-    def encode_image(
-        self, crops: Image | Float32, pooling: Index, padding: Index | None = None
-    ) -> Float32:
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
         inputs: dict[str, npt.NDArray[Any]] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding
@@ -180,7 +188,9 @@ class _Part:
         for i in range(len(self._profiles)):
             context = self._engine.create_execution_context()
             if context is None or not context.set_optimization_profile_async(i, stream):
-                raise RuntimeUnavailableError(f"No memory on the GPU for the {part} engine; free some, or use int4.")
+                raise RuntimeUnavailableError(
+                    f"No memory on the GPU for the {part} engine; free some, or use int4."
+                )
             self._contexts.append(context)
         self._buffers: dict[str, Buffer] = {}
 
@@ -191,7 +201,7 @@ class _Part:
         sizes: dict[str, int],
         bound: dict[str, tuple[int, tuple[int, ...]]] | None = None,
     ) -> list[Buffer]:
-        """Queue one pass; ``results`` names outputs and their bytes, ``bound`` inputs that are on the device."""
+        """Queue one pass; ``results`` names outputs and their bytes, ``bound`` inputs that lie there."""
         context = self._contexts[self._profile(sizes)]
         # Kept until the next pass, since the copies from them are only queued.
         self._sources = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
@@ -205,7 +215,9 @@ class _Part:
         for name, buffer in zip(results, outputs, strict=True):
             context.set_tensor_address(name, buffer.address)
         if not context.execute_async_v3(int(self._stream)):
-            raise RuntimeUnavailableError(f"The {self._part} engine failed on the GPU; see the log, restart the node.")
+            raise RuntimeUnavailableError(
+                f"The {self._part} engine failed on the GPU; see the log, restart the node."
+            )
         return outputs
 
     def close(self) -> None:
@@ -245,5 +257,9 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        command = "pip install tensorrt-rtx-cu13" if name == "tensorrt_rtx" else "it comes with JetPack; else pip install tensorrt"
+        command = (
+            "pip install tensorrt-rtx-cu13"
+            if name == "tensorrt_rtx"
+            else "it comes with JetPack; else pip install tensorrt"
+        )
         raise RuntimeUnavailableError(f'Runtime "{name}" is not installed ({error}): {command}') from error

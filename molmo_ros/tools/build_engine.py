@@ -73,7 +73,7 @@ def build_engine(
             start, share = (0.1, 0.2) if part == VISION else (0.3, 0.65)
             compiled = compile_onnx(
                 recipe.runtime, source, plan, sizes[part], recipe.sm,
-                timing_cache=folder.parent / f"timing-sm{recipe.sm}.cache",
+                timing_cache=folder.parent / f"timing-{recipe.runtime}-sm{recipe.sm}.cache",
                 progress=lambda s, f, p=part, a=start, b=share: report(f"compiling {p}", a + b * f),  # type: ignore[misc]
             )  # fmt: skip
             attention[part] = [compiled.attention_kernels, _attentions(checkpoint)[part] * len(sizes[part])]
@@ -96,7 +96,9 @@ def export_graphs(
     """
     known = GPU_PRECISIONS if target == "gpu" else CPU_PRECISIONS
     if precision_name not in known:
-        raise ParameterError(f"A {target} has no precision {precision_name}; choose one of {', '.join(known)}.")
+        raise ParameterError(
+            f"A {target} has no precision {precision_name}; choose one of {', '.join(known)}."
+        )
     precision = known[precision_name]
     if folder.exists() and any(folder.iterdir()):
         raise ParameterError(f"{folder} is not empty; give a new folder.")
@@ -138,7 +140,7 @@ def profiles(checkpoint: Checkpoint, sequence: int) -> dict[str, list[Profile]]:
 def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """About what the graphs' data takes on disk."""
     bits = {"int4": 4.3, "int8": 8.2, "dynamic": 8.1}
-    plain = 8 * precision.dtype().itemsize
+    plain = 8 * np.dtype(precision.dtype).itemsize
     text, head = bits.get(precision.weights, plain), bits.get(precision.head, plain)
     total = 0.0
     for name, shape in checkpoint.weights.shapes.items():
@@ -156,8 +158,8 @@ def check_room(checkpoint: Checkpoint, precision: Precision, folder: Path, force
     if free is not None and free < need and not force:
         raise EngineBuildError(
             f"Compiling {data / 1e9:.1f} GB of weights takes about {need / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; close other programs, add swap, build on a larger machine with the "
-            "same SM and TensorRT and copy the folder, or try with --force."
+            f"{free / 1e9:.1f} GB are free; close other programs, add swap, build on a larger machine with "
+            "the same SM and TensorRT and copy the folder, or try with --force."
         )
 
 
@@ -180,7 +182,8 @@ def _check_disk(need: int, folder: Path) -> None:
         raise ParameterError(f"{place} cannot be written to; give another folder.")
     if (free := shutil.disk_usage(place).free) < need:
         raise EngineBuildError(
-            f"{place} has {free / 1e9:.1f} GB free, this takes {need / 1e9:.1f} GB; make room or give another folder."
+            f"{place} has {free / 1e9:.1f} GB free, this takes {need / 1e9:.1f} GB; "
+            "make room or give another folder."
         )
 
 
@@ -246,4 +249,3 @@ def _manifest(
         attention=attention,
         files=files,
     )  # fmt: skip
-

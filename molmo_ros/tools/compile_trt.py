@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 INSTALL = {
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
-    "tensorrt": "on a Jetson it comes with JetPack (sudo apt install nvidia-jetpack); else pip install tensorrt",
+    "tensorrt": "it comes with JetPack (sudo apt install nvidia-jetpack); elsewhere pip install tensorrt",
 }
 _ATTENTION = re.compile(r"^Name: \S*_mha_\S*,", re.MULTILINE)
 
