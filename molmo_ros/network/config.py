@@ -144,8 +144,6 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
         raise CheckpointError(
             f"{path}: a field has a wrong type ({error}); download the file again."
         ) from error
-    if config.text.experts:
-        raise CheckpointError(f"{path}: a mixture of experts (MolmoE) is not supported; take a dense model.")
     _check(config, fields, path)
     return config
 

@@ -10,7 +10,7 @@ Only primitives of opset 18 are used, so that TensorRT 10.3 parses the result; r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,7 @@ class Graph:
     _weights: dict[str, TensorProto] = field(default_factory=dict)
     _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     _outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    _count: int = 0  # operators so far, those in branches included
 
     # --- frame ---
 
@@ -111,9 +112,24 @@ class Graph:
         return self.ops(kind, *inputs, outputs=outputs, **attributes)[0]
 
     def ops(self, kind: str, *inputs: Value, outputs: int, **attributes: Any) -> list[Value]:
-        names = [f"{kind}_{len(self._nodes)}_{i}" for i in range(outputs)]
+        self._count += 1
+        names = [f"{kind}_{self._count}_{i}" for i in range(outputs)]
         self._nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names
+
+    def choose(self, condition: Value, then: Callable[[], Value], otherwise: Callable[[], Value]) -> Value:
+        """The result of one of two ways to compute it; they share weights and all that came before."""
+        branches = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
+        return self.op("If", condition, **branches)
+
+    def _branch(self, compute: Callable[[], Value]) -> onnx.GraphProto:
+        outer, self._nodes = self._nodes, []
+        try:
+            result = compute()
+            output = helper.make_tensor_value_info(result, self.precision.activations, None)
+            return helper.make_graph(self._nodes, f"branch_{self._count}", [], [output])
+        finally:
+            self._nodes = outer
 
     # --- constants and weights ---
 

@@ -1,0 +1,81 @@
+"""MolmoE's feed-forward layer: of many small gated MLPs, a router picks those that serve a token.
+
+Sizes in the comments: T tokens, E experts, k of them active, D width of the text model, F width of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from molmo_ros.network.config import Experts, TextConfig
+from molmo_ros.network.graph import Graph, Value
+
+Read = Callable[[str], npt.NDArray[np.float32]]
+
+# Up to this many tokens, reading the picked experts alone is less work than passing all tokens through all.
+GATHERED_TOKENS = 4
+
+
+def mixture_of_experts(graph: Graph, read: Read, c: TextConfig, name: str, x: Value) -> Value:
+    """x (1,T,D) -> (1,T,D): the sum of the picked experts, each times its probability.
+
+    The probabilities of the picked ones are not scaled to a sum of 1. A few tokens gather the matrices of
+    their experts; many tokens pass through all experts, those not picked counting nothing.
+    """
+    assert c.experts is not None
+
+    def matrices(part: str) -> Value:
+        """(E,in,out)"""
+        weight = np.ascontiguousarray(read(f"{name}experts.{part}.weight").transpose(0, 2, 1))
+        return graph.weight(f"{name}experts.{part}.weight", weight)
+
+    gate, up, down = matrices("gate_proj"), matrices("up_proj"), matrices("down_proj")
+    share, picked = route(graph, read, c.experts, name, x)  # (T,k), (T,k)
+    x = graph.reshape(x, -1, c.hidden_size)  # (T,D)
+    few = graph.op("LessOrEqual", graph.length(x, 0), graph.integer(GATHERED_TOKENS))
+    total = graph.choose(
+        few,
+        lambda: gathered(graph, x, share, picked, gate, up, down),
+        lambda: everywhere(graph, c.experts, x, share, picked, gate, up, down),
+    )
+    return graph.reshape(total, 1, -1, c.hidden_size)
+
+
+def route(graph: Graph, read: Read, experts: Experts, name: str, x: Value) -> tuple[Value, Value]:
+    """Probabilities (T,k) of the most probable experts, and which they are (T,k)."""
+    weight = graph.fp32_weight(f"{name}gate.weight", np.ascontiguousarray(read(f"{name}gate.weight").T))
+    scores = graph.reshape(graph.matmul(graph.to_fp32(x), weight), -1, experts.count)
+    chances = graph.op("Softmax", scores, axis=-1)
+    share, picked = graph.ops("TopK", chances, graph.ints(experts.active), outputs=2, axis=-1)
+    return graph.to_activations(share), picked
+
+
+def gathered(
+    graph: Graph, x: Value, share: Value, picked: Value, gate: Value, up: Value, down: Value
+) -> Value:
+    """x (T,D) -> (T,D), each token with the matrices (k,D,F) and (k,F,D) of its own experts."""
+    x = graph.op("Unsqueeze", x, graph.ints(1, 2))  # (T,1,1,D)
+    h = graph.mul(
+        graph.silu(graph.matmul(x, graph.gather(gate, picked))), graph.matmul(x, graph.gather(up, picked))
+    )  # (T,k,1,F)
+    h = graph.mul(h, graph.op("Unsqueeze", share, graph.ints(2, 3)))
+    return graph.op("ReduceSum", graph.matmul(h, graph.gather(down, picked)), graph.ints(1, 2), keepdims=0)
+
+
+def everywhere(
+    graph: Graph, experts: Experts, x: Value, share: Value, picked: Value, gate: Value, up: Value, down: Value
+) -> Value:
+    """x (T,D) -> (T,D) by way of all experts (E,T,F); the share of one not picked is 0."""
+    h = graph.mul(graph.silu(graph.matmul(x, gate)), graph.matmul(x, up))  # (E,T,F)
+    numbers = graph.arange(graph.integer(experts.count))
+    chosen = graph.op("Equal", graph.op("Unsqueeze", picked, graph.ints(2)), numbers)  # (T,k,E)
+    chosen = graph.to_activations(graph.cast(chosen, TensorProto.FLOAT))
+    shares = graph.op(
+        "ReduceSum", graph.mul(chosen, graph.op("Unsqueeze", share, graph.ints(2))), graph.ints(1), keepdims=0
+    )  # (T,E)
+    shares = graph.op("Unsqueeze", graph.transpose(shares, 1, 0), graph.ints(2))  # (E,T,1)
+    return graph.op("ReduceSum", graph.matmul(graph.mul(h, shares), down), graph.ints(0), keepdims=0)
