@@ -15,7 +15,9 @@ HELP = "measure the built-in model on new simulated scenes"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
     parser.add_argument(
-        "what", choices=["tiny"], help="tiny: pointing, counting and absence, on simulated scenes"
+        "what",
+        choices=["tiny", "precision"],
+        help="tiny: pointing, counting and absence, on simulated scenes; precision: each one against fp32",
     )
     parser.add_argument(
         "--scenes", type=options.integer(1, 100_000), default=100, metavar="N", help="default 100"
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, with a progress bar on standard error."""
     from tqdm import tqdm
 
+    from molmo_ros.tools.compare_precisions import compare_precisions
     from molmo_ros.tools.evaluate import evaluate_tiny
 
     with tqdm(total=args.scenes, unit="scene", file=sys.stderr, disable=None) as bar:
@@ -37,12 +40,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         def report(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
+        if args.what == "precision":
+            return compare_precisions(args.scenes, args.seed, report, args.checkpoint)
+
         return evaluate_tiny(args.scenes, args.seed, report, args.checkpoint, args.runtime, args.precision)
 
 
 def text(result: dict[str, Any]) -> str:
     """Return one line per number."""
+    if "precisions" in result:
+        return _table(result["precisions"])
     return "\n".join(f"{name:<28} {_number(value)}" for name, value in result.items())
+
+
+def _table(rows: dict[str, dict[str, float]]) -> str:
+    """One line per precision."""
+    columns = list(next(iter(rows.values())))
+    lines = [f"{'':<14}" + "".join(f"{column:>19}" for column in columns)]
+    lines += [f"{name:<14}" + "".join(f"{_number(row[c]):>19}" for c in columns) for name, row in rows.items()]
+    return "\n".join(lines)
 
 
 def _number(value: Any) -> str:

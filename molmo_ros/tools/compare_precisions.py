@@ -1,0 +1,115 @@
+"""What a precision costs in accuracy: the same questions on the same scenes, compared with fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from molmo_ros.answer import Molmo
+from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.datatypes import Answer, Image
+from molmo_ros.network.precision import CPU_PRECISIONS
+from molmo_ros.prompt import pointing_prompt
+from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+from molmo_ros.runtimes.ort import OrtRuntime
+from molmo_ros.sim import SimCamera
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Recorder:
+    """A runtime that keeps the logits of each pass."""
+
+    inner: Runtime
+    logits: list[Float32] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def precision(self) -> str:
+        return self.inner.precision
+
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
+        return self.inner.encode_image(crops, pooling, padding)
+
+    def embed(self, token_ids: list[int]) -> Float32:
+        return self.inner.embed(token_ids)
+
+    def new_cache(self) -> Cache:
+        return self.inner.new_cache()
+
+    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+        logits = self.inner.run(embeds, kv_limit, cache, rows)
+        self.logits.append(logits[-1])
+        return logits
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def compare_precisions(
+    scenes: int, seed: int, progress: Progress | None = None, checkpoint: str = "tiny"
+) -> dict[str, Any]:
+    """Ask for each object of each scene in every precision that ONNX Runtime has on a CPU.
+
+    Per precision: same_answer, share of answers whose text is that of fp32; logit_cosine_mean and _min over
+    the tokens up to the first that differs; top1, share of those tokens with the same arg-max; px_shift_p50
+    and _max between points of answers with as many points.
+    """
+    opened = load_checkpoint(checkpoint)
+    recorders = {name: Recorder(OrtRuntime(opened, name)) for name in CPU_PRECISIONS}
+    models = {name: Molmo(opened, recorder) for name, recorder in recorders.items()}
+    tallies = {name: _Tally() for name in CPU_PRECISIONS if name != "fp32"}
+    questions = 0
+    for i in range(scenes):
+        camera = SimCamera(int(np.random.default_rng([seed, i]).integers(1 << 29)))
+        rgb = camera.frame().rgb
+        for name in sorted({"the " + o.name for o in camera.truth.objects}):
+            questions += 1
+            answers = {}
+            for precision, model in models.items():
+                recorders[precision].logits.clear()
+                answers[precision] = model.answer(rgb, pointing_prompt(name), drafts=False)
+            for precision, tally in tallies.items():
+                tally.add(answers["fp32"], answers[precision], recorders["fp32"], recorders[precision])
+        if progress is not None:
+            progress(i + 1, scenes)
+    for model in models.values():
+        model.close()
+    rows = {name: tally.summary() for name, tally in tallies.items()}
+    return {"precisions": rows, "scenes": scenes, "seed": seed, "questions": questions}
+
+
+@dataclass
+class _Tally:
+    same: list[bool] = field(default_factory=list)
+    cosines: list[float] = field(default_factory=list)
+    top1: list[bool] = field(default_factory=list)
+    shifts: list[float] = field(default_factory=list)
+
+    def add(self, reference: Answer, answer: Answer, expected: Recorder, found: Recorder) -> None:
+        self.same.append(reference.text == answer.text)
+        for a, b in zip(expected.logits, found.logits, strict=False):
+            self.cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+            self.top1.append(bool(a.argmax() == b.argmax()))
+            if not self.top1[-1]:
+                break
+        if len(reference.points) == len(answer.points):
+            pairs = zip(reference.points, answer.points, strict=True)
+            self.shifts += [float(np.hypot(p.x - q.x, p.y - q.y)) for p, q in pairs]
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "same_answer": float(np.mean(self.same)),
+            "logit_cosine_mean": float(np.mean(self.cosines)),
+            "logit_cosine_min": float(np.min(self.cosines)),
+            "top1": float(np.mean(self.top1)),
+            "px_shift_p50": float(np.median(self.shifts)) if self.shifts else float("nan"),
+            "px_shift_max": float(np.max(self.shifts)) if self.shifts else float("nan"),
+        }
