@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from molmo_ros.ros.processes import Processes
 
 DOMAINS = 100  # the demo picks one of 1..100 by its process id, to meet no robot nor another demo
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+STARTING = NodeConfig(frame_wait_s=60.0, max_frame_age_s=60.0)  # the camera may still be building its scene
 QUIET_S = 10.0  # how long to wait for what is published after the answer
 
 
@@ -47,6 +49,20 @@ def run_demo(
     Returns: query, answer, targets (list of dicts), stages_ms, picture, and the frame and grounding that they
     were made of. Raises: MolmoRosError with the node's own words if it does not answer.
     """
+    with running_nodes(seed, checkpoint, runtime, gripper, say) as client:
+        listener = _Listener(client)
+        say(f'asking /molmo/ground for "{query}"')
+        return _ask(client, listener, query, Path(out), gripper)
+
+
+@contextmanager
+def running_nodes(
+    seed: int, checkpoint: str, runtime: str, gripper: str, say: Callable[[str], None]
+) -> Iterator[GraspClient]:
+    """Both nodes as processes in a domain of their own, ready to answer; they end with the block.
+
+    Raises: MolmoRosError with the node's own words if it does not get ready.
+    """
     domain = 1 + (os.getpid() + DOMAINS // 2) % DOMAINS
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
@@ -63,11 +79,9 @@ def run_demo(
                 "frame_wait_s": 30.0,  # the camera may still be building its scene
             }
             processes.start_node("molmo_ros.ros.node", parameters)
-            listener = _Listener(client)
             say(f"nodes sim_camera and molmo are starting (ROS_DOMAIN_ID={domain})")
             _wait_ready(client, processes)
-            say(f'asking /molmo/ground for "{query}"')
-            return _ask(client, listener, query, Path(out), gripper)
+            yield client
     finally:
         context.try_shutdown()
 
@@ -124,7 +138,7 @@ def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, grippe
     frame = _frame_of(response, listener)
     _wait_for(client, listener)
     grounding = grounding_from_message(query, response.answer, response.targets)
-    grounding = _with_segments(grounding, listener.cloud, frame)
+    grounding = replace(_with_segments(grounding, listener.cloud, frame), stages_ms={"total": round_trip_ms})
     picture = _draw(frame, grounding, gripper, out)
     return {
         "query": query,
@@ -144,7 +158,7 @@ def _frame_of(response: Any, listener: _Listener) -> RgbdFrame:
         frame = listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp))
         if frame is not None:
             return frame
-    return listener.camera.newest_frame(NodeConfig(max_frame_age_s=60.0), lambda: False)
+    return listener.camera.newest_frame(STARTING, lambda: False)
 
 
 def _wait_for(client: GraspClient, listener: _Listener) -> None:
