@@ -43,23 +43,22 @@ def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[
         size *= max(1.1, float(np.sqrt(count / at_most)))  # surfaces: the count goes with 1 / size^2
 
 
-def normals(points: Array, towards: Array, radius: float, neighbours: int = 24) -> Array:
-    """Estimate unit normals (N,3) that look towards the point `towards` (3,).
+def normals(points: Array, among: Array, radius: float, neighbours: int = 24) -> Array:
+    """Estimate unit normals (N,3) that look towards the origin, the camera.
 
-    Principal components of the neighbours within radius m; a point with fewer than 4 of them gets the
-    direction to `towards`.
+    Principal components of the neighbours of points (N,3) within radius m among a cloud (M,3); a point
+    with fewer than 4 of them gets the direction to the camera.
     """
-    k = min(neighbours, len(points))
-    distance, index = cKDTree(points).query(points, k=k, distance_upper_bound=radius)
+    k = min(neighbours, len(among))
+    distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
     distance, index = distance.reshape(len(points), k), index.reshape(len(points), k)
     near = np.isfinite(distance)
-    cluster = np.where(near[..., None], points[np.where(near, index, 0)], 0.0)
+    cluster = np.where(near[..., None], among[np.where(near, index, 0)], 0.0)
     count = near.sum(axis=1)
-    mean = cluster.sum(axis=1) / count[:, None]
+    mean = cluster.sum(axis=1) / np.maximum(count, 1)[:, None]
     centred = np.where(near[..., None], cluster - mean[:, None], 0.0)
     vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)[1]
-    to_eye = towards - points
-    to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
+    to_eye = -points / np.linalg.norm(points, axis=1, keepdims=True)
     n = np.where((count >= 4)[:, None], vectors[:, :, 0], to_eye)
     return np.asarray(np.where(np.sum(n * to_eye, axis=1, keepdims=True) < 0, -n, n))
 

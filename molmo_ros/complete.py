@@ -20,6 +20,7 @@ from molmo_ros.transforms import invert, rotate_vectors, transform_points
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
 BACKS_M = (0.015, 0.035)  # behind a neighbour's seen face
+CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
 MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
@@ -62,7 +63,9 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
     """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it."""
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
     cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=420)
-    n = normals(cloud, np.zeros(3), 3 * spacing)
+    dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=4000)
+    # noise grows with the square of the distance: farther away it takes more surface to tell its direction
+    n = normals(cloud, dense_cloud, max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing))
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
     pixel = _pixel_spacing(segment.cloud_m)
     coarse = Shape(
@@ -77,7 +80,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
         horizon=Horizon.of(np.concatenate([segment.cloud_m, segment.scene_m]), pixel),
         has_floor=segment.plane is not None,
     )
-    dense = _densified(coarse, segment, T_support_camera)
+    dense = _densified(coarse, dense_cloud, dense_spacing, segment.scene_m, T_support_camera)
     first: Array | None = None
     for _ in range(2 if mirror and len(cloud) >= 10 else 0):
         found = _best_mirror(coarse, first)
@@ -92,9 +95,8 @@ def _pixel_spacing(cloud: Array) -> float:
     return max(0.001, float(np.median(np.linalg.norm(np.diff(cloud[:, :2], axis=0), axis=1))))
 
 
-def _densified(coarse: Shape, segment: ObjectSegment, T_support_camera: Array) -> Shape:
-    """Return the shape with every 2.5 mm of the cloud, and the normals of the nearest coarse points."""
-    cloud, spacing = voxel_down(segment.cloud_m, 0.0025, at_most=4000)
+def _densified(coarse: Shape, cloud: Array, spacing: float, scene: Array, T_support_camera: Array) -> Shape:
+    """Return the shape with denser points (M,3), which get the normals of the nearest coarse ones."""
     points = transform_points(T_support_camera, cloud)
     nearest = cKDTree(coarse.points).query(points)[1]
     return replace(
@@ -103,7 +105,7 @@ def _densified(coarse: Shape, segment: ObjectSegment, T_support_camera: Array) -
         normals=coarse.normals[nearest],
         seen=np.ones(len(points), dtype=np.bool_),
         spacing=spacing,
-        scene=_with_backs(transform_points(T_support_camera, segment.scene_m), coarse),
+        scene=_with_backs(transform_points(T_support_camera, scene), coarse),
     )
 
 
@@ -149,44 +151,58 @@ def _with_image(shape: Shape, normal: Array, offset: float) -> Shape:
 
 
 def _with_skirts(shape: Shape) -> Shape:
-    """Let the outline hang straight down to the support on those sides of which nothing is known.
+    """Let the outline hang straight down to the support on each side of which nothing is known.
 
     What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
-    image; but each is at least as far out as the outline. The normals of a skirt are level.
+    image; but each is at least as far out as the outline. A side that is known is only continued where it
+    was cut off with the support. The normals of a skirt are level.
     """
-    angle = rectangle_angle(shape.points[:, :2])
-    for direction in angle + np.arange(4) * np.pi / 2:
-        outward = np.array([np.cos(direction), np.sin(direction), 0.0])
-        if (shape.normals @ outward > 0.7).mean() < SIDE_KNOWN:
-            shape = _with_skirt(shape, outward)
-    return shape
-
-
-def _with_skirt(shape: Shape, outward: Array) -> Shape:
-    """Add the hidden points below the outermost seen ones in the level direction outward (3,)."""
-    side = np.array([-outward[1], outward[0], 0.0])
-    seen = shape.points[shape.seen]
-    along, across = seen @ outward, seen @ side
-    cell = np.floor((across - across.min()) / shape.spacing).astype(np.intp)
-    order = np.lexsort((-along, cell))
-    outline = order[np.unique(cell[order], return_index=True)[1]]
-    if len(outline) < 3:
+    if not shape.has_floor:
         return shape
-    slope = np.gradient(gaussian_filter1d(along[outline], 2.0), across[outline])
-    n = outward - slope[:, None] * side
-    n /= np.linalg.norm(n, axis=1, keepdims=True)
-    steps = np.arange(1, int(seen[outline, 2].max() / shape.spacing) + 1) * shape.spacing
-    hanging = np.repeat(seen[outline][:, None], len(steps), axis=1)
-    hanging[..., 2] -= steps
-    # judged a little inside, for a wall seen edge-on is neither seen nor hidden
-    new = shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
-    new &= hanging[..., 2] > 0.002
+    angle = rectangle_angle(shape.points[:, :2])
+    skirts = [_skirt(shape, np.array([np.cos(a), np.sin(a), 0.0])) for a in angle + np.arange(4) * np.pi / 2]
+    points, n = (np.concatenate(parts) for parts in zip(*skirts, strict=True))
     return replace(
         shape,
-        points=np.concatenate([shape.points, hanging[new]]),
-        normals=np.concatenate([shape.normals, np.repeat(n[:, None], len(steps), axis=1)[new]]),
-        seen=np.concatenate([shape.seen, np.zeros(np.count_nonzero(new), dtype=np.bool_)]),
+        points=np.concatenate([shape.points, points]),
+        normals=np.concatenate([shape.normals, n]),
+        seen=np.concatenate([shape.seen, np.zeros(len(points), dtype=np.bool_)]),
     )
+
+
+def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
+    """Return points (S,3) below the outermost seen ones in the level direction outward (3,), and normals."""
+    seen = shape.points[shape.seen]
+    known = bool((shape.normals @ outward > 0.7).mean() > SIDE_KNOWN)
+    hem = _outline(seen, outward, shape.spacing, lowest=known)
+    if len(hem) < 3:
+        return np.zeros((0, 3)), np.zeros((0, 3))
+    side = np.array([-outward[1], outward[0], 0.0])
+    slope = np.gradient(gaussian_filter1d(hem @ outward, 2.0), hem @ side)
+    n = outward - slope[:, None] * side
+    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    steps = np.arange(1, int(hem[:, 2].max() / shape.spacing) + 1) * shape.spacing
+    hanging = np.repeat(hem[:, None], len(steps), axis=1)
+    hanging[..., 2] -= steps
+    new = hanging[..., 2] > 0.002
+    if known:
+        new &= hem[:, None, 2] < CUT_OFF_M
+    else:  # judged a little inside, for a wall seen edge-on is neither seen nor hidden
+        new &= shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
+    return hanging[new], np.repeat(n[:, None], len(steps), axis=1)[new]
+
+
+def _outline(points: Array, outward: Array, spacing: float, lowest: bool) -> Array:
+    """Return the outermost of points (N,3) in each strip across a direction, or the lowest near them."""
+    along, across = points @ outward, points @ np.array([-outward[1], outward[0], 0.0])
+    cell = np.floor((across - across.min()) / spacing).astype(np.intp)
+    if lowest:
+        farthest = np.full(int(cell.max()) + 1, -np.inf)
+        np.maximum.at(farthest, cell, along)
+        near = along > farthest[cell] - 0.004
+        points, cell, along = points[near], cell[near], -points[near, 2]
+    order = np.lexsort((-along, cell))
+    return np.asarray(points[order[np.unique(cell[order], return_index=True)[1]]])
 
 
 def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:

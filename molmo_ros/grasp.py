@@ -36,7 +36,7 @@ def plan_grasps(
     views = views or complete_shape(segment, up)
     T_support_camera = invert(views.coarse.T_camera_support)
     click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
-    candidates = propose(views.coarse, click, gripper)
+    candidates = propose(views, click, gripper)
     rough, refusals = check(views.coarse, candidates, gripper)
     order = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
     for first in range(0, len(order), BATCH):

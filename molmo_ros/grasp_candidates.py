@@ -8,12 +8,14 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from molmo_ros.cloud import Index
-from molmo_ros.complete import Shape, rectangle_angle
+from molmo_ros.complete import Shape, Views, rectangle_angle
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.gripper import Gripper
+from molmo_ros.transforms import unit
 
 FRICTION_CONE_DEG = 28.0  # of a rubber pad, mu = 0.53
 PAIR_TILTS_DEG = (0.0, 30.0, -30.0, 60.0, -60.0)
+LEVEL = np.sin(np.radians(15.0))
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
@@ -44,12 +46,12 @@ class Candidates:
         return Candidates(self.rotation[index], self.contact[index], self.half[index], self.depth[index])
 
 
-def propose(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
+def propose(views: Views, click: Array, gripper: Gripper) -> Candidates:
     """Collect pair, top and rim candidates for a shape clicked at (3,) m."""
     parts = [
-        pair_candidates(shape, gripper),
-        top_candidates(shape, click, gripper),
-        rim_candidates(shape, click, gripper),
+        pair_candidates(views.coarse, gripper),
+        top_candidates(views.coarse, click, gripper),
+        rim_candidates(views, click),
     ]
     return Candidates(
         rotation=np.concatenate([p.rotation for p in parts]),
@@ -69,6 +71,8 @@ def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
     axis = shape.points[j] - shape.points[i]
     half = np.linalg.norm(axis, axis=1) / 2
     y = axis / (2 * half[:, None])
+    # well within friction a level hand is as good, and comes closer to the table
+    y = np.where(np.abs(y[:, 2:]) < LEVEL, unit(y * [1.0, 1.0, 0.0]), y)
     contact = (shape.points[i] + shape.points[j]) / 2
     rotation = _tilted(y, _down_across(y), PAIR_TILTS_DEG)
     repeat = len(PAIR_TILTS_DEG)
@@ -130,10 +134,10 @@ def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach)
 
 
-def rim_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
+def rim_candidates(views: Views, click: Array) -> Candidates:
     """Straddle thin upper edges: the rim of a bowl or a mug, a handle."""
-    points = shape.points[shape.seen]
-    edge, across = _thin_tops(points, max(0.012, 2.5 * shape.spacing))
+    coarse, dense = views.coarse, views.dense
+    edge, across = _thin_tops(coarse.points[coarse.seen], dense.points[dense.seen], 0.012)
     if len(edge) > RIMS:
         near_first = np.argsort(np.linalg.norm(edge - click, axis=1))
         edge, across = edge[near_first], across[near_first]
@@ -147,26 +151,25 @@ def rim_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     )
 
 
-def _thin_tops(points: Array, radius: float) -> tuple[Array, Array]:
-    """Return local tops (E,3) that are thin in a horizontal direction, and that direction (E,3)."""
-    tree = cKDTree(points)
-    k = min(32, len(points))
-    distance, index = tree.query(points, k=k, distance_upper_bound=radius)
+def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array]:
+    """Find local tops (E,3) that are thin in a horizontal direction; return them and that direction (E,3).
+
+    Looks at the neighbours of points (N,3) within radius m among a denser cloud (M,3).
+    """
+    k = min(64, len(among))
+    distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
     near = np.isfinite(distance)
-    z = np.where(near, points[np.where(near, index, 0), 2], -np.inf)
-    local_top = points[:, 2] > z.max(axis=1) - 0.003
-    high = near & (z > points[:, 2, None] - 0.008)
-    xy = np.where(high[..., None], points[np.where(near, index, 0), :2] - points[:, None, :2], 0.0)
+    around = among[np.where(near, index, 0)]
+    local_top = points[:, 2] > np.where(near, around[..., 2], -np.inf).max(axis=1) - 0.004
+    high = near & (around[..., 2] > points[:, 2, None] - 0.008)
     count = np.maximum(high.sum(axis=1), 1)
-    mean = xy.sum(axis=1) / count[:, None]
-    centred = np.where(high[..., None], xy - mean[:, None], 0.0)
+    mean = np.where(high[..., None], around, 0.0).sum(axis=1) / count[:, None]
+    centred = np.where(high[..., None], around - mean[:, None], 0.0)[..., :2]
     values, vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred / count[:, None, None])
     deviation = np.sqrt(np.maximum(values, 0))
-    thin = local_top & (count >= 4) & (deviation[:, 0] < 0.0035) & (deviation[:, 1] > 1.8 * deviation[:, 0])
+    thin = local_top & (count >= 8) & (deviation[:, 0] < 0.0035) & (deviation[:, 1] > 1.8 * deviation[:, 0])
     across = np.concatenate([vectors[thin, :, 0], np.zeros((np.count_nonzero(thin), 1))], axis=1)
-    edge = points[thin].copy()
-    edge[:, :2] += mean[thin]
-    return edge, across
+    return np.concatenate([mean[thin, :2], points[thin, 2:]], axis=1), across
 
 
 def _top_at(shape: Shape, spot: Array) -> float:

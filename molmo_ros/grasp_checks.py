@@ -268,12 +268,11 @@ def _hold(
     np.maximum.at(high, hand, y)
     np.minimum.at(low, hand, y)
     skin = max(0.004, 0.9 * shape.spacing)
-    n_y = np.sum(shape.normals[point] * rotation[hand][:, :, 1], axis=1)
-    sides = [(y > high[hand] - skin, n_y), (y < low[hand] + skin, -n_y)]
-    grips = [np.bincount(hand[near], minlength=count) for near, _ in sides]
+    sides = [y > high[hand] - skin, y < low[hand] + skin]
+    grips = [np.bincount(hand[side], minlength=count) for side in sides]
     cosines = [
-        np.bincount(hand[near], weights=np.maximum(n[near], 0), minlength=count) / np.maximum(g, 1)
-        for (near, n), g in zip(sides, grips, strict=True)
+        _mean_cosine(shape.normals[point[side]], sign * rotation[:, :, 1], hand[side])
+        for side, sign in zip(sides, (1, -1), strict=True)
     ]
     depths = np.bincount(hand, weights=z, minlength=count)
     inside = np.bincount(hand, minlength=count)
@@ -290,6 +289,16 @@ def _hold(
         guessed=np.bincount(t.hand[guessed], minlength=count),
         bite=bite,
     )
+
+
+def _mean_cosine(n: Array, direction: Array, hand: Index) -> Array:
+    """Return the cosine (C,) of the mean of each hand's normals n (T,3) to its direction (C,3).
+
+    The mean of the normals first, for that of a noisy face is still its normal.
+    """
+    count = len(direction)
+    mean = np.stack([np.bincount(hand, weights=n[:, k], minlength=count) for k in range(3)], axis=1)
+    return np.asarray(np.sum(mean * direction, axis=1) / np.maximum(np.linalg.norm(mean, axis=1), 1e-9))
 
 
 def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:

@@ -6,10 +6,11 @@ import numpy as np
 
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array
-from molmo_ros.grasp_checks import Fits
+from molmo_ros.grasp_checks import THIN_M, Fits
 from molmo_ros.gripper import Gripper
 
-ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.18, 0.12, 0.10, 0.10
+# who asks for a part that is far from the middle means that part: the click outweighs the middle
+ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.18
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL = 0.12, 0.02, 0.05
@@ -21,13 +22,15 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     off_middle = np.linalg.norm(fits.contact - middle, axis=1)
     off_click = np.linalg.norm(fits.contact - click, axis=1)
     # a round thing lying flat must be held below its middle, and its lower half is seldom seen
-    wanted = min(0.75 * float(np.ptp(shape.points[:, 2])), 0.030)
+    wanted = np.full(len(fits), min(0.75 * float(np.ptp(shape.points[:, 2])), 0.030))
+    # of a wall the rim is enough, and the best: farther down it curves away
+    wanted[fits.width < THIN_M] = 0.010
     total = (
         ANTIPODAL * np.clip((fits.cosine - 0.6) / 0.4, 0, 1)
         + CENTRE * np.exp(-((off_middle / 0.035) ** 2))
         + VERTICAL * np.clip(-fits.rotation[:, 2, 2], 0, 1)
         + SUPPORT * np.clip(fits.grip / 6, 0, 1)
-        + CLICK * np.exp(-((off_click / 0.050) ** 2))
+        + CLICK * np.exp(-((off_click / 0.045) ** 2))
         + MARGIN * np.clip((gripper.max_opening - fits.width) / (0.3 * gripper.max_opening), 0, 1)
         + TABLE * np.clip(fits.table / 0.010, 0, 1)
         + SLACK * np.clip(fits.slack / 0.020, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import binary_dilation, binary_fill_holes
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -38,7 +39,7 @@ class SegmentOptions:
 
 
 DEFAULT_SEGMENT = SegmentOptions()
-STACKED = 0.9  # share of a footprint inside another's that makes two clusters one object
+STACKED = 0.9  # share of a cluster above the object's footprint that makes it part of the object
 
 
 @dataclass(frozen=True)
@@ -158,26 +159,18 @@ def _hangs_together(
 
 
 def _with_stacked(centres: Array, labels: Index, own: Mask, up: Array, cell: float) -> Mask:
-    """Add the clusters that stand in the object's footprint, or in whose footprint it stands.
+    """Add the clusters that stand in the object's footprint.
 
     A cap hides the neck of its bottle, and a rim the inside of its mug, so that they are seen apart.
     """
     flat = centres @ frame_with_z(up, np.array([0.0, 0.0, 1.0]))[:, :2]
-    column = np.floor((flat - flat.min(axis=0)) / cell).astype(np.int64) + 1
-    key = column[:, 0] * 4096 + column[:, 1]
-    around = np.array([4096 * i + j for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    own_key = key[own]
-    reached = np.unique(own_key[:, None] + around)
-    result = own.copy()
-    for label in np.unique(labels[(labels >= 0) & ~own]):
-        other = labels == label
-        its_key = key[other]
-        inside = np.isin(its_key, reached).mean()
-        if inside < STACKED and inside > 0:
-            inside = np.isin(own_key, np.unique(its_key[:, None] + around)).mean()
-        if inside >= STACKED:
-            result |= other
-    return np.asarray(result)
+    column, row = (np.floor((flat - flat.min(axis=0)) / cell).astype(np.intp) + 2).T
+    footprint = np.zeros((int(column.max()) + 3, int(row.max()) + 3), dtype=np.bool_)
+    footprint[column[own], row[own]] = True
+    inside = binary_fill_holes(binary_dilation(footprint, np.ones((3, 3))))[column, row]
+    others = labels >= 0
+    share = np.bincount(labels[others], weights=inside[others]) / np.maximum(np.bincount(labels[others]), 1)
+    return np.asarray(own | (others & (share[np.maximum(labels, 0)] >= STACKED)))
 
 
 def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:

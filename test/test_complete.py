@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from solids import View, block, can, look, roll, sphere
+
+from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+
+
+def shape_of(view: View, mirror: bool = True) -> Shape:
+    return complete_shape(view.segment(), view.up, mirror).coarse
+
+
+def errors(view: View, shape: Shape) -> np.ndarray:
+    """Return the distance (N,) m of the shape's points to the true surface."""
+    points = shape.points @ shape.T_camera_support[:3, :3].T + shape.T_camera_support[:3, 3]
+    return np.abs(view.solids[0](view.world(points)))
+
+
+@pytest.mark.parametrize(
+    "solid",
+    [sphere(0, 0, 0.035), can(0, 0, 0.033, 0.11), block(0, 0, (0.06, 0.09, 0.07), yaw=0.4)],
+    ids=["ball", "can", "box"],
+)
+def test_the_far_side_is_guessed_where_it_is(solid: object) -> None:
+    view = look(solid, noise=1)  # type: ignore[arg-type]
+    shape = shape_of(view)
+    assert 0.2 < np.mean(~shape.seen) < 0.75
+    error = errors(view, shape)
+    assert np.median(error[shape.seen]) < 0.001
+    assert np.median(error[~shape.seen]) < 0.004
+    assert np.quantile(error[~shape.seen], 0.9) < 0.008
+    assert np.linalg.norm(shape.normals, axis=1) == pytest.approx(np.ones(len(shape.points)))
+    assert len(shape.points) == len(shape.normals) == len(shape.seen)
+
+
+def test_the_middle_moves_to_the_middle() -> None:
+    view = look(sphere(0, 0, 0.035), noise=1)
+    offsets = []
+    for mirror in (False, True):
+        shape = shape_of(view, mirror)
+        middle = (shape.points.min(axis=0) + shape.points.max(axis=0)) / 2
+        middle = shape.T_camera_support[:3, :3] @ middle + shape.T_camera_support[:3, 3]
+        offsets.append(np.linalg.norm(view.world(middle)[:2]))
+    assert offsets[1] < 0.006
+    assert offsets[1] < 0.7 * offsets[0]
+
+
+def test_next_to_no_guess_lies_where_the_camera_saw_nothing() -> None:
+    view = look(roll(0, 0, 0.02, 0.15, yaw=1.0), noise=1)
+    shape = shape_of(view)
+    guessed = shape.points[~shape.seen]
+    # the foot of what is seen is cut off with the table, and put back without being seen
+    guessed = guessed[guessed[:, 2] > 0.014]
+    assert np.mean(shape.depth_behind_seen(guessed) > -0.002) > 0.97
+
+
+def test_a_side_seen_edge_on_gets_a_skirt() -> None:
+    """Of a box seen along its sides only front and top are seen; the sides are needed for a grasp."""
+    view = look(block(0, 0, (0.09, 0.06, 0.07)), azimuth_deg=180, noise=1)
+    shape = shape_of(view)
+    world = shape.T_camera_support[:3, :3].T @ view.T_world_camera[:3, :3].T  # world axes in the support frame
+    sideways = np.abs(shape.normals @ world[:, 1]) > 0.8
+    assert np.count_nonzero(sideways) > 40
+    assert np.median(errors(view, shape)[sideways]) < 0.004
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.3, 1.2])
+def test_rectangle_lies_along_the_points(yaw: float) -> None:
+    grid = np.stack(np.meshgrid(np.linspace(-0.05, 0.05, 20), np.linspace(-0.02, 0.02, 9)), axis=-1).reshape(-1, 2)
+    c, s = np.cos(yaw), np.sin(yaw)
+    angle = rectangle_angle(grid @ np.array([[c, s], [-s, c]]))
+    assert (angle - yaw + 1e-9) % (np.pi / 2) == pytest.approx(0, abs=1e-6)
+
+
+def test_points_on_a_line_have_a_direction() -> None:
+    t = np.linspace(0, 1, 10)
+    assert rectangle_angle(np.column_stack([t, t])) % np.pi == pytest.approx(np.pi / 4)

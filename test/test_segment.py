@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from solids import View, block, can, cup, look, roll, sphere
+
+from molmo_ros.datatypes import ImagePoint, Mask
+from molmo_ros.errors import SegmentError
+from molmo_ros.lift import lift_point
+from molmo_ros.segment import segment_object
+
+
+def iou(a: Mask, b: Mask) -> float:
+    return float(np.count_nonzero(a & b) / np.count_nonzero(a | b))
+
+
+@pytest.fixture(scope="module")
+def pair() -> View:
+    """Return two blocks 20 mm apart, and a ball."""
+    return look(block(0, 0, (0.05, 0.08, 0.06)), block(0.0, 0.1, (0.05, 0.08, 0.06)), sphere(0.1, 0, 0.03), noise=1)
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_one_of_several_is_separated(pair: View, which: int) -> None:
+    segment = pair.segment(which)
+    assert iou(segment.mask, pair.mask(which)) > 0.88
+    assert len(segment.colors) == len(segment.cloud_m)
+    assert np.abs(pair.solids[which - 1](pair.world(segment.cloud_m))).mean() < 0.002
+    others = np.min([s(pair.world(segment.scene_m)) for k, s in enumerate(pair.solids) if k != which - 1], axis=0)
+    assert np.median(np.abs(others)) < 0.002
+
+
+def test_the_support_is_the_table(pair: View) -> None:
+    plane = pair.segment().plane
+    assert plane is not None
+    assert plane[:3] @ pair.up > np.cos(np.radians(1))
+    corners = pair.segment().cloud_m
+    assert corners @ plane[:3] + plane[3] == pytest.approx(pair.world(corners)[:, 2], abs=0.002)
+
+
+def test_up_need_not_be_known(pair: View) -> None:
+    segment = segment_object(pair.frame, pair.middle(), pair.lifted())
+    assert iou(segment.mask, pair.mask()) > 0.88
+
+
+@pytest.mark.parametrize("elevation", [25, 50, 88])
+@pytest.mark.parametrize("distance", [0.4, 0.9])
+def test_near_and_far_from_low_and_from_above(elevation: float, distance: float) -> None:
+    view = look(can(0, 0, 0.033, 0.1), elevation_deg=elevation, distance=distance, noise=1)
+    assert iou(view.segment().mask, view.mask()) > 0.85
+
+
+def test_both_sides_of_a_cup_belong_to_it() -> None:
+    view = look(cup(0, 0, 0.04, 0.09), noise=1, size=(640, 480))
+    assert iou(view.segment().mask, view.mask()) > 0.9
+
+
+def test_a_flat_thing_is_found() -> None:
+    view = look(roll(0, 0, 0.006, 0.13, yaw=0.7), noise=0.5)
+    assert np.count_nonzero(view.segment().mask & view.mask()) > 0.4 * np.count_nonzero(view.mask())
+
+
+def test_the_bare_table_is_no_object(pair: View) -> None:
+    v, u = np.nonzero(pair.mask(0))
+    k = int(np.argmin((v - 200) ** 2 + (u - 40) ** 2))
+    point = ImagePoint(float(u[k]), float(v[k]), "nothing")
+    with pytest.raises(SegmentError, match="mm above its support"):
+        segment_object(pair.frame, point, lift_point(pair.frame, point), pair.up)
+
+
+def test_no_table_and_all_in_one_piece_is_refused() -> None:
+    view = look(sphere(0, 0, 0.15), with_table=False, distance=0.6)
+    with pytest.raises(SegmentError, match="No support plane"):
+        view.segment()
+
+
+def test_a_speck_is_too_small() -> None:
+    view = look(sphere(0, 0, 0.03))
+    depth = view.frame.depth.copy()
+    point = view.middle()
+    keep = np.zeros_like(depth, dtype=bool)
+    keep[int(point.y) - 2 : int(point.y) + 3, int(point.x) - 2 : int(point.x) + 3] = True
+    depth[view.mask() & ~keep] = np.nan
+    with pytest.raises(SegmentError, match="are needed"):
+        segment_object(replace(view.frame, depth=depth), point, view.lifted(), view.up)
+
+
+def test_a_given_mask_is_used(pair: View) -> None:
+    half = pair.mask()
+    half[:, : int(pair.middle().x)] = False
+    segment = segment_object(pair.frame, pair.middle(), pair.lifted(), pair.up, mask=half)
+    assert iou(segment.mask, half) > 0.8
+
+
+def test_a_cap_belongs_to_its_bottle() -> None:
+    """From above, the cap hides the neck: what is seen of both is centimetres apart."""
+    cap = can(0, 0, 0.02, 0.02)
+    view = look(can(0, 0, 0.035, 0.08), lambda p: cap(p - np.array([0, 0, 0.11])), elevation_deg=75)
+    assert iou(view.segment(1).mask, view.mask(1) | view.mask(2)) > 0.85
+    assert iou(view.segment(2).mask, view.mask(2)) > 0.85  # but a thing in a bowl is not the bowl
+
+
+def test_holes_in_the_depth_do_no_harm(pair: View) -> None:
+    depth = pair.frame.depth.copy()
+    depth[np.random.default_rng(0).random(depth.shape) < 0.3] = np.nan
+    frame = replace(pair.frame, depth=depth)
+    segment = segment_object(frame, pair.middle(), lift_point(frame, pair.middle()), pair.up)
+    assert iou(segment.mask, pair.mask() & np.isfinite(depth)) > 0.8
