@@ -51,6 +51,7 @@ def run_demo(
     """
     with running_nodes(seed, checkpoint, runtime, gripper, say) as client:
         listener = _Listener(client)
+        listener.camera.newest_frame(STARTING, lambda: False)  # or its start would count as a stage
         say(f'asking /molmo/ground for "{query}"')
         return _ask(client, listener, query, Path(out), gripper)
 
