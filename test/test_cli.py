@@ -185,12 +185,16 @@ def test_demo_prints_a_block_and_draws(tmp_path: Path) -> None:
 
 
 def test_bench_gives_medians_and_shares() -> None:
-    done = run("bench", "--repeat", "2", "--json")
+    done = run("bench", "--repeat", "2", "--transformers", "none", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["repeat"] == 2 and result["ms_query_p50"] <= result["ms_query_p95"]
     assert 0.5 < sum(result["stages_share"].values()) <= 1.01
     assert result["peak_rss_mb"] > 50
+    assert result["passes"] <= 8 and result["passes"] < result["passes_plain"]
+    assert 0 < result["ms_second_query_p50"] < result["ms_points_p50"]
+    assert result["ratio_vs_transformers"] is None and result["transformers"] == "not asked for"
+    assert {"bytes_per_token", "bandwidth_gbs", "fraction"} == result["limit"].keys()
 
 
 def test_eval_gives_its_numbers() -> None:

@@ -194,9 +194,10 @@ def text(result: dict[str, Any]) -> str:
     lines.append(f"{'query':<14} {result['ms_query_p50']:9.1f} {result['ms_query_p95']:9.1f} {'100.0%':>7}")
     lines += ["", *_points_text(result)]
     lines.append(
-        f"{result['repeat']} queries on {result['checkpoint']}, {result['parameters'] / 1e6:.1f} M parameters, "
-        f"runtime {result['runtime']}, {result['precision']}; "
-        f"loaded in {result['load_ms']:.0f} ms, peak memory {result['peak_rss_mb']:.0f} MB"
+        f"{result['repeat']} queries on {result['checkpoint']}, "
+        f"{result['parameters'] / 1e6:.1f} M parameters; "
+        f"runtime {result['runtime']}, {result['precision']}; loaded in {result['load_ms']:.0f} ms, "
+        f"peak memory {result['peak_rss_mb']:.0f} MB"
     )
     return "\n".join(lines)
 
@@ -206,7 +207,8 @@ def _points_text(result: dict[str, Any]) -> list[str]:
     part = result["limit"]
     lines = [
         f"to points    {result['ms_points_p50']:9.1f} ms, {result['passes']:.1f} passes "
-        f"(token by token: {result['passes_plain']:.1f}); first token after {result['ms_first_token_p50']:.1f} ms",
+        f"(token by token: {result['passes_plain']:.1f})",
+        f"first token  {result['ms_first_token_p50']:9.1f} ms",
         f"second query {result['ms_second_query_p50']:9.1f} ms on the same picture",
         f"token        {result['ms_token_p50']:9.2f} ms, {100 * part['fraction']:.0f} % of what reading "
         f"{part['bytes_per_token'] / 1e6:.0f} MB at {part['bandwidth_gbs']:.1f} GB/s allows",

@@ -1,0 +1,105 @@
+"""A Molmo2 of random weights in the released layout, of the size that is asked for: to measure speed with.
+
+It says nothing that makes sense, but takes the time of a trained one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molmo_ros.checkpoint import resolve
+from molmo_ros.network.config import parse_config
+from molmo_ros.network.weights import expected_shapes
+
+VOCABULARY = 32_000
+EXTRA = """
+    <im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start> <frame_end>
+    <|video|>
+""".split()  # noqa: SIM905 (a list of words reads best as one)
+
+
+def cached_random_model() -> Path:
+    """The checkpoint of about 230 million parameters, made on first use in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molmo_ros"
+    folder = cache / "random-molmo2-230m"
+    if not (folder / "model.safetensors").is_file():
+        write_random_model(folder)
+    return folder
+
+
+def write_random_model(folder: Path, seed: int = 0) -> None:
+    """Text 200 M, vision 28 M parameters; crops of 378 px and at most 8 of them, as of Molmo2; fp16."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = _config()
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(), indent=2) + "\n")
+    _tokenizer(folder / "tokenizer.json")
+    rng = np.random.default_rng(seed)
+    shapes = expected_shapes(parse_config(fields, str(folder / "config.json")))
+    unfinished = folder / "unfinished.safetensors"  # a half-written file must not pass for the weights
+    save_file({name: _random(rng, name, shape) for name, shape in shapes.items()}, unfinished)
+    unfinished.rename(folder / "model.safetensors")
+
+
+def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Norms of 1, and matrices that keep the size of what goes through them."""
+    if name.endswith(("norm.weight", "ln_f.weight")):
+        return np.ones(shape, np.float16)
+    scale = 0.02 if len(shape) == 1 or "embedding" in name else 0.7 / np.sqrt(shape[-1])
+    return (rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float16)
+
+
+def _tokenizer(path: Path) -> None:
+    """The built-in model's words among unused tokens, so that answers have as many tokens as usual."""
+    from tokenizers import AddedToken, Tokenizer
+
+    words = json.loads((resolve("tiny") / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_str(json.dumps({**words, "added_tokens": []}))
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    count = VOCABULARY - len(control) - tokenizer.get_vocab_size()
+    names = [*control, *(f"<|unused_{i}|>" for i in range(count)), *EXTRA]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    tokenizer.save(str(path))
+
+
+def _config() -> dict[str, Any]:
+    vision = {"hidden_size": 384, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 64}
+    return {
+        "model_type": "molmo2", "architectures": ["Molmo2ForConditionalGeneration"],
+        "vit_config": {
+            **vision, "model_type": "molmo2", "intermediate_size": 1536, "num_hidden_layers": 14,
+            "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+            "image_default_input_size": [378, 378], "image_patch_size": 14, "image_num_pos": 729,
+        },
+        "adapter_config": {
+            **vision, "model_type": "molmo2", "intermediate_size": 2048, "hidden_act": "silu",
+            "text_hidden_size": 1024, "vit_layers": [-3, -6],
+        },
+        "text_config": {
+            "model_type": "molmo2_text", "hidden_size": 1024, "intermediate_size": 2816,
+            "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64,
+            "vocab_size": VOCABULARY, "additional_vocab_size": 128, "hidden_act": "silu",
+            "layer_norm_eps": 1e-6, "max_position_embeddings": 4096, "rope_theta": 1000000.0,
+            "rope_scaling": None, "qk_norm_type": "qwen3", "norm_after": False, "qkv_bias": False,
+            "tie_word_embeddings": False,
+        },
+        "image_start_token_id": VOCABULARY, "image_end_token_id": VOCABULARY + 1,
+        "image_patch_id": VOCABULARY + 2, "image_col_id": VOCABULARY + 3,
+        "low_res_image_start_token_id": VOCABULARY + 4, "frame_start_token_id": VOCABULARY + 7,
+        "frame_end_token_id": VOCABULARY + 8, "tie_word_embeddings": False,
+    }  # fmt: skip
+
+
+def _preprocessor() -> dict[str, Any]:
+    return {
+        "image_processor_type": "Molmo2ImageProcessor", "size": {"height": 378, "width": 378},
+        "patch_size": 14, "pooling_size": [2, 2], "max_crops": 8, "overlap_margins": [4, 4],
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "do_convert_rgb": True,
+    }  # fmt: skip
