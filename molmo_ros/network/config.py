@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class ConnectorConfig:
     head_dim: int
     intermediate_size: int
     pad_embed: bool = False  # v1: learned vectors added to patches that show padding
+    out_projection: bool = True  # MolmoPoint has none behind the pooling
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,15 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class PointConfig:
+    """MolmoPoint's predictor: it points by choosing an image token, a patch in it, and a place in that."""
+
+    embed_size: int
+    places: int  # 3x3 within a patch
+    rope_theta: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that decides the graphs."""
 
@@ -117,6 +127,17 @@ class ModelConfig:
     vision: VisionConfig
     connector: ConnectorConfig
     text: TextConfig
+    point: PointConfig | None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why the graphs cannot be built yet; "" if they can."""
+        if self.point is None:
+            return ""
+        return (
+            "MolmoPoint can be opened and described, but its point predictor is not built yet; "
+            "take allenai/Molmo2-8B, which has the same text model."
+        )
 
     @property
     def image_sees_ahead(self) -> bool:
@@ -131,11 +152,10 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
     """
     from molmo_ros.network.config_v1 import parse_v1
 
-    readers = {V1: parse_v1, V2: _parse_v2}
+    readers = {V1: parse_v1, V2: _parse_v2, POINT: _parse_point}
     model_type = str(fields.get("model_type"))
     if model_type not in readers:
-        known = "MolmoPoint is not supported" if model_type == POINT else f"known are {', '.join(readers)}"
-        raise CheckpointError(f'{path}: model_type is "{model_type}"; {known}.')
+        raise CheckpointError(f'{path}: model_type is "{model_type}"; known are {", ".join(readers)}.')
     try:
         config = readers[model_type](fields)
     except KeyError as error:
@@ -156,6 +176,24 @@ def _parse_v2(fields: Fields) -> ModelConfig:
         connector=_connector(fields["adapter_config"]),
         text=_text(fields["text_config"]),
     )
+
+
+def _parse_point(fields: Fields) -> ModelConfig:
+    adapter = fields["adapter_config"]
+    # What the released models were built with; nothing else is known to exist.
+    built: Fields = {
+        "patch_location": "3x3", "no_more_points_class": True, "embed_selected_vit_patch": "linear",
+        "embed_location": False, "layer_norm_x": True, "token_prediction_rotary": "one_d",
+    }  # fmt: skip
+    for name, value in built.items():
+        if fields[name] != value:
+            raise ValueError(f"{name} is {fields[name]!r}, known is {value!r}")
+    for name in ("positional_embeddings", "attention_pooling_out_layer"):
+        if adapter.get(name):
+            raise ValueError(f"adapter_config.{name} is {adapter[name]!r}, known is none")
+    point = PointConfig(int(fields["patch_embed_dim"]), 9, float(fields["token_prediction_rotary_theta"]))
+    connector = replace(_connector(adapter), out_projection=False)
+    return replace(_parse_v2(fields), model_type=POINT, connector=connector, point=point)
 
 
 def _first(fields: Fields, *names: str) -> Any:

@@ -27,6 +27,7 @@ def mixture_of_experts(graph: Graph, read: Read, c: TextConfig, name: str, x: Va
     their experts; many tokens pass through all experts, those not picked counting nothing.
     """
     assert c.experts is not None
+    experts = c.experts
 
     def matrices(part: str) -> Value:
         """(E,in,out)"""
@@ -34,13 +35,13 @@ def mixture_of_experts(graph: Graph, read: Read, c: TextConfig, name: str, x: Va
         return graph.weight(f"{name}experts.{part}.weight", weight)
 
     gate, up, down = matrices("gate_proj"), matrices("up_proj"), matrices("down_proj")
-    share, picked = route(graph, read, c.experts, name, x)  # (T,k), (T,k)
+    share, picked = route(graph, read, experts, name, x)  # (T,k), (T,k)
     x = graph.reshape(x, -1, c.hidden_size)  # (T,D)
     few = graph.op("LessOrEqual", graph.length(x, 0), graph.integer(GATHERED_TOKENS))
     total = graph.choose(
         few,
         lambda: gathered(graph, x, share, picked, gate, up, down),
-        lambda: everywhere(graph, c.experts, x, share, picked, gate, up, down),
+        lambda: everywhere(graph, experts, x, share, picked, gate, up, down),
     )
     return graph.reshape(total, 1, -1, c.hidden_size)
 

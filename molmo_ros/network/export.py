@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.errors import CheckpointError
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
@@ -47,6 +48,8 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
+    if reason := checkpoint.config.refusal:
+        raise CheckpointError(f"{checkpoint.folder}: {reason}")
     graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
 
     def read(name: str) -> npt.NDArray[np.float32]:

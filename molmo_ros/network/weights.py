@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from molmo_ros.network.config import V1, ConnectorConfig, ModelConfig, TextConfig, VisionConfig
+from molmo_ros.network.config import (
+    POINT,
+    V1,
+    ConnectorConfig,
+    ModelConfig,
+    PointConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -21,6 +29,9 @@ PROJECTOR = "model.vision_backbone.image_projector."
 PAD_EMBED = "model.vision_backbone.pad_embed"
 TEXT = "model.transformer."
 HEAD = "lm_head.weight"
+EXTRA_HEAD = "lm_head.extra_weight"
+BUILD_VIT = "model.build_vit_embedding"
+POINT_PREDICTOR = "model.point_predictor."
 
 _VIT_BLOCK = re.compile(r"resblocks\.([0-9]+)\.")
 _EXPERTS = re.compile(r"(.*)\.experts\.(gate_proj|up_proj|down_proj)\.weight")
@@ -57,6 +68,7 @@ def network_shapes(config: ModelConfig) -> Shapes:
         **_vision_shapes(config.vision),
         **_connector_shapes(config.connector, config.vision.tap_size, config.text.hidden_size),
         **_text_shapes(config.text),
+        **(_point_shapes(config.point, config) if config.point else {}),
     }
 
 
@@ -72,7 +84,7 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
             },
             {name: _training_mixture(name, shape) for name, shape in shapes.items()},
         )
-    rename = _dense_v1 if config.model_type == V1 else str
+    rename = {V1: _dense_v1, POINT: _point}.get(config.model_type, str)
     return ({name: Stored((rename(name),), shape) for name, shape in shapes.items()},)
 
 
@@ -97,6 +109,18 @@ def _dense_v1(name: str) -> str:
     if name == HEAD:
         return f"{TEXT}ff_out.weight"
     return name.replace(".self_attn.", ".").replace(".mlp.", ".")
+
+
+def _point(name: str) -> str:
+    """MolmoPoint keeps tower and connector apart, and the head as two bare tables."""
+    for ours, theirs in (
+        (VIT, "model.vit."), (POOLING, "model.connector.image_pooling_2d."),
+        (PROJECTOR, "model.connector.image_projector."), (EXTRA_HEAD, "lm_head.new_output_embeddings"),
+        (HEAD, "lm_head.output_embeddings"),
+    ):  # fmt: skip
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 def _released_mixture(name: str, shape: tuple[int, ...], head: str = HEAD) -> Stored:
@@ -152,7 +176,8 @@ def _connector_shapes(c: ConnectorConfig, tap_size: int, text_size: int) -> Shap
     shapes: Shapes = {PAD_EMBED: (2, tap_size)} if c.pad_embed else {}
     for name in ("wq", "wk", "wv"):
         shapes |= _linear(f"{POOLING}{name}", width, tap_size)
-    shapes |= _linear(f"{POOLING}wo", c.hidden_size, width)
+    if c.out_projection:
+        shapes |= _linear(f"{POOLING}wo", c.hidden_size, width)
     for name in ("w1", "w3"):
         shapes |= _linear(f"{PROJECTOR}{name}", c.intermediate_size, c.hidden_size, bias=False)
     return shapes | _linear(f"{PROJECTOR}w2", text_size, c.intermediate_size, bias=False)
@@ -176,6 +201,21 @@ def _text_shapes(c: TextConfig) -> Shapes:
         shapes |= _mlp_shapes(f"{block}mlp.", c)
     shapes |= _norm(f"{TEXT}ln_f", c.hidden_size, bias=False)
     return shapes | {HEAD: (c.vocab_size, c.hidden_size)}
+
+
+def _point_shapes(c: PointConfig, config: ModelConfig) -> Shapes:
+    hidden, tap, name = config.text.hidden_size, config.vision.tap_size, POINT_PREDICTOR
+    return {
+        EXTRA_HEAD: (config.text.extra_vocab_size, hidden),
+        **_linear(BUILD_VIT, hidden, tap),
+        **_norm(f"{name}x_norm", hidden, bias=False),
+        **_linear(f"{name}patch_q", c.embed_size, hidden),
+        **_linear(f"{name}patch_k", c.embed_size, hidden),
+        **_linear(f"{name}subpatch_q", c.embed_size, hidden),
+        **_linear(f"{name}subpatch_k", c.embed_size, tap),
+        **_linear(f"{name}subpatch_loc_k", c.places, hidden),
+        f"{name}add_no_point_class_embed.vector": (c.embed_size,),
+    }
 
 
 def _mlp_shapes(name: str, c: TextConfig) -> Shapes:

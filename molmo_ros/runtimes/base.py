@@ -89,6 +89,8 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
+    if reason := checkpoint.config.refusal:
+        raise RuntimeUnavailableError(reason)
     if name in TENSORRT:
         from molmo_ros.runtimes.trt import TrtRuntime
 
