@@ -24,6 +24,7 @@ from molmo_ros.prompt import PromptEncoder, encoder_class
 TINY = "tiny"
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_MAPPED_BYTES = 100_000_000
 _FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 
 Float32 = npt.NDArray[np.float32]
@@ -52,6 +53,7 @@ class Weights:
     _files: dict[str, Path]
     layout: Layout = field(default_factory=dict)
     _open: dict[Path, Any] = field(default_factory=dict)
+    _mapped: int = 0
 
     def read(self, name: str) -> Float32:
         """A tensor by the network's name, as float32, whatever it is stored as."""
@@ -78,7 +80,12 @@ class Weights:
     def _read(self, name: str) -> Float32:
         import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
 
-        tensor = self._handle(self._files[name]).get_tensor(name)
+        path = self._files[name]
+        tensor = self._handle(path).get_tensor(name)  # a copy
+        self._mapped += tensor.nbytes
+        if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
+            self._open.clear()
+            self._mapped = 0
         return np.asarray(tensor, dtype=np.float32)
 
     @property
