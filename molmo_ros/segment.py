@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from molmo_ros.camera_info import check_frame
 from molmo_ros.cloud import Index, voxel_down, voxel_index, voxel_means
@@ -159,18 +159,38 @@ def _hangs_together(
 
 
 def _with_stacked(centres: Array, labels: Index, own: Mask, up: Array, cell: float) -> Mask:
-    """Add the clusters that stand in the object's footprint.
+    """Add the clusters within the object's footprint, and those above its top that only it can carry.
 
     A cap hides the neck of its bottle, and a rim the inside of its mug, so that they are seen apart.
     """
-    flat = centres @ frame_with_z(up, np.array([0.0, 0.0, 1.0]))[:, :2]
+    R = frame_with_z(up, np.array([0.0, 0.0, 1.0]))
+    flat, height = centres @ R[:, :2], centres @ R[:, 2]
+    others = labels >= 0
+    groups = labels[others]
+    size = np.maximum(np.bincount(groups), 1)
+    lowest = np.full(size.size, np.inf)
+    np.minimum.at(lowest, groups, height[others])
+    within = np.bincount(groups, weights=_in_footprint(flat, own, cell)[others]) / size
+    over = np.bincount(groups, weights=_in_hull(flat, own, cell)[others]) / size
+    stacked = (within >= STACKED) | ((over >= STACKED) & (lowest > np.quantile(height[own], 0.99)))
+    return np.asarray(own | (others & stacked[np.maximum(labels, 0)]))
+
+
+def _in_footprint(flat: Array, own: Mask, cell: float) -> Mask:
+    """Mark the points (N,2) within a cell of m of the object's own, or enclosed by them."""
     column, row = (np.floor((flat - flat.min(axis=0)) / cell).astype(np.intp) + 2).T
     footprint = np.zeros((int(column.max()) + 3, int(row.max()) + 3), dtype=np.bool_)
     footprint[column[own], row[own]] = True
-    inside = binary_fill_holes(binary_dilation(footprint, np.ones((3, 3))))[column, row]
-    others = labels >= 0
-    share = np.bincount(labels[others], weights=inside[others]) / np.maximum(np.bincount(labels[others]), 1)
-    return np.asarray(own | (others & (share[np.maximum(labels, 0)] >= STACKED)))
+    return np.asarray(binary_fill_holes(binary_dilation(footprint, np.ones((3, 3))))[column, row])
+
+
+def _in_hull(flat: Array, own: Mask, margin: float) -> Mask:
+    """Mark the points (N,2) in the convex hull of the object's own, or within margin m of it."""
+    try:
+        sides = ConvexHull(flat[own]).equations
+    except (QhullError, ValueError):  # on a line, or too few
+        return np.zeros(len(flat), dtype=np.bool_)
+    return np.asarray((flat @ sides[:, :2].T + sides[:, 2]).max(axis=1) < margin)
 
 
 def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:

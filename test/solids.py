@@ -115,7 +115,8 @@ def look(
 ) -> View:
     """See solids from a distance (m) to the middle of the table; noise multiplies a real sensor's."""
     e, a = np.radians(elevation_deg), np.radians(azimuth_deg)
-    T = _look_at(np.array([0, 0, 0.03]), distance * np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)]))
+    away = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    T = _look_at(np.array([0, 0, 0.03]), distance * away)
     width, height = size
     f = 1.07 * width
     K = np.array([[f, 0, (width - 1) / 2], [0, f, (height - 1) / 2], [0, 0, 1.0]])

@@ -112,7 +112,7 @@ def test_intrinsics_of_another_size_are_refused() -> None:
 def test_a_frame_must_fit_itself() -> None:
     frame = RgbdFrame(np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32), K)
     check_frame(frame)
-    with pytest.raises(FrameError, match="320x240.*640x480"):
+    with pytest.raises(FrameError, match=r"320x240.*640x480"):
         check_frame(replace(frame, depth=np.ones((240, 320), np.float32)))
     with pytest.raises(FrameError, match="uint16"):
         check_frame(replace(frame, depth=np.ones((480, 640), np.uint16)))  # type: ignore[arg-type]

@@ -59,15 +59,16 @@ def test_a_side_seen_edge_on_gets_a_skirt() -> None:
     """Of a box seen along its sides only front and top are seen; the sides are needed for a grasp."""
     view = look(block(0, 0, (0.09, 0.06, 0.07)), azimuth_deg=180, noise=1)
     shape = shape_of(view)
-    world = shape.T_camera_support[:3, :3].T @ view.T_world_camera[:3, :3].T  # world axes in the support frame
-    sideways = np.abs(shape.normals @ world[:, 1]) > 0.8
+    across = shape.T_camera_support[:3, :3].T @ view.T_world_camera[:3, :3].T @ [0, 1, 0]
+    sideways = np.abs(shape.normals @ across) > 0.8
     assert np.count_nonzero(sideways) > 40
     assert np.median(errors(view, shape)[sideways]) < 0.004
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.3, 1.2])
 def test_rectangle_lies_along_the_points(yaw: float) -> None:
-    grid = np.stack(np.meshgrid(np.linspace(-0.05, 0.05, 20), np.linspace(-0.02, 0.02, 9)), axis=-1).reshape(-1, 2)
+    x, y = np.meshgrid(np.linspace(-0.05, 0.05, 20), np.linspace(-0.02, 0.02, 9))
+    grid = np.column_stack([x.ravel(), y.ravel()])
     c, s = np.cos(yaw), np.sin(yaw)
     angle = rectangle_angle(grid @ np.array([[c, s], [-s, c]]))
     assert (angle - yaw + 1e-9) % (np.pi / 2) == pytest.approx(0, abs=1e-6)

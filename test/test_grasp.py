@@ -16,7 +16,8 @@ from molmo_ros.transforms import matrix_from_quaternion, pose_matrix
 FRANKA = Gripper.load("franka_hand")
 CONE = np.cos(np.radians(28))
 
-HELD: dict[str, tuple[Solid, float | None]] = {  # what is held, and how wide it is there if that is one number
+# what is held, and how wide it is there, if that is one number
+HELD: dict[str, tuple[Solid, float | None]] = {
     "box": (block(0, 0, (0.04, 0.12, 0.05), yaw=0.6), 0.04),
     "cube": (block(0, 0, (0.05, 0.05, 0.05), yaw=0.2), 0.05),
     "tall box": (block(0, 0, (0.05, 0.07, 0.19), yaw=1.0), None),
@@ -90,7 +91,7 @@ def test_other_grippers(name: str) -> None:
 
 def test_too_wide_for_one_is_held_by_a_wider_one() -> None:
     view = look(block(0, 0, (0.11, 0.12, 0.10)), noise=1)
-    with pytest.raises(GraspError, match=r"1\d\d mm wide at its narrowest and franka_hand opens 80 mm") as caught:
+    with pytest.raises(GraspError, match=r"1\d\d mm wide .* franka_hand opens 80 mm") as caught:
         best(view)
     assert caught.value.code == "TOO_WIDE"
     grasp = best(view, Gripper.load("robotiq_2f_140"))
@@ -109,8 +110,14 @@ def test_walled_in_is_a_collision() -> None:
     near = segment.cloud_m[view.world(segment.cloud_m)[:, 2] > 0]
     own = np.abs(view.solids[0](view.world(near))) < 0.003
     # whatever the clustering made of the touching blocks: here the object is the one in the middle
-    walled = replace(segment, mask=only, cloud_m=near[own], colors=segment.colors[own], scene_m=np.concatenate([near[~own], segment.scene_m]))
-    with pytest.raises(GraspError, match=r"None of \d+ grasps .*neighbour|None of \d+ grasps .*opening") as caught:
+    walled = replace(
+        segment,
+        mask=only,
+        cloud_m=near[own],
+        colors=segment.colors[own],
+        scene_m=np.concatenate([near[~own], segment.scene_m]),
+    )
+    with pytest.raises(GraspError, match=r"None of \d+ grasps .*(neighbour|opening)") as caught:
         plan_grasps(walled, view.lifted(), FRANKA, view.up)
     assert caught.value.code == "COLLISION"
 

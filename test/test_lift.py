@@ -61,8 +61,8 @@ def test_two_layers_add_doubt_along_the_ray() -> None:
 
 
 def test_slope_is_limited_at_grazing_view() -> None:
-    reading = DepthReading(z=1.0, sigma_m=0.001, ambiguity=0.0, gap_m=0.0, hole_px=0.0, slope=np.array([0.0, 5.0]))
-    gradient = depth_gradient(reading, np.array([0.0, 0.0, 1.0]), K)
+    steep = DepthReading(1.0, 0.001, ambiguity=0.0, gap_m=0.0, hole_px=0.0, slope=np.array([0.0, 5.0]))
+    gradient = depth_gradient(steep, np.array([0.0, 0.0, 1.0]), K)
     # n is all but (0, 1, 0): dz/dv would be -5 m/px; with n.r >= 0.15 it is -z / (f 0.15)
     assert gradient == pytest.approx([0, -1 / (500 * 0.15)], rel=1e-3)
 
@@ -85,12 +85,14 @@ def test_ellipsoid_covers_the_truth() -> None:
     """Over pixels drawn around true ones, 90 % of true positions lie in the 90 % ellipsoid."""
     inside = []
     rng = np.random.default_rng(5)
-    for view in (look(sphere(0, 0, 0.04), roll(0.1, 0.05, 0.015, 0.12), noise=1), look(roll(0, 0, 0.03, 0.1), noise=1)):
+    for solids in ([sphere(0, 0, 0.04), roll(0.1, 0.05, 0.015, 0.12)], [roll(0, 0, 0.03, 0.1)]):
+        view = look(*solids, noise=1)
         truth = look(*view.solids).frame.depth
         v, u = np.nonzero(view.ids > 0)
         for k in rng.choice(len(u), 150, replace=False):
             x, y = np.array([u[k], v[k]]) + rng.normal(0, 1.5, 2)
-            lifted = lift_point(view.frame, ImagePoint(float(x), float(y), "it", covariance=np.eye(2) * 1.5**2))
+            point = ImagePoint(float(x), float(y), "it", covariance=np.eye(2) * 1.5**2)
+            lifted = lift_point(view.frame, point)
             f, c = view.frame.K[0, 0], view.frame.K[:2, 2]
             true = truth[v[k], u[k]] * np.array([(u[k] - c[0]) / f, (v[k] - c[1]) / f, 1])
             error = lifted.position - true
