@@ -46,21 +46,21 @@ def tiny() -> Checkpoint:
 @settings(max_examples=30, deadline=None)
 def test_rounded_blocks_are_within_half_a_step(seed: int, bits: int) -> None:
     rng = np.random.default_rng(seed)
-    weight = rng.standard_normal((64, 5)).astype(np.float32) * rng.uniform(1e-3, 10)
+    weight = rng.standard_normal((5, 64)).astype(np.float32) * rng.uniform(1e-3, 10)
     values, scale = round_blocks(weight, bits, 16)
     assert scale.shape == (4, 5)
     assert values.min() >= -(2 ** (bits - 1)) and values.max() <= 2 ** (bits - 1) - 1
     step = np.repeat(scale, 16, axis=0)
-    assert np.all(np.abs(values * step - weight) <= 0.5001 * step)
+    assert np.all(np.abs(values * step - weight.T) <= 0.5001 * step)
 
 
 def test_rounding_of_zeros_and_by_hand() -> None:
-    values, scale = round_blocks(np.zeros((16, 1), np.float32), 4, 16)
+    values, scale = round_blocks(np.zeros((1, 16), np.float32), 4, 16)
     assert not values.any() and scale[0, 0] == 1
-    weight = np.array([[-8.0], [3.4], [7.0], [0.2]], np.float32)
+    weight = np.array([[-8.0, 3.4, 7.0, 0.2]], np.float32)
     values, scale = round_blocks(weight, 4, 4)
     assert scale[0, 0] == 1 and values.ravel().tolist() == [-8, 3, 7, 0]
-    values, scale = round_outputs(np.array([[254.0, 0.0], [-127.0, 0.0]], np.float32))
+    values, scale = round_outputs(np.array([[254.0, -127.0], [0.0, 0.0]], np.float32))
     assert scale.tolist() == [2, 1] and values.tolist() == [[127, 0], [-64, 0]]
 
 

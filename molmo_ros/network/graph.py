@@ -28,6 +28,7 @@ from molmo_ros.network.precision import (
     pack_int4,
     round_blocks,
     round_outputs,
+    transposed,
 )
 
 OPSET = 18
@@ -242,23 +243,22 @@ class Graph:
     ) -> Value:
         """x (..., in) @ weight (out, in) transposed, + bias (out,). The one place where weights are laid."""
         kind = self.precision.head if head else self.precision.weights
-        matrix = np.ascontiguousarray(weight.T)
         if kind == "dynamic":
-            y = self._dynamic(x, f"{name}.weight", matrix)
+            y = self._dynamic(x, f"{name}.weight", weight)
         elif kind in ("int8", "int4"):
-            y = self.matmul(x, self._rounded_weight(f"{name}.weight", matrix, kind))
+            y = self.matmul(x, self._rounded_weight(f"{name}.weight", weight, kind))
         else:
-            y = self.matmul(x, self.weight(f"{name}.weight", matrix))
+            y = self.matmul(x, self.weight(f"{name}.weight", transposed(weight, self.precision.dtype)))
         return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
 
-    def _rounded_weight(self, name: str, matrix: Array, kind: str) -> Value:
-        """matrix (in,out) as integers and scales, multiplied out by the kernel that uses them."""
+    def _rounded_weight(self, name: str, weight: Array, kind: str) -> Value:
+        """weight (out,in) -> (in,out) as integers and scales, multiplied out by the kernel that uses them."""
         if kind == "int8" and not self.precision.int8_blocks:
-            values, scale = round_outputs(matrix)
+            values, scale = round_outputs(weight)
             place: dict[str, int] = {"axis": 1}
         else:
-            block = block_size(len(matrix))
-            values, scale = round_blocks(matrix, 8 if kind == "int8" else 4, block)
+            block = block_size(weight.shape[1])
+            values, scale = round_blocks(weight, 8 if kind == "int8" else 4, block)
             place = {"axis": 0, "block_size": block}
         integers = f"{name}.{kind}"
         if kind == "int8":
@@ -268,9 +268,9 @@ class Graph:
             self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), values.shape, data)
         return self.op("DequantizeLinear", integers, self.weight(f"{name}.scale", scale), **place)
 
-    def _dynamic(self, x: Value, name: str, matrix: Array) -> Value:
+    def _dynamic(self, x: Value, name: str, weight: Array) -> Value:
         """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""
-        values, scale = round_outputs(matrix)
+        values, scale = round_outputs(weight)
         self._weights[f"{name}.int8"] = self.sink.tensor(f"{name}.int8", values)
         rounded, x_scale, x_zero = self.ops("DynamicQuantizeLinear", x, outputs=3)
         total = self.op("MatMulInteger", rounded, f"{name}.int8", x_zero)

@@ -5,6 +5,7 @@ Norms, softmax, rotary angles and logits are fp32 in every precision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from onnx import TensorProto
 
 Array = npt.NDArray[Any]
 Int8 = npt.NDArray[np.int8]
+Float32 = npt.NDArray[np.float32]
 
 BLOCK = 128  # weights along the input that share one scale
 _SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is no multiple of it
+_CHUNK = 1 << 21
 _NUMPY: dict[int, Any] = {
     int(TensorProto.FLOAT): np.float32,
     int(TensorProto.FLOAT16): np.float16,
@@ -90,24 +93,52 @@ def block_size(width: int) -> int:
     raise ValueError(f"the width {width} is no multiple of {_SMALLER_BLOCKS[-1]}, so it has no blocks")
 
 
-def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, npt.NDArray[np.float32]]:
-    """weight (in,out) -> integers (in,out) and scales (in/block,out), rounded to nearest, symmetric.
+def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, Float32]:
+    """weight (out,in) -> integers (in,out) and scales (in/block,out), rounded to nearest, symmetric.
 
     A block's largest weight is on the last step of its own side: -2^(b-1) below zero, 2^(b-1) - 1 above.
     """
-    blocks = weight.reshape(-1, block, weight.shape[1])
+    outputs, inputs = weight.shape
     top = 2 ** (bits - 1)
-    scale = np.maximum(blocks.max(axis=1) / (top - 1), blocks.min(axis=1) / -top)
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    rounded = np.rint(blocks / scale[:, None])
-    return np.clip(rounded, -top, top - 1).astype(np.int8).reshape(weight.shape), scale
+    values = np.empty((inputs, outputs), np.int8)
+    scales = np.empty((inputs // block, outputs), np.float32)
+    for rows in _chunks(weight):
+        blocks = weight[rows].astype(np.float32, copy=False).reshape(-1, inputs // block, block)
+        scale = np.maximum(blocks.max(axis=2) / (top - 1), blocks.min(axis=2) / -top)
+        scale[scale == 0] = 1
+        rounded = np.rint(blocks / scale[..., None])
+        np.clip(rounded, -top, top - 1, out=rounded)
+        values[:, rows] = rounded.astype(np.int8).reshape(-1, inputs).T
+        scales[:, rows] = scale.T
+    return values, scales
 
 
-def round_outputs(weight: Array) -> tuple[Int8, npt.NDArray[np.float32]]:
-    """weight (in,out) -> integers -127 ... 127 and one scale for each output (out,)."""
-    scale = np.abs(weight).max(axis=0) / 127
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    return np.rint(weight / scale).astype(np.int8), scale
+def round_outputs(weight: Array) -> tuple[Int8, Float32]:
+    """weight (out,in) -> integers -127 ... 127 (in,out) and one scale for each output (out,)."""
+    values = np.empty(weight.shape[::-1], np.int8)
+    scales = np.empty(len(weight), np.float32)
+    for rows in _chunks(weight):
+        part = weight[rows].astype(np.float32, copy=False)
+        scale = np.abs(part).max(axis=1) / 127
+        scale[scale == 0] = 1
+        values[:, rows] = np.rint(part / scale[:, None]).astype(np.int8).T
+        scales[rows] = scale
+    return values, scales
+
+
+def transposed(weight: Array, dtype: Any) -> Array:
+    """weight (out,in) -> (in,out) in another type."""
+    result = np.empty(weight.shape[::-1], dtype)
+    for rows in _chunks(weight):
+        result[:, rows] = weight[rows].astype(dtype, copy=False).T
+    return result
+
+
+def _chunks(weight: Array) -> Iterator[slice]:
+    """Rows of a few megabytes at a time: a large matrix is never held twice in fp32."""
+    step = max(_CHUNK // weight.shape[1], 1)
+    for start in range(0, len(weight), step):
+        yield slice(start, start + step)
 
 
 def pack_int4(values: Int8) -> bytes:

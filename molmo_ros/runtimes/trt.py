@@ -153,7 +153,7 @@ class TrtRuntime:
             "past_len": np.array(past, dtype=np.int64),
         }
         _, _, groups, size = self._manifest.kv["layout"]
-        planes = {
+        planes: dict[str, tuple[int, tuple[int, ...]]] = {
             f"past_{('key', 'value')[i % 2]}_{i // 2}": (cache.plane(i), (1, bound, groups, size))
             for i in range(cache.planes)
         }

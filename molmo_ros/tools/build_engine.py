@@ -104,7 +104,7 @@ def export_graphs(
         raise ParameterError(f"{folder} is not empty; give a new folder.")
     _check_disk(weight_bytes(checkpoint, precision), folder)
     export(checkpoint, folder, precision, progress)
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for part in (VISION, DECODER):
         for name, key in ((f"{part}.onnx", part), (f"{part}.data", f"{part}.data")):
             path = folder / name

@@ -27,13 +27,8 @@ class Recorder:
     inner: Runtime
     logits: list[Float32] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def precision(self) -> str:
-        return self.inner.precision
+    def __post_init__(self) -> None:
+        self.name, self.precision = self.inner.name, self.inner.precision
 
     def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
         return self.inner.encode_image(crops, pooling, padding)
