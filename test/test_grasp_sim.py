@@ -28,6 +28,7 @@ class Trial:
 
     name: str
     depth_error: float
+    ambiguity: float
     iou: float
     refused: str = ""
     hit: float = 0.0
@@ -56,6 +57,7 @@ def trials() -> list[Trial]:
             seen = (
                 thing.name,
                 abs(float(lifted.position[2] - truth.depth[v[middle], u[middle]])),
+                lifted.ambiguity,
                 float(np.count_nonzero(segment.mask & mask) / np.count_nonzero(segment.mask | mask)),
             )
             try:
@@ -98,7 +100,9 @@ def _judge(grasp: Grasp, T_world_camera: Array, casters: list, k: int) -> tuple[
 def test_positions_lie_on_the_surface(trials: list[Trial]) -> None:
     assert len(trials) > 20
     assert np.median([t.depth_error for t in trials]) < 0.001
-    assert np.mean([t.depth_error > 0.010 for t in trials]) <= 0.04
+    wrong = [t for t in trials if t.depth_error > 0.010]
+    assert len(wrong) <= 0.05 * len(trials)
+    assert all(t.ambiguity > 0.05 for t in wrong), wrong  # and it is told
 
 
 def test_objects_are_separated(trials: list[Trial]) -> None:
