@@ -54,12 +54,13 @@ class Molmo:
         *,
         precision: str = "auto",
         threads: int | None = None,
+        allow_download: bool = False,
     ) -> Molmo:
-        """Load "tiny", a checkpoint folder, or a hub id in the local cache.
+        """Load "tiny", a checkpoint folder, or a hub id: in the local cache, or fetched if that is allowed.
 
         Raises: CheckpointError, RuntimeUnavailableError.
         """
-        opened = load_checkpoint(checkpoint, progress=progress)
+        opened = load_checkpoint(checkpoint, progress=progress, allow_download=allow_download)
         return cls(opened, load_runtime(opened, runtime, precision, threads=threads, progress=progress))
 
     @property

@@ -1,4 +1,6 @@
-"""A checkpoint on disk: the built-in one, a folder, or a hub id in the local cache. Never downloads.
+"""A checkpoint on disk: the built-in one, a folder, or a hub id in the local cache.
+
+Nothing is downloaded unless the caller allows it.
 
 Weights are read tensor by tensor through safetensors, which maps the file into memory; no pickle, no code.
 """
@@ -103,13 +105,20 @@ class Weights:
 
 
 def load_checkpoint(
-    name: str, *, cache_dir: Path | None = None, progress: Callable[[str, float], None] | None = None
+    name: str,
+    *,
+    cache_dir: Path | None = None,
+    allow_download: bool = False,
+    progress: Callable[[str, float], None] | None = None,
 ) -> Checkpoint:
     """Resolve ``name`` and check everything that can be checked without reading the weights.
 
+    ``allow_download``: fetch a hub id that the cache lacks.
     Raises: CheckpointError naming the file and the mend.
     """
-    folder = resolve(name, cache_dir)
+    if allow_download and progress:
+        progress("looking for the checkpoint", 0.0)
+    folder = resolve(name, cache_dir, allow_download)
     config = parse_config(_read_json(folder / "config.json"), str(folder / "config.json"))
     path = folder / "preprocessor_config.json"
     image = ImageConfig.parse(_read_json(path), str(path))
@@ -123,7 +132,7 @@ def load_checkpoint(
     return Checkpoint(folder, config, image, encoder, weights)
 
 
-def resolve(name: str, cache_dir: Path | None = None) -> Path:
+def resolve(name: str, cache_dir: Path | None = None, allow_download: bool = False) -> Path:
     """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
     if name == TINY:
         return _existing(Path(__file__).parent / "assets" / TINY, "reinstall molmo_ros or train it anew")
@@ -134,7 +143,10 @@ def resolve(name: str, cache_dir: Path | None = None) -> Path:
             f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
             'or a hub id such as "allenai/Molmo2-4B".'
         )
-    return _in_hub_cache(name, cache_dir or _hub_cache())
+    cache = cache_dir or _hub_cache()
+    if allow_download:
+        return _download(name, cache)
+    return _in_hub_cache(name, cache)
 
 
 def open_weights(folder: Path) -> Weights:
@@ -223,6 +235,22 @@ def _hub_cache() -> Path:
     return Path(home).expanduser() / "hub"
 
 
+def _download(name: str, cache: Path) -> Path:
+    """Fetch what the cache lacks of a hub id: weights as safetensors, and JSON; no code, no pickles."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name, cache_dir=cache, allow_patterns=["*.json", "*.safetensors"]))
+    except ImportError as error:
+        message = f'"{name}" cannot be fetched ({error}): pip install huggingface_hub'
+        raise CheckpointError(message) from error
+    except Exception as error:  # network, names, rights, disk: many classes, each with a good message
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f'"{name}" cannot be fetched ({reason}); check name and network, or copy the folder here.'
+        ) from error
+
+
 def _in_hub_cache(name: str, cache: Path) -> Path:
     folder = cache / ("models--" + name.replace("/", "--"))
     snapshots = folder / "snapshots"
@@ -233,7 +261,8 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
     if newest:
         return newest[-1].parent
     raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}'
+        f'"{name}" is neither a folder nor in the hub cache {cache}; '
+        f"fetch it first: hf download {name}, or set allow_download"
     )
 
 

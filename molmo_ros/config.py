@@ -57,6 +57,9 @@ class NodeConfig:
         choices=PRECISIONS,
         read_only=True,
     )
+    allow_download: bool = _setting(
+        False, "Fetch a hub id that is not in the cache; gigabytes, at the first start.", read_only=True
+    )
     gripper: str = _setting(
         "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", read_only=True
     )

@@ -61,18 +61,22 @@ class Grounder:
         progress: Callable[[str, float], None] | None = None,
         *,
         precision: str = "auto",
+        allow_download: bool = False,
     ) -> Grounder:
         """Load a model and a gripper.
 
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
-        bf16, int8, int8_dynamic, int4, or "auto".
+        bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
         """
         from molmo_ros.answer import Molmo
 
         hand = Gripper.load(gripper)
-        return Grounder(Molmo.load(str(checkpoint), runtime, progress, precision=precision), hand)
+        model = Molmo.load(
+            str(checkpoint), runtime, progress, precision=precision, allow_download=allow_download
+        )
+        return Grounder(model, hand)
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -226,7 +226,10 @@ def test_info_describes_the_built_in_model(capfd: pytest.CaptureFixture[str]) ->
     assert result["config"]["model_type"] == "molmo2" and result["parameters"] > 1_000_000
     assert result["file_bytes"] <= 10_000_000
     assert main(["info", "tiny"]) == 0
-    assert "vision" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "vision" in out and "onnx         yes" in out
+    assert result["generation"] == "Molmo2" and result["runtimes"]["onnx"] == ""
+    assert result["memory_bytes"]["fp16"]["1024"] > result["parameters"]
 
 
 def test_what_prints_in_between_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

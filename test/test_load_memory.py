@@ -49,7 +49,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def test_peak_memory(large: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """Above the libraries: at most one shard and 150 MB, whatever the size of the whole; fp32 becomes fp16."""
+    """Above the libraries at most one shard and 150 MB, whatever the whole; fp32 becomes fp16."""
     folder, _ = large
     command = [sys.executable, "-c", MEASURE, str(folder), str(tmp_path / "graphs")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

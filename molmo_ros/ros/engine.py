@@ -40,6 +40,7 @@ class Engine:
                 gripper=config.gripper,
                 progress=self._report,
                 precision=config.precision,
+                allow_download=config.allow_download,
             )
         except Exception as error:
             known = isinstance(error, MolmoRosError)
