@@ -14,11 +14,13 @@ from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from molmo_ros.cloud import Horizon, normals, voxel_down
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
+from molmo_ros.errors import SegmentError
 from molmo_ros.plane import support_frame
 from molmo_ros.transforms import invert, rotate_vectors, transform_points
 
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
+MIN_POINTS = 10
 BACKS_M = (0.015, 0.035)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
@@ -60,7 +62,14 @@ class Views:
 
 
 def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool = True) -> Views:
-    """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it."""
+    """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it.
+
+    Raises: SegmentError if the segment holds next to no points.
+    """
+    if len(segment.cloud_m) < MIN_POINTS:
+        raise SegmentError(
+            f"The object has {len(segment.cloud_m)} points, {MIN_POINTS} are needed; check mask and depth."
+        )
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
     cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=420)
     dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=4000)
@@ -82,7 +91,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
     )
     dense = _densified(coarse, dense_cloud, dense_spacing, segment.scene_m, T_support_camera)
     first: Array | None = None
-    for _ in range(2 if mirror and len(cloud) >= 10 else 0):
+    for _ in range(2 if mirror else 0):
         found = _best_mirror(coarse, first)
         if found is None:
             break
