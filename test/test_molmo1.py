@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_molmo1 import OLMO, QWEN2, write_checkpoint
+import tiny_molmo2
+from tiny_molmo1 import MIXTURE, OLMO, QWEN2, write_checkpoint
 
 from molmo_ros.answer import Molmo, _kv_limits
 from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.errors import CheckpointError
 from molmo_ros.preprocess import ImageConfig, image_token_ids, preprocess
 from molmo_ros.runtimes.base import Runtime, load_runtime
 
@@ -91,6 +94,47 @@ def test_an_answer(cases: dict[str, Case]) -> None:
     model = Molmo.load(str(cases["qwen2"].folder), "onnx", threads=1)
     answer = model.answer(np.zeros((40, 70, 3), np.uint8), "Point to the red mug.", max_new_tokens=5)
     assert 1 <= len(answer.token_ids) <= 5 and answer.points == ()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("fields", [QWEN2, MIXTURE], ids=["dense", "mixture"])
+def test_precisions(fields: dict[str, Any], precision: str, tmp_path: Path) -> None:
+    """Close to fp32, both for many tokens and for one."""
+    checkpoint = load_checkpoint(str(write_checkpoint(tmp_path / "c", fields)))
+    image = preprocess(np.random.default_rng(1).integers(0, 256, (30, 100, 3), np.uint8), checkpoint.image)
+    results = []
+    for held in ("fp32", precision):
+        runtime = load_runtime(checkpoint, "onnx", held, threads=1)
+        cache, embeds = runtime.new_cache(), runtime.embed(list(range(20)))
+        prefill = runtime.run(embeds, _kv_limits(0, 0, 20), cache, np.arange(20))
+        step = runtime.run(embeds[:1], np.array([21]), cache, np.array([0]))
+        features = runtime.encode_image(image.crops, image.pooling, image.padding)
+        results.append([features, prefill, step])
+    for ours, exact in zip(results[1], results[0], strict=True):
+        cosine = (ours * exact).sum() / np.linalg.norm(ours) / np.linalg.norm(exact)
+        assert (cosine > 0.999 and not np.array_equal(ours, exact)) or np.allclose(ours, exact, atol=1e-6)
+
+
+def test_a_tokenizer_of_another_generation(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", QWEN2)
+    tiny_molmo2.tokenizer(300).save(str(folder / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has <low_res_im_start>, so it is of another"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (30, 40, 1), (30, 40, 4)], ids=["grey", "grey-1", "rgba"])
+def test_other_images(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    rgb = image[..., :3] if shape[-1] == 4 else np.repeat(image.reshape(30, 40, 1), 3, axis=2)
+    config = ImageConfig.parse(RELEASED)
+    np.testing.assert_array_equal(preprocess(image, config).crops, preprocess(rgb, config).crops)
+
+
+def test_low_resolution_alone() -> None:
+    """``max_crops`` 0 is ours; the padding of the last crop, which v1 misplaces, is that of the only one."""
+    inputs = preprocess(np.zeros((30, 40, 3), np.uint8), replace(ImageConfig.parse(RELEASED), max_crops=0))
+    assert inputs.crops.shape == (1, 336, 336, 3) and inputs.high_res == (0, 0)
+    assert inputs.padding is not None and (inputs.padding == 2).all() and len(inputs.pooling) == 144
 
 
 @pytest.mark.parametrize("size", SIZES)
