@@ -9,7 +9,8 @@ from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp_candidates import propose
-from molmo_ros.grasp_checks import TRAVEL_M, Fits, Refusals, check, clearance
+from molmo_ros.grasp_checks import TRAVEL_M, check, clearance
+from molmo_ros.grasp_fits import Fits, Refusals
 from molmo_ros.grasp_score import score
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points

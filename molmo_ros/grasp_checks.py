@@ -11,6 +11,7 @@ from molmo_ros.cloud import Index
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.grasp_candidates import Candidates
+from molmo_ros.grasp_fits import Fits, Refusals
 from molmo_ros.gripper import Gripper
 
 # a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does
@@ -24,70 +25,6 @@ TABLE_CLEARANCE_M = 0.003
 MAX_RETRACT_M = 0.014
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
 LATERAL_M = 0.012  # how far recentring may shift the hand
-
-
-@dataclass(frozen=True)
-class Fits:
-    """The candidates that pass (P of them), as hands.
-
-    rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free;
-    width (P,) m between the contacts; contact (P,3) m their middle; cosine (P,) the worse contact's |n.y|;
-    grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
-    the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers; bite (P,) m of
-    the object between the fingers, from the tips up.
-    """
-
-    rotation: Array
-    tips: Array
-    opening: Array
-    width: Array
-    contact: Array
-    cosine: Array
-    grip: Index
-    slack: Array
-    table: Array
-    shift: Array
-    guessed: Index
-    bite: Array
-
-    def __len__(self) -> int:
-        return len(self.opening)
-
-    def candidates(self, index: Index) -> Candidates:
-        """Return a choice of them as candidates, to be checked again."""
-        depth = np.sum((self.tips - self.contact) * self.rotation[:, :, 2], axis=1)
-        return Candidates(self.rotation, self.contact, self.width / 2, depth).take(index)
-
-
-@dataclass(frozen=True)
-class Refusals:
-    """How many candidates failed, by first reason."""
-
-    table: int = 0
-    no_opening: int = 0
-    nothing_between: int = 0
-    neighbour: int = 0
-    palm: int = 0
-
-    def __add__(self, other: Refusals) -> Refusals:
-        return Refusals(
-            self.table + other.table,
-            self.no_opening + other.no_opening,
-            self.nothing_between + other.nothing_between,
-            self.neighbour + other.neighbour,
-            self.palm + other.palm,
-        )
-
-    def text(self) -> str:
-        """Name the reasons, each with its number."""
-        reasons = {
-            "the table": self.table,
-            "no free opening": self.no_opening,
-            "no two opposite faces": self.nothing_between,
-            "a neighbour between the fingers": self.neighbour,
-            "the palm": self.palm,
-        }
-        return ", ".join(f"{count} for {why}" for why, count in reasons.items() if count)
 
 
 def clearance(shape: Shape) -> float:
@@ -185,11 +122,11 @@ class _Touched:
         strip = (np.abs(x) < gripper.finger_width / 2 + room) & (np.abs(y) < reach)
         strip &= (z < room) & (z > -(gripper.finger_length + TRAVEL_M))
         hand, point = np.nonzero(strip)
-        y, z = y[hand, point].astype(np.float64), z[hand, point].astype(np.float64)
+        at_y, at_z = (axis[hand, point].astype(np.float64) for axis in (y, z))
         weights = np.concatenate(
             [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
         ).astype(np.float32)
-        return _Touched(hand, point, y, z, weights[point], local, weights)
+        return _Touched(hand, point, at_y, at_z, weights[point], local, weights)
 
 
 def _free_opening(

@@ -6,7 +6,8 @@ import numpy as np
 
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array
-from molmo_ros.grasp_checks import THIN_M, Fits
+from molmo_ros.grasp_checks import THIN_M
+from molmo_ros.grasp_fits import Fits
 from molmo_ros.gripper import Gripper
 
 # who asks for a part that is far from the middle means that part: the click outweighs the middle

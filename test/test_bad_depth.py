@@ -41,7 +41,7 @@ def needles(rng: np.random.Generator) -> Depth:
 
 
 def blob(rng: np.random.Generator) -> Depth:
-    near = (U - 52) ** 2 + (V - 39) ** 2 < rng.integers(1, 30) ** 2
+    near = rng.integers(1, 30) ** 2 > (U - 52) ** 2 + (V - 39) ** 2
     return np.where(near, floor(rng) - rng.uniform(0, 0.1), floor(rng))
 
 

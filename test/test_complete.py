@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from solids import View, block, can, look, roll, sphere
 
 from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+from molmo_ros.errors import SegmentError
 
 
 def shape_of(view: View, mirror: bool = True) -> Shape:
@@ -63,6 +66,13 @@ def test_a_side_seen_edge_on_gets_a_skirt() -> None:
     sideways = np.abs(shape.normals @ across) > 0.8
     assert np.count_nonzero(sideways) > 40
     assert np.median(errors(view, shape)[sideways]) < 0.004
+
+
+def test_next_to_no_points_are_no_shape() -> None:
+    view = look(sphere(0, 0, 0.03))
+    segment = view.segment()
+    with pytest.raises(SegmentError, match="has 3 points"):
+        complete_shape(replace(segment, cloud_m=segment.cloud_m[:3], colors=segment.colors[:3]))
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.3, 1.2])
