@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from molmo_ros.calibration import Calibration
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.confidence import Token, annotate
 from molmo_ros.datatypes import Answer, Image
@@ -39,6 +40,7 @@ class Molmo:
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
         self._checkpoint = checkpoint
         self._runtime = runtime
+        self.calibration = Calibration.load(checkpoint.folder)
         self._digits = checkpoint.encoder.digit_tokens()
         self._grammar = Grammar(Format.MOLMO1 if checkpoint.config.model_type == "molmo" else Format.MOLMO2)
         self._drafter = Drafter(self._grammar, checkpoint.encoder.encode, checkpoint.encoder.decode)
@@ -235,6 +237,7 @@ class Molmo:
     def _answer(self, text: str, steps: _Steps, width: int, height: int, clock: _Clock) -> Answer:
         written = self._grammar.scan(text)
         points = annotate(self._grammar.parse(text, width, height), written, steps.tokens, width, height)
+        points = self.calibration.apply(points)
         log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
         return Answer(
             text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes

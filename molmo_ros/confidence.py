@@ -66,12 +66,18 @@ def annotate(
 
 
 def coordinate(tokens: Sequence[Token], span: Span) -> tuple[float, float]:
-    """(probability of the neighbourhood of the decoded value, variance there) of the number at ``span``."""
-    digits = [t for t in tokens if t.overlaps(span)]
+    """(probability of the neighbourhood of the decoded value, variance there) of the number at ``span``.
+
+    Per cent with one decimal, as v1 writes it, is per mille with a point in it, and counted as such.
+    """
+    within = [t for t in tokens if t.overlaps(span)]
+    digits = [t for t in within if t.text != "."]
     number = "".join(t.text for t in digits)
-    if not number.isdigit() or len(number) != span[1] - span[0]:
+    point = "".join(t.text for t in within).find(".")
+    whole = len(number) == span[1] - span[0] if point < 0 else point == len(number) - 1
+    if not (number.isdigit() and whole):
         # A token that holds more than digits has no alternatives to compare with.
-        return math.prod(t.probability for t in digits), 0.0
+        return math.prod(t.probability for t in within), 0.0
     value, path, prefix = int(number), 1.0, ""
     near, square = 0.0, 0.0
     for token in digits:

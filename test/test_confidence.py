@@ -70,6 +70,16 @@ def test_two_candidates_share_the_confidence() -> None:
     assert near == pytest.approx(0.6, abs=0.02) and variance**0.5 < NEAR / 10
 
 
+def test_per_cent_with_a_decimal_is_per_mille() -> None:
+    """61.5 under the distribution of 615; the point itself is certain."""
+    masses = gaussian(615, 6)
+    digits = digit_tokens("615", masses)
+    tokens = [*digits[:2], Token(".", 2, 1.0), Token(digits[2].text, 3, digits[2].probability,
+                                                     digits[2].alternatives)]  # fmt: skip
+    assert coordinate(tokens, (0, 4)) == pytest.approx(coordinate(digits, (0, 3)))
+    assert coordinate(tokens, (0, 4))[1] > 9
+
+
 def test_certain_number() -> None:
     assert coordinate(digit_tokens("308", np.eye(1000)[308]), (0, 3)) == (pytest.approx(1), pytest.approx(0))
 

@@ -7,7 +7,7 @@ import pytest
 
 from molmo_ros.datatypes import ImagePoint
 from molmo_ros.sim import SimCamera, SimTruth
-from molmo_ros.tools.evaluate import _missing, calibration_error, evaluate_tiny, f1
+from molmo_ros.tools.evaluate import calibration_error, evaluate_tiny, f1, missing
 
 
 def _truth() -> SimTruth:
@@ -40,7 +40,7 @@ def test_what_is_asked_for_as_absent_is_absent() -> None:
     rng = np.random.default_rng(0)
     truth = SimCamera(1, 96, 72, threads=1).truth
     names = {o.name for o in truth.objects} | {o.kind for o in truth.objects}
-    assert not names & {_missing(truth, rng) for _ in range(100)}
+    assert not names & {missing(truth, rng) for _ in range(100)}
 
 
 @pytest.mark.slow

@@ -69,9 +69,10 @@ class Transformers:
 
         importlib.import_module("transformers.utils.logging").disable_progress_bar()
         self._checkpoint, self._torch = checkpoint, torch
-        self._model: Any = Molmo2ForConditionalGeneration.from_pretrained(
+        model: Any = Molmo2ForConditionalGeneration.from_pretrained(
             str(checkpoint.folder), dtype=getattr(torch, dtype), local_files_only=True
-        ).eval()
+        )
+        self._model = model.eval()
 
     def generate(self, rgb: Image, prompt: str, answer: Sequence[int] | None = None) -> list[int]:
         """Tokens of the greedy answer; or of ``answer``, at the cost of the network."""
@@ -101,7 +102,8 @@ class Transformers:
         c = self._checkpoint.image
         g, p = c.grid, c.patch_size
         patches = crops.reshape(-1, g, p, g, p * 3).swapaxes(2, 3).reshape(-1, g * g, p * p, 3)
-        pixels = (patches.astype(np.float32) / 255 - np.float32(c.mean)) / np.float32(c.std)
+        mean, std = np.array(c.mean, np.float32), np.array(c.std, np.float32)
+        pixels = (patches.astype(np.float32) / 255 - mean) / std
         return self._torch.from_numpy(pixels.reshape(len(crops), g * g, -1)).to(self._model.dtype)
 
 

@@ -91,7 +91,7 @@ def _judge_scene(
             i = int(rng.choice(unique))
             answer = grounder.point(frame.rgb, f"the {names_of[i]}")
             hits.append(_judge_single(answer, i + 1, frame, truth, tally))
-    tally.absent.append(not grounder.point(frame.rgb, f"the {_missing(truth, rng)}").points)
+    tally.absent.append(not grounder.point(frame.rgb, f"the {missing(truth, rng)}").points)
     kind = str(rng.choice(sorted(set(kinds))))
     ids = [i + 1 for i, k in enumerate(kinds) if k == kind]
     counted = grounder.ask(frame.rgb, counting_prompt(PLURALS[kind]))
@@ -119,7 +119,7 @@ def _judge_single(answer: Answer, wanted: int, frame: RgbdFrame, truth: SimTruth
     return hit
 
 
-def _missing(truth: SimTruth, rng: np.random.Generator) -> str:
+def missing(truth: SimTruth, rng: np.random.Generator) -> str:
     """A thing that is not there: another kind, or a kind that is there in another colour."""
     names, kinds = {o.name for o in truth.objects}, {o.kind for o in truth.objects}
     while True:
