@@ -28,7 +28,8 @@ def test_auto_is_onnx_here(checkpoint: Checkpoint) -> None:
 
 
 def test_unknown_runtime(checkpoint: Checkpoint) -> None:
-    with pytest.raises(RuntimeUnavailableError, match="choose one of auto, onnx, tensorrt, tensorrt_rtx, eager"):
+    names = "auto, onnx, tensorrt, tensorrt_rtx, eager"
+    with pytest.raises(RuntimeUnavailableError, match=f"choose one of {names}"):
         load_runtime(checkpoint, "tensorflow")
 
 

@@ -57,7 +57,8 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
     """One line per precision."""
     columns = list(next(iter(rows.values())))
     lines = [f"{'':<14}" + "".join(f"{column:>19}" for column in columns)]
-    lines += [f"{name:<14}" + "".join(f"{_number(row[c]):>19}" for c in columns) for name, row in rows.items()]
+    for name, row in rows.items():
+        lines.append(f"{name:<14}" + "".join(f"{_number(row[column]):>19}" for column in columns))
     return "\n".join(lines)
 
 
