@@ -187,7 +187,7 @@ class _Part:
         self._contexts = []
         for i in range(len(self._profiles)):
             context = self._engine.create_execution_context()
-            if context is None or not context.set_optimization_profile_async(i, stream):
+            if context is None or not context.set_optimization_profile_async(i, int(stream)):
                 raise RuntimeUnavailableError(
                     f"No memory on the GPU for the {part} engine; free some, or use int4."
                 )
