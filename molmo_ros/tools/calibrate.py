@@ -88,7 +88,9 @@ def fit(judged: Sequence[Judged], prior: float = 2.0) -> Calibration:
     best = minimize(loss, np.zeros(2), method="Nelder-Mead").x
     squared = np.sort([j.squared for j in judged if j.right])
     kept = squared[: max(int(0.99 * len(squared)), 1)]
-    return Calibration(round(float(np.exp(best[0])), 4), round(float(best[1]), 4), round(float(kept.mean()) / 2, 4))
+    return Calibration(
+        round(float(np.exp(best[0])), 4), round(float(best[1]), 4), round(float(kept.mean()) / 2, 4)
+    )
 
 
 def report(judged: Sequence[Judged], calibration: Calibration) -> dict[str, float]:
