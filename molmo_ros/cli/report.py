@@ -54,9 +54,9 @@ def _box_keys(box: OrientedBox | None) -> dict[str, Any] | None:
 
 def _grasp_keys(grasp: Grasp | None) -> dict[str, Any]:
     if grasp is None:
-        return {"grasp": None, "pregrasp": None, "width": None, "quality": None}
+        return {"grasp": None, "pregrasp": None, "width": None, "opening": None, "quality": None}
     poses = {"grasp": _pose_keys(grasp.pose), "pregrasp": _pose_keys(grasp.pregrasp)}
-    return {**poses, "width": grasp.width, "quality": grasp.quality}
+    return {**poses, "width": grasp.width, "opening": grasp.opening, "quality": grasp.quality}
 
 
 def _pose_keys(pose: Pose) -> dict[str, Any]:
@@ -109,7 +109,9 @@ def _target_lines(number: int, target: dict[str, Any]) -> list[str]:
         pose = target[name]
         where = f"{_vector(pose['position'])} m, quaternion xyzw {_vector(pose['orientation'])}"
         lines.append(_line(f"  {name}", where))
-    lines.append(_line("  width", f"{1000 * target['width']:.0f} mm, quality {target['quality']:.2f}"))
+    width, opening = 1000 * target["width"], 1000 * target["opening"]
+    fingers = f"open to {opening:.0f} mm, close on {width:.0f} mm, quality {target['quality']:.2f}"
+    lines.append(_line("  fingers", fingers))
     return lines
 
 

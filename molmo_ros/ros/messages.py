@@ -83,6 +83,7 @@ def target_message(target: GraspTarget, optical_frame: str, age_s: float) -> Gra
         grasp_pose=pose_message(None if grasp is None else grasp.pose),
         pregrasp_pose=pose_message(None if grasp is None else grasp.pregrasp),
         width=NAN if grasp is None else float(grasp.width),
+        opening=NAN if grasp is None else float(grasp.opening),
         quality=NAN if grasp is None else float(grasp.quality),
         age=age_s,
     )
@@ -175,7 +176,7 @@ def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
         position=_known(position),
         covariance=_known(covariance),
         box=None if object_pose is None else OrientedBox(object_pose, size),
-        grasp=None if pose is None or pregrasp is None else Grasp(pose, pregrasp, msg.width, msg.quality),
+        grasp=None if pose is None or pregrasp is None else Grasp(pose, pregrasp, msg.width, msg.quality, msg.opening),
     )
 
 

@@ -53,7 +53,7 @@ def target(status: TargetStatus = TargetStatus.OK) -> GraspTarget:
         position=np.array([0.1, 0.2, 0.5]),
         covariance=np.diag([1e-4, 4e-4, 9e-4]),
         box=OrientedBox(pose, np.array([0.1, 0.2, 0.3])),
-        grasp=Grasp(pose, pregrasp, 0.06, 0.8),
+        grasp=Grasp(pose, pregrasp, 0.06, 0.8, 0.07),
         segment=segment,
     )
 
@@ -70,13 +70,14 @@ def test_target_round_trip() -> None:
     np.testing.assert_allclose(back.covariance, before.covariance)
     np.testing.assert_allclose(back.box.size, [0.1, 0.2, 0.3])
     np.testing.assert_allclose(back.grasp.pose.orientation, SIDEWAYS)
-    assert back.grasp.width == 0.06
+    assert (back.grasp.width, back.grasp.opening) == (0.06, 0.07)
 
 
 def test_unknown_is_nan_in_the_message_and_none_again() -> None:
     bare = GraspTarget(ImagePoint(1.0, 2.0, "mug"), TargetStatus.NO_DEPTH, "no depth", "eye", STAMP_NS)
     message = target_message(bare, "eye", 0.0)
-    numbers = [message.position.x, message.width, message.object_size.z, message.pregrasp_pose.orientation.w]
+    numbers = [message.position.x, message.width, message.opening, message.object_size.z]
+    numbers.append(message.pregrasp_pose.orientation.w)
     assert np.isnan(numbers).all()
     assert np.isnan(message.position_covariance).all()
     back = target_from_message(message)
