@@ -216,7 +216,10 @@ def spoil_vocabulary(folder: Path) -> None:
         (lambda f: (f / "config.json").unlink(), r"config\.json is missing; download"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json is not valid JSON"),
         (lambda f: (f / "config.json").write_text("[]"), r"config\.json holds no record"),
-        (lambda f: edit(f / "config.json", model_type="llava"), r'model_type is "llava"; known are molmo, molmo2'),
+        (
+            lambda f: edit(f / "config.json", model_type="llava"),
+            r'model_type is "llava"; known are molmo, molmo2',
+        ),
         (lambda f: edit(f / "config.json", model_type="molmo"), r"field .hidden_size. is missing"),
         (lambda f: edit(f / "config.json", text_config={}), r"config\.json: field 'num_hidden_layers'"),
         (lambda f: edit(f / "config.json", text_config=7), r"config\.json: a field has a wrong type"),
