@@ -121,6 +121,26 @@ class NodeConfig:
     max_tokens: int = _setting(
         192, "Longest answer to a free prompt where the request gives none.", unit="tokens", low=1, high=4096
     )
+    track_rate_hz: float = _setting(
+        30.0, "Tracking looks at the camera at most this often.", unit="Hz", low=1.0, high=120.0
+    )
+    reground_s: float = _setting(
+        2.0,
+        "While tracking, the model looks again this long after its last answer.",
+        unit="s",
+        low=0.1,
+        high=600.0,
+    )
+    track_lost_s: float = _setting(
+        10.0,
+        "Tracking ends if nothing has been seen of the object for so long.",
+        unit="s",
+        low=0.1,
+        high=3600.0,
+    )
+    max_tracks: int = _setting(
+        4, "Goals of ~/track that may run side by side; more are told 'busy'.", low=1, high=16, read_only=True
+    )
     diagnostics_period_s: float = _setting(
         1.0, "Time between two diagnostics messages.", unit="s", low=0.1, high=60.0, read_only=True
     )

@@ -113,6 +113,12 @@ class BusyError(MolmoRosError):
     code = "BUSY"
 
 
+class LostError(MolmoRosError):
+    """What was to be followed was never found, or has been out of sight for too long."""
+
+    code = "LOST"
+
+
 class CancelledError(MolmoRosError):
     """The caller gave up, or its time ran out, before the answer was complete."""
 

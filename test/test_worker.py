@@ -143,3 +143,27 @@ def test_closed_worker_refuses() -> None:
     worker.close()
     with pytest.raises(CancelledError, match="shutting down"):
         worker.submit(lambda job: None, 1.0)
+
+
+def test_background_work_waits_for_everything_else_and_is_never_refused(worker: Worker) -> None:
+    gate, order = Gate(), []
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    last = [worker.submit(lambda job, n=n: order.append(n), 5.0, background=True) for n in ("b1", "b2", "b3")]
+    for n in (1, 2):
+        worker.submit(lambda job, n=n: order.append(n), 5.0)
+    gate.open.set()
+    for job in last:
+        job.result()
+    assert order == [1, 2, "b1", "b2", "b3"]
+
+
+def test_background_work_is_cancelled_with_the_rest(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    waiting = worker.submit(lambda job: 1, 5.0, background=True)
+    worker.cancel_all("over", 5.0)
+    with pytest.raises(CancelledError, match="over"):
+        waiting.result()
+    assert waiting.done

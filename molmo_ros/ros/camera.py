@@ -114,6 +114,13 @@ class CameraInput:
                 raise FrameError(self._why_none(triple, config))
             time.sleep(POLL_S)
 
+    def newer_frame(self, newer_than_ns: int, config: NodeConfig) -> RgbdFrame | None:
+        """The newest paired frame if it is beyond a stamp and fresh; never waits. Raises: as newest_frame."""
+        triple = self._newest_triple(config)
+        if triple is None or triple.stamp_ns == newer_than_ns:
+            return None
+        return self._decode(triple) if abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s else None
+
     def frame_at(self, stamp_ns: int) -> RgbdFrame | None:
         """The decoded frame of this very stamp, None if it has left the buffer. Raises: as newest_frame."""
         self.collect()

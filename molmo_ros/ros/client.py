@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
 import rclpy
+from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
+from molmo_ros.action import Track
 from molmo_ros.errors import CancelledError, NotReadyError
 from molmo_ros.srv import Ask, Ground
 
@@ -35,6 +39,7 @@ class GraspClient:
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self._ground = self.node.create_client(Ground, f"{name}/ground")
+        self._track = ActionClient(self.node, Track, f"{name}/track")
         self._ask = self.node.create_client(Ask, f"{name}/ask")
 
     def find(
@@ -75,6 +80,44 @@ class GraspClient:
         request = Ask.Request(prompt=prompt, camera=camera, max_tokens=max_tokens, timeout_s=timeout_s)
         return self._call(self._ask, request, timeout_s, wait_s)
 
+    def track(
+        self,
+        query: str,
+        *,
+        camera: str = "",
+        target_frame: str = "",
+        duration_s: float = 0.0,
+        rate_hz: float = 0.0,
+        wait_s: float = 60.0,
+    ) -> Generator[Track.Feedback, None, Track.Result]:
+        """action/Track: find and follow; yields each feedback until the goal ends, and returns its result.
+
+        Leaving the loop (or ``close()`` of the generator) cancels the goal.
+        Raises: NotReadyError if the node is not there.
+        """
+        if not self._track.wait_for_server(timeout_sec=wait_s):
+            raise NotReadyError(f"There is no action {self._name}/track; start the node and check its name.")
+        heard: deque[Any] = deque()
+        goal = Track.Goal(
+            query=query, camera=camera, target_frame=target_frame, duration_s=duration_s, rate_hz=rate_hz
+        )
+        sent = self._track.send_goal_async(goal, feedback_callback=lambda m: heard.append(m.feedback))
+        self._executor.spin_until_future_complete(sent, timeout_sec=wait_s)
+        if not sent.done() or not sent.result().accepted:
+            raise NotReadyError(f"{self._name}/track did not take the goal; is the node alive?")
+        handle = sent.result()
+        ended = handle.get_result_async()
+        try:
+            while not ended.done() or heard:
+                while heard:
+                    yield heard.popleft()
+                self._executor.spin_once(timeout_sec=0.05)
+        finally:
+            if not ended.done():
+                handle.cancel_goal_async()
+                self._executor.spin_until_future_complete(ended, timeout_sec=GRACE_S)
+        return ended.result().result
+
     def wait_ready(self, wait_s: float = 120.0) -> None:
         """Wait until the node answers.
 
@@ -104,6 +147,7 @@ class GraspClient:
 
     def close(self) -> None:
         """Give the client's node back."""
+        self._track.destroy()
         self._executor.shutdown()
         self.node.destroy_node()
 

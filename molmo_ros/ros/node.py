@@ -31,6 +31,7 @@ from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import declare
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
+from molmo_ros.ros.track import Tracking
 from molmo_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -50,9 +51,13 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.log = diagnostics.LatencyLog()
         self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or ("",)}
         self._transforms = TransformLookup(self)
-        answering = Answering(self.engine, self._transforms, Outputs(self), self.log)
+        outputs = Outputs(self)
+        answering = Answering(self.engine, self._transforms, outputs, self.log)
         self.interfaces = Interfaces(
             self, lambda: self.config, self.cameras, self.engine, self.worker, answering, self.log
+        )
+        self._tracking = Tracking(
+            self, lambda: self.config, self.cameras, self.engine, self.worker, self._transforms, outputs
         )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
@@ -111,7 +116,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return SUCCESS
 
     def destroy_node(self) -> None:
-        """End the worker, then the node."""
+        """End the tracks and the worker, then the node."""
+        self._tracking.close()
         self.worker.close()
         super().destroy_node()
 
@@ -191,7 +197,7 @@ def main(args: Sequence[str] | None = None) -> int:
     forward_logging(node)
     node.start()
     try:
-        spin(node, node.config.queue_size + SPARE_THREADS)
+        spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()

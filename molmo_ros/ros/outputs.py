@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from geometry_msgs.msg import PoseStamped
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from molmo_ros.datatypes import Grounding, RgbdFrame
+from molmo_ros.datatypes import GraspTarget, Grounding, RgbdFrame
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.conversions import image_message
 from molmo_ros.ros.markers import target_markers
@@ -35,6 +37,11 @@ class Outputs:
         best = next((target for target in targets.targets if target.status == target.OK), None)
         if best is not None and best.width == best.width:  # NaN: no grasp was asked for
             self._grasp_pose.publish(grasp_pose_stamped(best))
+
+    def publish_markers(self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> None:
+        """Markers of targets that are being followed, if somebody looks."""
+        if self._markers.get_subscription_count():
+            self._markers.publish(target_markers(targets, frame_id, stamp_ns))
 
     def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
         """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""

@@ -32,6 +32,11 @@ class Job(Generic[R]):
         """Ask the work to stop; it does at its next look at ``should_stop``."""
         self._cancelled.set()
 
+    @property
+    def done(self) -> bool:
+        """True once ``result`` would not wait."""
+        return self._done.is_set()
+
     def should_stop(self) -> bool:
         """True when the caller has given up or the time is over."""
         return self._cancelled.is_set() or time.monotonic() > self.deadline
@@ -89,6 +94,7 @@ class Worker:
 
     def __init__(self, queue_size: int, name: str = "inference") -> None:
         self._queue: deque[Job[object]] = deque()
+        self._background: deque[Job[object]] = deque()
         self._queue_size = queue_size
         self._wake = threading.Condition()
         self._current: Job[object] | None = None
@@ -98,8 +104,8 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Job[R]], R], timeout_s: float) -> Job[R]:
-        """Queue a piece of work.
+    def submit(self, work: Callable[[Job[R]], R], timeout_s: float, background: bool = False) -> Job[R]:
+        """Queue a piece of work; background work starts only when nothing else waits, and is never refused.
 
         Raises: BusyError with the expected wait if the queue is full.
         """
@@ -108,6 +114,10 @@ class Worker:
             if self._closed:
                 raise CancelledError("The node is shutting down.")
             self._drop_abandoned()
+            if background:
+                self._background.append(job)  # type: ignore[arg-type]
+                self._wake.notify_all()
+                return job
             if len(self._queue) >= self._queue_size:
                 raise BusyError(
                     f"Busy: {len(self._queue)} queries are waiting, the next one would start in about "
@@ -135,8 +145,9 @@ class Worker:
     def cancel_all(self, reason: str, wait_s: float = 0.0) -> None:
         """Stop the running job and fail the waiting ones; wait for the running one to end, if so wanted."""
         with self._wake:
-            waiting = list(self._queue)
+            waiting = [*self._queue, *self._background]
             self._queue.clear()
+            self._background.clear()
             if self._current is not None:
                 self._current.cancel()
         for job in waiting:
@@ -165,11 +176,11 @@ class Worker:
     def _loop(self) -> None:
         while True:
             with self._wake:
-                while not self._queue and not self._closed:
+                while not self._queue and not self._background and not self._closed:
                     self._wake.wait()
                 if self._closed:
                     return
-                job = self._current = self._queue.popleft()
+                job = self._current = (self._queue or self._background).popleft()
                 self._started_at = time.monotonic()
             job.run()
             duration = time.monotonic() - self._started_at

@@ -1,0 +1,151 @@
+"""~/track with real action clients over real DDS."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from ros_helpers import ABSENT, GOOD, Camera
+
+from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.node import MolmoNode
+
+
+@pytest.fixture
+def film(camera: Camera, client: GraspClient) -> Iterator[Camera]:
+    """The camera runs at 15 Hz for the time of a test."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(1 / 15):
+            camera.publish(*camera.messages())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield camera
+    end.set()
+    thread.join(2.0)
+
+
+def test_follows_for_a_while_and_says_so(film: Camera, client: GraspClient) -> None:
+    goal = client.track(GOOD, duration_s=4.0)
+    heard, result = [], None
+    while result is None:
+        try:
+            heard.append(next(goal))
+        except StopIteration as end:
+            result = end.value
+    assert result.success, result.message
+    assert len(result.targets) == 1
+    following = [feedback for feedback in heard if feedback.stage == "following"]
+    assert len(following) >= 10
+    stamps = [(f.targets[0].header.stamp.sec, f.targets[0].header.stamp.nanosec) for f in following]
+    assert stamps == sorted(set(stamps))  # every feedback is about a new image
+    assert {feedback.targets[0].point.instance for feedback in following} == {1}
+    assert all(0 <= feedback.age < 20 for feedback in following)
+    answer = client.find(GOOD).targets[0]
+    point = following[-1].targets[0].point
+    assert np.hypot(point.x - answer.point.x, point.y - answer.point.y) < 8
+    assert abs(following[-1].targets[0].position.z - answer.position.z) < 0.02
+
+
+def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
+    goal = client.track(GOOD)
+    next(goal)
+    started = time.monotonic()
+    goal.close()
+    while molmo._tracking._running and time.monotonic() - started < 5:
+        client.spin(0.05)
+    assert molmo._tracking._running == 0
+    assert time.monotonic() - started < 3
+
+
+def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> None:
+    heard: list[str] = []
+
+    def other() -> None:
+        with GraspClient() as second:
+            heard.extend(feedback.stage for feedback in second.track(GOOD, duration_s=4.0))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    mine = [feedback.stage for feedback in client.track(GOOD, duration_s=4.0)]
+    thread.join(20.0)
+    assert mine.count("following") >= 5
+    assert heard.count("following") >= 5
+
+
+def test_what_is_not_there_is_lost_and_the_goal_ends(
+    film: Camera, client: GraspClient, setting: Callable[..., None]
+) -> None:
+    setting(track_lost_s=2.0)
+    goal = client.track(ABSENT)
+    stages = []
+    while True:
+        try:
+            stages.append(next(goal).stage)
+        except StopIteration as end:
+            result = end.value
+            break
+    assert "lost" in stages
+    assert (result.success, result.code, len(result.targets)) == (False, "LOST", 0)
+    assert "has not been seen" in result.message
+
+
+def test_bad_goals_are_told_why(camera: Camera, client: GraspClient) -> None:
+    for wrong, code in (({"query": ""}, "BAD_QUERY"), ({"query": GOOD, "camera": "nose"}, "BAD_FRAME")):
+        goal = client.track(**wrong)
+        with pytest.raises(StopIteration) as end:
+            next(goal)
+        assert (end.value.value.success, end.value.value.code) == (False, code)
+
+
+def test_silent_camera_ends_the_goal(
+    camera: Camera, client: GraspClient, setting: Callable[..., None]
+) -> None:
+    setting(frame_wait_s=0.5, max_frame_age_s=0.5)
+    camera.forget()
+    time.sleep(0.6)
+    goal = client.track(GOOD)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(goal)
+    assert end.value.value.code == "BAD_FRAME"
+
+
+def test_goal_is_cancelled_at_once_while_the_model_is_asked(
+    film: Camera, client: GraspClient, molmo: MolmoNode
+) -> None:
+    """Something else keeps the worker, so that the goal is still "grounding"; its question is never put."""
+    release = threading.Event()
+    molmo.worker.submit(lambda job: release.wait(20.0), 20.0)
+    try:
+        goal = client.track(GOOD)
+        assert next(goal).stage == "grounding"
+        started = time.monotonic()
+        goal.close()
+        assert time.monotonic() - started < 1.5
+        while molmo._tracking._running and time.monotonic() - started < 5:
+            client.spin(0.02)
+        assert molmo._tracking._running == 0
+    finally:
+        release.set()
+
+
+def test_more_goals_than_max_tracks_are_told_busy(
+    film: Camera, client: GraspClient, molmo: MolmoNode
+) -> None:
+    clients = [GraspClient() for _ in range(molmo.config.max_tracks)]
+    goals = [one.track(GOOD) for one in clients]
+    for goal in goals:
+        next(goal)
+    with pytest.raises(StopIteration) as end:
+        next(client.track(GOOD))
+    assert end.value.value.code == "BUSY"
+    assert "max_tracks" in end.value.value.message
+    for goal, one in zip(goals, clients, strict=True):
+        goal.close()
+        one.close()

@@ -1,0 +1,149 @@
+"""Following on simulated scenes in motion, against the truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("open3d", reason="the simulated camera needs open3d")
+
+from molmo_ros.datatypes import ImagePoint, RgbdFrame
+from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
+from molmo_ros.track import Seed, Tracked, Tracker, View, make_view
+
+SEED = 2  # a green can first among others
+
+
+def film(motion: Motion, count: int) -> list[MovingFrame]:
+    return list(moving_frames(SEED, motion, count))
+
+
+def seed_of(shot: MovingFrame, index: int) -> Seed:
+    """The middle of an object, as a good model would say, with its mask."""
+    mask = shot.ids == index + 1
+    v, u = np.nonzero(mask)
+    best = int(np.argmin(np.hypot(u - np.median(u), v - np.median(v))))
+    return Seed(ImagePoint(float(u[best]), float(v[best]), "it", index + 1), mask)
+
+
+def true_pixels(shots: list[MovingFrame], x: float, y: float) -> np.ndarray:
+    """(N,2) where the surface point at (x, y) of the first shot is in each shot."""
+    K = shots[0].frame.K
+    z = float(shots[0].frame.depth[round(y), round(x)])
+    point = np.array([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z, 1.0])
+    own = np.linalg.inv(shots[0].T_camera_object) @ point
+    seen = np.array([(shot.T_camera_object @ own)[:3] for shot in shots])
+    return seen[:, :2] / seen[:, 2:] * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]]
+
+
+def errors(shots: list[MovingFrame], found: list[Tracked], seed: Seed) -> np.ndarray:
+    """Distances in pixels of a 640x480 image."""
+    truth = true_pixels(shots, seed.point.x, seed.point.y)
+    scale = 640 / shots[0].frame.rgb.shape[1]
+    return np.array([np.hypot(t.x - x, t.y - y) for t, (x, y) in zip(found, truth, strict=True)]) * scale
+
+
+def follow(shots: list[MovingFrame], seed: Seed) -> list[Tracked]:
+    tracker = Tracker()
+    first, *rest = [make_view(shot.frame) for shot in shots]
+    return [tracker.correct([first], [seed])[0], *(tracker.update(view)[0] for view in rest)]
+
+
+@pytest.mark.parametrize(
+    "motion",
+    [
+        Motion(camera_mps=(0.02, 0.03, 0.02), camera_rps=0.15),
+        Motion(object_mps=(0.04, 0.02, 0.0)),
+    ],
+    ids=["camera", "object"],
+)
+def test_median_error_is_small(motion: Motion) -> None:
+    shots = film(motion, 24)
+    seed = seed_of(shots[0], 0)
+    found = follow(shots, seed)
+    moved = np.linalg.norm(np.ptp(true_pixels(shots, seed.point.x, seed.point.y), axis=0))
+    assert moved > 12  # the film has motion, so that standing still would fail
+    assert np.median(errors(shots, found, seed)) <= 3.0
+    assert not found[-1].lost
+
+
+def test_position_is_where_the_object_is() -> None:
+    shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 16)
+    last = follow(shots, seed_of(shots[0], 0))[-1]
+    assert last.position is not None
+    begin, end = shots[0].T_camera_object[:3, 3], shots[-1].T_camera_object[:3, 3]
+    assert np.linalg.norm(last.T_now_then[:3, :3] @ begin + last.T_now_then[:3, 3] - end) < 0.008
+
+
+def test_hidden_object_is_lost_and_found_again_as_itself() -> None:
+    shots = film(Motion(camera_mps=(0.02, 0.01, 0.0), hidden=(0.3, 1.3)), 28)
+    seeds = [seed_of(shots[0], index) for index in (0, 1)]
+    tracker = Tracker()
+    first, *rest = [make_view(shot.frame) for shot in shots]
+    tracker.correct([first], seeds)
+    path = [tracker.update(view) for view in rest]
+    lost = [targets[0].lost for targets in path]
+    assert any(lost)
+    assert path[12][0].lost  # in the middle of the second that it is hidden
+    assert path[12][0].lost_s > 0.3
+    assert not lost[-1]
+    assert [t.instance for t in path[-1]] == [1, 2]
+    x, y = round(path[-1][0].x), round(path[-1][0].y)
+    assert shots[-1].ids[y, x] == 1
+
+
+def test_old_answer_is_carried_to_the_newest_view() -> None:
+    shots = film(Motion(object_mps=(0.05, 0.02, 0.0)), 16)
+    seed = seed_of(shots[0], 0)
+    carried = Tracker().correct([make_view(shot.frame) for shot in shots], [seed])[0]
+    truth = true_pixels(shots, seed.point.x, seed.point.y)[-1] * 2 + 0.5
+    stale = np.hypot(*(np.array([seed.point.x, seed.point.y]) * 2 + 0.5 - truth))
+    error = np.hypot(*(np.array([carried.x, carried.y]) * 2 + 0.5 - truth))
+    assert stale > 12
+    assert error < stale / 3
+
+
+def test_new_answer_keeps_identities_whatever_its_order() -> None:
+    shots = film(Motion(camera_mps=(0.02, 0.0, 0.0)), 8)
+    views = [make_view(shot.frame) for shot in shots]
+    tracker = Tracker()
+    tracker.correct([views[0]], [seed_of(shots[0], 0), seed_of(shots[0], 1)])
+    for view in views[1:]:
+        tracker.update(view)
+    answered = [seed_of(shots[4], 1), seed_of(shots[4], 0)]
+    targets = tracker.correct(views[4:], answered)
+    assert [t.instance for t in targets] == [1, 2]
+    assert targets[0].seed is answered[1]
+    assert targets[1].seed is answered[0]
+
+
+def test_what_has_gone_is_lost() -> None:
+    shots = film(Motion(), 2)
+    views = [make_view(shot.frame) for shot in shots]
+    tracker = Tracker()
+    tracker.correct([views[0]], [seed_of(shots[0], 0)])
+    tracker.update(views[1])
+    assert not tracker.lost
+    assert tracker.update(_empty(shots[1].frame))[0].lost
+    assert tracker.lost
+
+
+def test_without_depth_there_is_no_position_but_a_pixel() -> None:
+    shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 8)
+    blind = [replace(s, frame=replace(s.frame, depth=np.full_like(s.frame.depth, np.nan))) for s in shots]
+    seed = seed_of(shots[0], 0)
+    found = follow(blind, seed)
+    truth = true_pixels(shots, seed.point.x, seed.point.y)
+    assert found[-1].position is None
+    assert np.hypot(found[-1].x - truth[-1, 0], found[-1].y - truth[-1, 1]) < 5
+
+
+def test_seed_outside_of_the_image_is_left_out() -> None:
+    view = make_view(film(Motion(), 1)[0].frame)
+    assert Tracker().correct([view], [Seed(ImagePoint(-5.0, 3.0, "it"))]) == ()
+
+
+def _empty(frame: RgbdFrame) -> View:
+    return make_view(replace(frame, rgb=np.zeros_like(frame.rgb), depth=np.full_like(frame.depth, 3.0)))
