@@ -95,8 +95,8 @@ def _window(depth: Depth, x: float, y: float, size: int) -> tuple[Depth, Array, 
     rows = slice(max(v0 - half, 0), v0 + half + 1)
     columns = slice(max(u0 - half, 0), u0 + half + 1)
     window = depth[rows, columns]
-    dv, du = np.indices(window.shape)
-    return window, du + (columns.start - x), dv + (rows.start - y)
+    offsets = np.indices(window.shape)
+    return window, offsets[1] + (columns.start - x), offsets[0] + (rows.start - y)
 
 
 def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions) -> DepthReading:

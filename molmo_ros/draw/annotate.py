@@ -66,7 +66,7 @@ def _tint(canvas: PilImage.Image, mask: Mask, color: Color, unit: float) -> None
     sigma = max(2.2 * unit, 1.0)
     soft = np.asarray(stencil.filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32) / 255
     # A step blurred by a Gaussian has the slope 1 / (sigma sqrt(2 pi)) at its middle.
-    edge_px: Floats = (soft - 0.5) * np.float32(sigma * 2.5066)
+    edge_px: Floats = ((soft - 0.5) * (sigma * 2.5066)).astype(np.float32)
     area = canvas.crop((int(x0), int(y0), int(x1), int(y1)))
     pixels: Floats = np.asarray(area, dtype=np.float32)
     pixels = _mix(pixels, color, TINT * np.clip(edge_px + 0.5, 0, 1))
