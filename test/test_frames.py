@@ -131,6 +131,17 @@ def test_problem_names_the_topic_that_is_apart() -> None:
     assert "0.02 s" in text
 
 
+def test_a_clock_that_differs_by_seconds_is_told_whichever_message_came_last() -> None:
+    pairer = FramePairer(SLOP_NS)
+    for number in range(3):
+        for topic, behind_ns in (("image", 0), ("camera_info", 0), ("depth", 5 * NS)):
+            pairer.add(topic, sample(10 * NS + number * PERIOD_NS - behind_ns, 10 * NS))
+            found = pairer.problem(10 * NS, 60.0)
+            if number > 0 or topic == "depth":
+                assert found is not None and found[0] == "depth"
+                assert "4.9" in found[1] or "5.0" in found[1] or "5.1" in found[1], found
+
+
 def test_misses_are_counted_once() -> None:
     pairer = FramePairer(SLOP_NS)
     for number in range(1, 7):

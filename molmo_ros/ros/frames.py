@@ -38,6 +38,7 @@ class _Topic:
     samples: deque[Sample]
     received: int = 0
     last_arrival_ns: int | None = None
+    last_stamp_ns: int = 0
 
 
 @dataclass
@@ -64,7 +65,7 @@ class FramePairer:
         if newest is not None and sample.stamp_ns < newest - JUMP_BACK_NS:
             self.clear()
         entry.received += 1
-        entry.last_arrival_ns = sample.arrival_ns
+        entry.last_arrival_ns, entry.last_stamp_ns = sample.arrival_ns, sample.stamp_ns
         entry.samples.append(sample)
 
     def clear(self) -> None:
@@ -134,14 +135,18 @@ class FramePairer:
 
     def _worst_gap(self) -> tuple[str, int]:
         """The topic that keeps the newest images from pairing, and by how much (ns)."""
-        images = [sample.stamp_ns for sample in self._topics["image"].samples]
+        images = self._stamps("image")
         gaps = {topic: self._best_gap(topic, images) for topic in TOPICS[1:]}
         topic = max(gaps, key=lambda name: gaps[name])
         return topic, gaps[topic]
 
     def _best_gap(self, topic: str, images: Sequence[int]) -> int:
-        stamps = [sample.stamp_ns for sample in self._topics[topic].samples]
-        return min((abs(a - b) for a in images for b in stamps), default=0)
+        return min(abs(a - b) for a in images for b in self._stamps(topic))
+
+    def _stamps(self, topic: str) -> list[int]:
+        """Stamps in the buffer; the last known one if a clock apart from the others has emptied it."""
+        entry = self._topics[topic]
+        return [sample.stamp_ns for sample in entry.samples] or [entry.last_stamp_ns]
 
     def _match(self, image: Sample) -> Triple | None:
         depth = self._nearest("depth", image.stamp_ns)
