@@ -22,7 +22,7 @@ from molmo_ros.calibration import Calibration
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.confidence import Token, annotate
 from molmo_ros.datatypes import Answer, Image
-from molmo_ros.errors import CancelledError, QueryError
+from molmo_ros.errors import AnswerError, CancelledError, QueryError
 from molmo_ros.grammar import Format, Grammar, Plan
 from molmo_ros.pointing import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
 from molmo_ros.preprocess import as_rgb, image_token_ids, preprocess
@@ -268,8 +268,13 @@ class _Steps:
     _pending: list[int] = field(default_factory=list)
 
     def take(self, logits: Float32) -> None:
-        """Append the most probable token; logits (vocabulary,)."""
-        best = int(logits.argmax())
+        """Append the most probable token; logits (vocabulary,). Raises: AnswerError if not finite."""
+        best = int(logits.argmax())  # of NaN, if there is one
+        if not np.isfinite(logits[best]):
+            raise AnswerError(
+                f"The network gave {logits[best]} instead of a probability; its numbers overflow in this "
+                "precision or the weights are damaged: take fp32 or bf16, and check the checkpoint."
+            )
         shifted = logits - logits[best]
         total = float(np.exp(shifted, dtype=np.float64).sum())
         self.ids.append(best)

@@ -23,7 +23,7 @@ from molmo_ros.datatypes import (
     RgbdFrame,
     TargetStatus,
 )
-from molmo_ros.errors import DepthError, GraspError, SegmentError
+from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
 from molmo_ros.grasp import plan_grasps
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point
@@ -111,6 +111,11 @@ class Grounder:
             max_new_tokens=MAX_ANSWER_TOKENS,
             should_stop=should_stop,
         )
+        if not answer.points and "<point" in answer.text:  # that would look like "not there"
+            raise AnswerError(
+                f"The model points, but to nothing that can be read as a place in the image: "
+                f"{answer.text[:120]!r}; ask in other words, or check the checkpoint and its precision."
+            )
         return replace(answer, points=tuple(replace(p, label=p.label or label) for p in answer.points))
 
     def ask(
@@ -178,6 +183,8 @@ class Grounder:
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
         targets = []
         for point in answer.points[:max_targets]:
+            if should_stop is not None and should_stop():
+                raise CancelledError("The query was cancelled before all targets were planned; ask again.")
             target = self._target(frame, point, up, grasp, stages)
             targets.append(target if T is None else moved(target, T, target_frame))
         return Grounding(query, answer, tuple(sorted(targets, key=_rank)), stages)

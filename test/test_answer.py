@@ -12,7 +12,7 @@ from tiny_molmo2 import write_checkpoint
 
 from molmo_ros.answer import Molmo, _kv_limits, _Steps
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.errors import CancelledError, FrameError, QueryError
+from molmo_ros.errors import AnswerError, CancelledError, FrameError, QueryError
 
 TWO = '<points coords="1 1 308 305 2 752 377">mugs</points>'
 
@@ -46,6 +46,19 @@ def test_points_in_pixels(checkpoint: Checkpoint, image: np.ndarray) -> None:
     assert set(answer.stages_ms) == {"preprocess", "vision", "prefill", "decode"}
     assert answer.passes == len(runtime.runs) == len(runtime.answer), "one per token, prefill included"
     assert 0 < answer.points[1].confidence < answer.points[0].confidence < 1
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_overflow_in_the_network_is_told(
+    checkpoint: Checkpoint, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    molmo, runtime = scripted(checkpoint, TWO)
+    run = runtime.run
+    monkeypatch.setattr(
+        runtime, "run", lambda *a: np.where(np.arange(run(*a).shape[1]) == 7, number, run(*a))
+    )
+    with pytest.raises(AnswerError, match="precision"):
+        molmo.answer(image, "Point to the mugs.")
 
 
 def test_nothing_there(checkpoint: Checkpoint, image: np.ndarray) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from molmo_ros import Grounder
-from molmo_ros.datatypes import RgbdFrame, TargetStatus
+from molmo_ros.datatypes import Answer, RgbdFrame, TargetStatus
 from molmo_ros.errors import (
+    AnswerError,
     CameraInfoError,
     CancelledError,
     FrameError,
@@ -136,6 +137,27 @@ def test_bad_input_is_refused_and_the_next_query_works(
     with pytest.raises(CancelledError):
         grounder.grasp(frame, query, should_stop=lambda: True)
     assert grounder.grasp(frame, query).targets
+
+
+@pytest.mark.parametrize(
+    "text", ['<points coords="1 1 2000 305">mug</points>', '<points coords="mug">mug</points>']
+)
+def test_pointing_to_nowhere_is_no_silent_not_there(
+    grounder: Grounder, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer(text))
+    with pytest.raises(AnswerError, match="other words"):
+        grounder.point(SimCamera(0).frame().rgb, "the mug")
+
+
+def test_a_query_given_up_plans_no_more_grasps(
+    grounder: Grounder, found: tuple[SimCamera, RgbdFrame, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, frame, query = found
+    answer = grounder.point(frame.rgb, query)
+    monkeypatch.setattr(grounder.model, "point", lambda *_, **__: answer)
+    with pytest.raises(CancelledError, match="planned"):
+        grounder.grasp(frame, query, should_stop=lambda: True)
 
 
 def test_targets_are_limited_and_ordered(grounder: Grounder) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame
+from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.diagnostics import LatencyLog
@@ -61,6 +62,8 @@ class Answering:
         # Before the model thinks: a long generation can outrun the tf buffer.
         T = self._transforms.lookup(query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s)
         grounding = self._grounding(job, query, frame, T)
+        if job.should_stop():  # its caller has been told so: no robot may be sent there any more
+            raise CancelledError("The query was given up before its targets were published.")
         frame_id = query.target_frame or frame.frame_id
         age_s = max(0.0, query.camera.age_s(frame.stamp_ns))
         targets = target_array(grounding, frame_id, frame.frame_id, frame.stamp_ns, age_s)
