@@ -137,7 +137,7 @@ def _transformers(checkpoint: Checkpoint, which: str) -> tuple[dict[str, Transfo
         dtypes = ["float32", "bfloat16"] if which == "both" else [which]
         models = {dtype: Transformers(checkpoint, dtype) for dtype in dtypes}
     except ImportError as error:
-        return {}, f"not installed ({error}): pip install 'molmo_ros[eager]'"
+        return {}, f"not installed ({error}); in the folder of molmo_ros: pip install '.[eager]'"
     return models, f"transformers {transformers.__version__}, torch {torch.__version__}"
 
 

@@ -99,8 +99,8 @@ def _fail(error: Exception, as_json: bool) -> int:
         print_error(str(error), error.code, as_json=as_json)
         return MISTAKE if isinstance(error, MISTAKES) else FAILURE
     if isinstance(error, ModuleNotFoundError):
-        extra = "; install it with: pip install 'molmo_ros[sim,eager]'"
-        print_error(f"the Python package {error.name} is missing{extra}", "MISSING_PACKAGE", as_json=as_json)
+        line = f"the Python package {error.name} is missing; {_mend(error.name or '')}"
+        print_error(line, "MISSING_PACKAGE", as_json=as_json)
         return FAILURE
     print_error(
         f"{type(error).__name__}: {error} (a bug: report it with the trace that --debug shows)",
@@ -108,3 +108,10 @@ def _fail(error: Exception, as_json: bool) -> int:
         as_json=as_json,
     )
     return FAILURE
+
+
+def _mend(package: str) -> str:
+    """Where a missing package comes from."""
+    if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
+        return "it comes with ROS 2: source one and build with colcon, or run make demo"
+    return 'in the folder of molmo_ros: pip install ".[sim,eager]"'

@@ -108,7 +108,7 @@ def load_runtime(
                 f'Runtime "eager" is the fp32 reference and has no {precision}; choose runtime "onnx" for it.'
             )
         for module in ("torch", "transformers"):
-            _require(module, name, "pip install 'molmo_ros[eager]'")
+            _require(module, name, 'pip install ".[eager]" in the folder of molmo_ros')
         from molmo_ros.runtimes.eager import EagerRuntime
 
         return EagerRuntime(checkpoint, threads=threads, progress=progress)
