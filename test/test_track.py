@@ -11,6 +11,7 @@ pytest.importorskip("open3d", reason="the simulated camera needs open3d")
 
 from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
+from molmo_ros.tools.evaluate_track import seed_of, true_pixels
 from molmo_ros.track import Seed, Tracked, Tracker, View, make_view
 
 SEED = 2  # a green can first among others
@@ -18,24 +19,6 @@ SEED = 2  # a green can first among others
 
 def film(motion: Motion, count: int) -> list[MovingFrame]:
     return list(moving_frames(SEED, motion, count))
-
-
-def seed_of(shot: MovingFrame, index: int) -> Seed:
-    """The middle of an object, as a good model would say, with its mask."""
-    mask = shot.ids == index + 1
-    v, u = np.nonzero(mask)
-    best = int(np.argmin(np.hypot(u - np.median(u), v - np.median(v))))
-    return Seed(ImagePoint(float(u[best]), float(v[best]), "it", index + 1), mask)
-
-
-def true_pixels(shots: list[MovingFrame], x: float, y: float) -> np.ndarray:
-    """(N,2) where the surface point at (x, y) of the first shot is in each shot."""
-    K = shots[0].frame.K
-    z = float(shots[0].frame.depth[round(y), round(x)])
-    point = np.array([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z, 1.0])
-    own = np.linalg.inv(shots[0].T_camera_object) @ point
-    seen = np.array([(shot.T_camera_object @ own)[:3] for shot in shots])
-    return seen[:, :2] / seen[:, 2:] * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]]
 
 
 def errors(shots: list[MovingFrame], found: list[Tracked], seed: Seed) -> np.ndarray:
@@ -56,8 +39,9 @@ def follow(shots: list[MovingFrame], seed: Seed) -> list[Tracked]:
     [
         Motion(camera_mps=(0.02, 0.03, 0.02), camera_rps=0.15),
         Motion(object_mps=(0.04, 0.02, 0.0)),
+        Motion(camera_mps=(0.02, 0.0, 0.0), object_mps=(0.0, 0.04, 0.0)),
     ],
-    ids=["camera", "object"],
+    ids=["camera", "object", "both"],
 )
 def test_median_error_is_small(motion: Motion) -> None:
     shots = film(motion, 24)
