@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from molmo_ros.transforms import (
 
 if TYPE_CHECKING:
     from molmo_ros.answer import Molmo
+
+log = logging.getLogger(__name__)
 
 # Frames whose z is up by REP-105 and custom. In any other target frame the support is found without a hint.
 UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
@@ -111,6 +114,12 @@ class Grounder:
             max_new_tokens=MAX_ANSWER_TOKENS,
             should_stop=should_stop,
         )
+        if len(answer.token_ids) >= MAX_ANSWER_TOKENS:
+            log.warning(
+                "The answer was cut off after %d points, and there may be more of %r; narrow the query.",
+                len(answer.points),
+                query,
+            )
         if not answer.points and "<point" in answer.text:  # that would look like "not there"
             raise AnswerError(
                 f"The model points, but to nothing that can be read as a place in the image: "

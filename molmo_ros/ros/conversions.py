@@ -7,7 +7,9 @@ honoured.
 from __future__ import annotations
 
 import array
+import logging
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import numpy.typing as npt
 from molmo_ros.camera_info import check_K
 from molmo_ros.datatypes import Array, Depth, Image, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
+
+log = logging.getLogger(__name__)
 
 # encoding -> (channels, order of the channels that gives RGB)
 COLOR_ENCODINGS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -117,7 +121,21 @@ def decode_intrinsics(msg: Any, width: int, height: int) -> Array:
             f"camera_info is of a {msg.width}x{msg.height} image, but the image is {width}x{height}; "
             "remap 'camera_info' to the one published beside the image."
         )
+    if np.any(np.abs(msg.d) > 1e-6) and np.allclose(K, np.reshape(msg.k, (3, 3)), rtol=1e-6):
+        _warn_of_distortion(width, height, tuple(float(value) for value in msg.d))
     return check_K(K, width, height)
+
+
+@lru_cache(maxsize=64)  # once for each calibration
+def _warn_of_distortion(width: int, height: int, coefficients: tuple[float, ...]) -> None:
+    """Distortion with P equal to K: nobody has computed a rectification, so the image is hardly rectified."""
+    log.warning(
+        "camera_info of the %dx%d image has lens distortion (%s), but no rectification; positions are off "
+        "towards the edges unless the images are rectified: remap 'image' and 'depth' to rectified ones.",
+        width,
+        height,
+        ", ".join(f"{value:.3g}" for value in coefficients),
+    )
 
 
 def make_frame(rgb: Image, depth: Depth, info: Any, header: Any) -> RgbdFrame:

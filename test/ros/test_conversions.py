@@ -127,6 +127,18 @@ def test_broken_intrinsics(msg: CameraInfo, word: str) -> None:
         decode_intrinsics(msg, 640, 480)
 
 
+@pytest.mark.parametrize(("P", "warned"), [([0.0] * 12, 1), (P12, 0)])
+def test_distortion_without_rectification_is_told_once(
+    P: list[float], warned: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    msg = info(K9, P)
+    msg.d = [0.1, -0.2, 0.0, 0.0, 0.0]
+    with caplog.at_level("WARNING", "molmo_ros.ros.conversions"):
+        decode_intrinsics(msg, 640, 480)
+        decode_intrinsics(msg, 640, 480)
+    assert [record.message.count("remap") for record in caplog.records] == [1] * warned
+
+
 def test_camera_info_round_trip() -> None:
     K = np.array(K9).reshape(3, 3)
     np.testing.assert_array_equal(decode_intrinsics(camera_info_message(K, 640, 480, Header()), 640, 480), K)
