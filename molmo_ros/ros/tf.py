@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,15 @@ class TransformLookup:
         self._node = node
         self._buffer: Any = None
         self._listener: Any = None
+        self._lock = threading.Lock()  # queries and tracks ask from several threads
 
     def start(self, target_frame: str) -> None:
         """Begin to listen. Raises: TransformError if tf2_ros is not installed."""
-        if self._buffer is not None:
-            return
+        with self._lock:
+            if self._buffer is None:
+                self._listen(target_frame)
+
+    def _listen(self, target_frame: str) -> None:
         try:
             import tf2_ros
         except ImportError as error:
@@ -35,8 +40,9 @@ class TransformLookup:
                 f"Targets in frame {target_frame!r} need tf2_ros, which is not installed ({error}); install "
                 "ros-$ROS_DISTRO-tf2-ros-py, or leave target_frame empty for the camera's optical frame."
             ) from error
-        self._buffer = tf2_ros.Buffer(cache_time=Duration(seconds=CACHE_S), node=self._node)
-        self._listener = tf2_ros.TransformListener(self._buffer, self._node)
+        buffer = tf2_ros.Buffer(cache_time=Duration(seconds=CACHE_S), node=self._node)
+        self._listener = tf2_ros.TransformListener(buffer, self._node)
+        self._buffer = buffer
 
     def lookup(self, target_frame: str, camera_frame: str, stamp_ns: int, wait_s: float) -> Array | None:
         """T_target_camera (4,4) at a stamp; None if the two frames are the same or no target is asked for.
