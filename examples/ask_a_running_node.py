@@ -11,4 +11,5 @@ with GraspClient() as client:
     for target in response.targets:
         at = target.position
         print(f"{target.point.label}: ({at.x:.3f}, {at.y:.3f}, {at.z:.3f}) m in {target.header.frame_id}")
-        print(target.status_text or f"grasp {target.grasp_pose}, opening {1000 * target.width:.0f} mm")
+        fingers = f"open to {1000 * target.opening:.0f} mm, close on {1000 * target.width:.0f} mm"
+        print(target.status_text or f"grasp {target.grasp_pose}, {fingers}")
