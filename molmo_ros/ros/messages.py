@@ -176,7 +176,9 @@ def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
         position=_known(position),
         covariance=_known(covariance),
         box=None if object_pose is None else OrientedBox(object_pose, size),
-        grasp=None if pose is None or pregrasp is None else Grasp(pose, pregrasp, msg.width, msg.quality, msg.opening),
+        grasp=None
+        if pose is None or pregrasp is None
+        else Grasp(pose, pregrasp, msg.width, msg.quality, msg.opening),
     )
 
 
