@@ -170,7 +170,7 @@ class Grounder:
         A point that cannot be lifted or grasped is returned all the same, with its status and the reason.
 
         Args: T_target_camera (4,4), the camera's optical frame in target_frame at the stamp of the frame;
-        without it targets stay in the optical frame. max_targets None: all.
+        without it targets stay in the optical frame. max_targets: so many of the best; None: all.
         Raises: as `point`, and CameraInfoError.
         """
         return self._ground(frame, query, T_target_camera, target_frame, max_targets, should_stop, grasp=True)
@@ -187,16 +187,17 @@ class Grounder:
     ) -> Grounding:
         check_frame(frame)
         T = None if T_target_camera is None else check_transform(T_target_camera)
-        answer = self.point(frame.rgb, query, max_points=max_targets, should_stop=should_stop)
+        answer = self.point(frame.rgb, query, should_stop=should_stop)
         stages = dict(answer.stages_ms)
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
         targets = []
-        for point in answer.points[:max_targets]:
+        for point in answer.points:  # all: the model names them from left to right, not the best first
             if should_stop is not None and should_stop():
                 raise CancelledError("The query was cancelled before all targets were planned; ask again.")
             target = self._target(frame, point, up, grasp, stages)
             targets.append(target if T is None else moved(target, T, target_frame))
-        return Grounding(query, answer, tuple(sorted(targets, key=_rank)), stages)
+        best_first = sorted(targets, key=_rank)
+        return Grounding(query, answer, tuple(best_first[:max_targets]), stages)
 
     def _target(
         self, frame: RgbdFrame, point: ImagePoint, up: Array | None, grasp: bool, stages: dict[str, float]

@@ -139,11 +139,6 @@ class Tracker:
         """True if there is something to follow and none of it is seen."""
         return bool(self._tracks) and all(t.lost_ns is not None for t in self._tracks)
 
-    @property
-    def any_lost(self) -> bool:
-        """True if at least one instance is not seen now."""
-        return any(t.lost_ns is not None for t in self._tracks)
-
     def update(self, view: View) -> tuple[Tracked, ...]:
         """Follow everything into the next view."""
         before, self._view = self._view, view

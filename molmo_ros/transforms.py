@@ -94,12 +94,6 @@ def rotate_vectors(T: Array, vectors: Array) -> Array:
     return np.asarray(vectors @ T[:3, :3].T)
 
 
-def transform_plane(T: Array, plane: Array) -> Array:
-    """Move a plane (4,), n.x + d = 0, by T (4,4)."""
-    n = T[:3, :3] @ plane[:3]
-    return np.append(n, plane[3] - n @ T[:3, 3])
-
-
 def rotate_covariance(T: Array, covariance: Array) -> Array:
     """Turn a covariance by the rotation R of T: R C R^T; (3,3), or (6,6) in REP-103 order, blockwise."""
     R: Array = T[:3, :3]

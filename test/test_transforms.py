@@ -47,14 +47,6 @@ def test_pose_is_moved_as_its_matrix(q: Array, t: Array, q2: Array, t2: Array) -
     assert tf.pose_matrix(tf.transform_pose(T, pose)) == pytest.approx(T @ rigid(q2, t2), abs=1e-9)
 
 
-@given(quaternions, positions, positions)
-def test_height_above_a_plane_is_the_same_in_every_frame(q: Array, t: Array, p: Array) -> None:
-    T, plane = rigid(q, t), np.array([0.6, 0.0, 0.8, -0.3])
-    moved = tf.transform_plane(T, plane)
-    height = moved[:3] @ tf.transform_points(T, p) + moved[3]
-    assert height == pytest.approx(plane[:3] @ p + plane[3], abs=1e-8)
-
-
 @given(quaternions, positions)
 def test_covariance_keeps_its_axes_lengths(q: Array, t: Array) -> None:
     C = np.diag([4.0, 1.0, 9.0])

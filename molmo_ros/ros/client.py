@@ -128,7 +128,11 @@ class GraspClient:
         said = f"There is no node {self._name}; start it: ros2 launch molmo_ros molmo.launch.py"
         while time.monotonic() < give_up:
             if self._ground.service_is_ready():
-                response = self._call(self._ground, Ground.Request(query=""), 0.0, wait_s)
+                try:
+                    response = self._call(self._ground, Ground.Request(query=""), 0.0, wait_s)
+                except CancelledError as silence:  # there, but too busy with loading to answer in time
+                    said = str(silence)
+                    continue
                 if response.code == "BAD_QUERY":  # an empty query is refused by a node that is ready
                     return
                 said, code = response.message, response.code

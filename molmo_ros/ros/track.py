@@ -226,7 +226,8 @@ class _Session:
             problem = self._query.camera.problem(config)
             raise FrameError(problem or "The camera has sent no usable frame; check its clock and rate.")
         if now - max(self._told, self._framed) > QUIET_S:
-            self._feedback("waiting", [], self._query.camera.age_s(max(self._stamp_ns, 0)))
+            age_s = self._query.camera.age_s(self._stamp_ns) if self._stamp_ns >= 0 else float("nan")
+            self._feedback("waiting", [], age_s)
 
     def _step(self, frame: RgbdFrame, config: NodeConfig) -> None:
         """One new frame: follow, take the model's answer if there is one, ask again if due, publish."""
