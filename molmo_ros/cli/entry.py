@@ -114,4 +114,5 @@ def _mend(package: str) -> str:
     """Where a missing package comes from."""
     if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
         return "it comes with ROS 2: source one and build with colcon, or run make demo"
-    return 'in the folder of molmo_ros: pip install ".[sim,eager]"'
+    extra = "sim" if package.startswith("open3d") else "eager"
+    return f'in the folder of molmo_ros: pip install ".[{extra}]"'

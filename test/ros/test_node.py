@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -288,12 +287,10 @@ def test_loading_is_told_with_its_progress_and_blocks_nothing(managed: Callable[
     configure = threading.Thread(target=node.node.trigger_configure)
     node.client.spin(0.3)
     ticks.clear()
-    started = time.monotonic()
     configure.start()
     messages = []
     while configure.is_alive():
         messages.append(node.client.find(GOOD).message)
     node.node.destroy_timer(timer)
     assert any(message.startswith("loading, ") and "%" in message for message in messages), messages
-    longest = max(after - before for before, after in pairwise(ticks))
-    assert longest < 0.5 * (time.monotonic() - started)  # a few ms on a free machine; this one may be busy
+    assert len(ticks) >= 5  # dozens on a free machine, one at most if loading held the executor
