@@ -70,7 +70,7 @@ main() {
     stamped dev "Development packages (PyTorch, linters)" install_dev "$base" requirements/{base,sim,eager,dev}.txt constraints.txt
   fi
   stamped build "Interfaces and package (colcon build)" build "$base" CMakeLists.txt package.xml msg srv action \
-    scripts/bin names:molmo_ros names:launch names:config names:engines names:rviz
+    scripts/bin names:molmo_ros names:launch names:config names:engines
 }
 
 main
