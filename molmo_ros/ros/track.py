@@ -39,7 +39,9 @@ from molmo_ros.ros.messages import target_array
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Job, Worker
-from molmo_ros.track import Seed, Tracked, Tracker, View, make_view
+from molmo_ros.track import Tracked, Tracker
+from molmo_ros.track_patch import Seed
+from molmo_ros.track_view import View, make_view
 from molmo_ros.transforms import invert
 
 POLL_S = 0.004  # between two looks for a new frame

@@ -16,7 +16,9 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, ImagePoint
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
-from molmo_ros.track import Seed, Tracked, Tracker, make_view
+from molmo_ros.track import Tracked, Tracker
+from molmo_ros.track_patch import Seed
+from molmo_ros.track_view import make_view
 
 RATE_HZ = 15.0
 LATENCY = 8  # frames that an answer is old when it comes
