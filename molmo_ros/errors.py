@@ -43,6 +43,19 @@ class RuntimeUnavailableError(MolmoRosError):
     code = "NO_RUNTIME"
 
 
+class ServerError(MolmoRosError):
+    """The server of the runtime "remote" is away, refuses, or does not answer in its own protocol.
+
+    retriable: asking again may help; retry_after_s: not before, as the server said itself.
+    """
+
+    code = "SERVER"
+
+    def __init__(self, message: str, *, retriable: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retriable, self.retry_after_s = retriable, retry_after_s
+
+
 class EngineError(MolmoRosError):
     """An engine is missing, incomplete or changed."""
 
