@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from molmo_ros.datatypes import Array
+from molmo_ros.sim.solids import lathe_solids, tube_solids
 
 _SMOOTH_COS = np.cos(np.radians(40.0))  # profile corners sharper than this keep a hard edge
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """vertices (V,3) m; normals (V,3) unit, outward; faces (F,3); parts (F,) index into a palette."""
+    """vertices (V,3) m; normals (V,3) unit, outward; faces (F,3); parts (F,) index into a palette.
+
+    solids: the same body as convex pieces, the corners (K,3) of each, for physics; hollow things stay hollow.
+    """
 
     vertices: Array
     normals: Array
     faces: np.ndarray
     parts: np.ndarray
+    solids: tuple[Array, ...] = ()
 
     def moved(self, T: Array) -> Mesh:
         """The mesh in another frame; T (4,4) rigid."""
         R = T[:3, :3]
-        return Mesh(self.vertices @ R.T + T[:3, 3], self.normals @ R.T, self.faces, self.parts)
+        solids = tuple(s @ R.T + T[:3, 3] for s in self.solids)
+        return Mesh(self.vertices @ R.T + T[:3, 3], self.normals @ R.T, self.faces, self.parts, solids)
 
 
 def join(*meshes: Mesh) -> Mesh:
@@ -34,6 +40,7 @@ def join(*meshes: Mesh) -> Mesh:
         np.concatenate([m.normals for m in meshes]),
         np.concatenate([m.faces + o for m, o in zip(meshes, offsets, strict=True)]),
         np.concatenate([m.parts for m in meshes]),
+        tuple(s for m in meshes for s in m.solids),
     )
 
 
@@ -71,7 +78,7 @@ def lathe(profile: list[tuple[float, float]], parts: list[int], segments: int = 
         normals = np.concatenate([np.c_[n[0] * around, np.full(len(around), n[1])] for n in ends])
         faces = _grid_faces(2, segments + 1)
         rings.append(Mesh(vertices, normals, faces, np.full(len(faces), parts[i], np.uint8)))
-    return join(*rings)
+    return replace(join(*rings), solids=lathe_solids(p, segments))
 
 
 def tube(path: Array, radii: Array, parts: np.ndarray, segments: int = 16) -> Mesh:
@@ -91,7 +98,7 @@ def tube(path: Array, radii: Array, parts: np.ndarray, segments: int = 16) -> Me
         _fan(vertices[0], path[0], -tangent[0], int(parts[0])),
         _fan(vertices[-1], path[-1], tangent[-1], int(parts[-1])),
     ]
-    return join(body, *caps)
+    return replace(join(body, *caps), solids=tube_solids(vertices))
 
 
 def _fan(ring: Array, centre: Array, normal: Array, part: int) -> Mesh:
@@ -118,7 +125,8 @@ def box(size: tuple[float, float, float], stripe: float = 0.0) -> Mesh:
         ]
     for x in (-sx / 2, sx / 2):
         quads.append(_quad([(x, -y, 0), (x, y, 0), (x, y, sz), (x, -y, sz)], (np.sign(x), 0, 0), 0))
-    return join(*quads)
+    whole = join(*quads)
+    return replace(whole, solids=(np.unique(whole.vertices, axis=0),))
 
 
 def _quad(corners: list[tuple[float, float, float]], normal: tuple[float, float, float], part: int) -> Mesh:

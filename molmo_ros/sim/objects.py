@@ -49,7 +49,7 @@ def palette(kind: str, color: str) -> np.ndarray:
         "ball": _DARK if light_body else _CREAM,  # stripe
         "banana": _DARK,  # tips
         "bowl": COLORS[color],
-    }[kind]
+    }.get(kind, _DARK if light_body else _CREAM)
     return np.array([COLORS[color], mark])
 
 

@@ -78,7 +78,7 @@ def look_at(eye: Array, target: Array, roll: float = 0.0) -> Array:
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """A scene drawn from rng; its objects may still hide each other (see camera.fair_scene)."""
-    return Scene(_objects(rng), _table(rng), _light(rng), _camera(rng))
+    return Scene(_objects(rng), random_table(rng), random_light(rng), _camera(rng))
 
 
 def _camera(rng: np.random.Generator) -> Array:
@@ -91,7 +91,8 @@ def _camera(rng: np.random.Generator) -> Array:
     return look_at(target + distance * away, target, roll=np.radians(rng.uniform(-4, 4)))
 
 
-def _light(rng: np.random.Generator) -> Light:
+def random_light(rng: np.random.Generator) -> Light:
+    """A lamp that stands anywhere, not too low."""
     elevation, azimuth = np.radians(rng.uniform(38, 80)), rng.uniform(-np.pi, np.pi)
     direction = np.array(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
@@ -102,7 +103,8 @@ def _light(rng: np.random.Generator) -> Light:
     )
 
 
-def _table(rng: np.random.Generator) -> Table:
+def random_table(rng: np.random.Generator) -> Table:
+    """A table top of wood, stone or paint."""
     texture = str(rng.choice(["plain", "wood", "checker", "speckle"]))
     tone = rng.uniform(0.10, 0.60)
     hue = np.array([1.0, rng.uniform(0.80, 1.0), rng.uniform(0.62, 1.0)])  # greys to browns

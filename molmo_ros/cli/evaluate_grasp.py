@@ -1,0 +1,85 @@
+"""``molmo-ros eval grasp``: grasps planned on simulated frames and executed in physics."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from molmo_ros.cli import options
+
+REPORT_SEED = 10_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only `eval grasp` has."""
+    group = parser.add_argument_group("grasp")
+    group.add_argument(
+        "--family",
+        action="append",
+        metavar="F",
+        help="scene family, may be repeated (default single, clutter, thin, rim, infeasible); all: every one",
+    )
+    group.add_argument(
+        "--targets",
+        type=options.integer(1, 100_000),
+        default=60,
+        metavar="N",
+        help="of each family (default 60)",
+    )
+    group.add_argument(
+        "--jobs",
+        type=options.integer(1, 256),
+        default=os.cpu_count() or 1,
+        metavar="J",
+        help="processes (default: all cores; 1 to measure time)",
+    )
+    group.add_argument("--true-mask", action="store_true", help="plan with the true mask of the target")
+    group.add_argument("--controls", action="store_true", help="run two simple graspers on the same targets")
+    group.add_argument("--friction", type=float, default=0.5, metavar="MU", help="of the pads (default 0.5)")
+    group.add_argument(
+        "--pose-error", type=float, default=0.0, metavar="MM", help="of the robot, sigma per axis (default 0)"
+    )
+    group.add_argument(
+        "--jitter", type=float, default=0.0, metavar="PX", help="of the point, sigma per axis (default 0)"
+    )
+    group.add_argument(
+        "--noise", type=float, metavar="X", help="scale of the sensor's noise (default: the family's)"
+    )
+    options.add_gripper(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the targets, with a progress bar on standard error."""
+    from tqdm import tqdm
+
+    from molmo_ros.gripper import Gripper
+    from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
+    from molmo_ros.tools.grasp_physics.families import NAMES, check_family
+    from molmo_ros.tools.grasp_physics.report import summary
+
+    families = args.family or ["single", "clutter", "thin", "rim", "infeasible"]
+    families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
+    Gripper.load(args.gripper)  # a mistake is told before the work begins
+    setting = Setting(
+        gripper=args.gripper,
+        true_mask=args.true_mask,
+        friction=args.friction,
+        pose_error_m=args.pose_error / 1000,
+        jitter_px=args.jitter,
+        noise=args.noise,
+        controls=args.controls,
+    )
+    first = REPORT_SEED if args.seed is None else args.seed
+    work = [(f, first + i, setting) for f in families for i in range(args.targets)]
+    with tqdm(total=len(work), unit="target", file=sys.stderr, disable=None) as bar:
+        records = run_all(work, args.jobs, lambda _: bar.update())
+    return {**summary(records), "seed": first, "setting": setting, "records": records}
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return the table."""
+    from molmo_ros.tools.grasp_physics.report import table
+
+    return table(result)

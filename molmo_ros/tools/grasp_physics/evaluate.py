@@ -1,0 +1,179 @@
+"""Run many targets through planner and physics, and keep one record for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+
+import numpy as np
+
+from molmo_ros.datatypes import Array, Grasp, ImagePoint, TargetStatus
+from molmo_ros.errors import DepthError
+from molmo_ros.gripper import Gripper
+from molmo_ros.lift import lift_point, pixel_ray
+from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
+from molmo_ros.tools.grasp_physics.families import draw_case
+from molmo_ros.tools.grasp_physics.plan import Plan, iou, plan
+from molmo_ros.tools.grasp_physics.trial import FRICTION, Outcome, try_grasp
+from molmo_ros.tools.grasp_physics.view import View, click, look
+
+COVERAGE_PX = 3.0  # pointing error at which the covariance is judged
+CHI2_90 = 6.251  # 90 % quantile of chi-square with 3 degrees of freedom
+CONTROLS = ("pca_top_down", "straight_down")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How each target is run. pose_error_m: standard deviation, per axis, of where the robot really goes;
+    noise: of the sensor, None for the family's own; controls: run them too, on the same scene and pixel."""
+
+    gripper: str = "franka_hand"
+    true_mask: bool = False
+    friction: float = FRICTION
+    pose_error_m: float = 0.0
+    jitter_px: float = 0.0
+    noise: float | None = None
+    controls: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one target; NaN where it was not measured.
+
+    outcome None: refused. depth_error m at the point; covered: the true place of the meant pixel lies in the
+    90 % ellipsoid, when pointing errs by COVERAGE_PX. controls: held or not, by name.
+    """
+
+    family: str
+    kind: str
+    seed: int
+    gap: float
+    status: str
+    text: str
+    outcome: Outcome | None
+    quality: float
+    iou: float
+    depth_error: float
+    ambiguity: float
+    covered: bool | None
+    cpu_ms: float
+    variant: str = ""
+    feasible: bool | None = None
+    controls: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        return self.outcome is not None and self.outcome.held
+
+
+def run_target(family: str, seed: int, setting: Setting) -> Record:
+    """Draw, look, plan, try: one target."""
+    gripper = Gripper.load(setting.gripper)
+    case = draw_case(family, seed)
+    view = look(case, setting.noise)
+    point = click(view, setting.jitter_px)
+    planned = plan(view, point, gripper, setting.true_mask)
+    outcome = None
+    if planned.grasp is not None:
+        real = displaced(planned.grasp, setting.pose_error_m, seed)
+        outcome = try_grasp(case.scene, case.target, real, gripper, setting.friction)
+    record = Record(
+        family=family,
+        kind=case.thing.kind,
+        seed=seed,
+        gap=case.gap,
+        status=planned.status.name,
+        text=planned.text,
+        outcome=outcome,
+        quality=planned.grasp.quality if planned.grasp is not None else float("nan"),
+        iou=iou(planned.segment.mask, view.mask) if planned.segment is not None else float("nan"),
+        depth_error=depth_error(view, point, planned),
+        ambiguity=planned.lifted.ambiguity if planned.lifted is not None else float("nan"),
+        covered=covered(view),
+        cpu_ms=planned.cpu_ms,
+        variant=case.variant,
+        feasible=case.feasible,
+    )
+    if setting.controls:
+        return replace(record, controls=run_controls(view, planned, gripper, setting))
+    return record
+
+
+def run_controls(view: View, planned: Plan, gripper: Gripper, setting: Setting) -> dict[str, bool]:
+    """Execute the controls from the same segment and the same lifted point."""
+    T, grasps = view.case.scene.T_world_camera, {}
+    if planned.segment is not None:
+        grasps["pca_top_down"] = pca_top_down(planned.segment, T, gripper)
+    if planned.lifted is not None:
+        grasps["straight_down"] = straight_down(planned.lifted, T, gripper)
+    held = dict.fromkeys(CONTROLS, False)
+    for name, grasp in grasps.items():
+        real = displaced(grasp, setting.pose_error_m, view.case.seed)
+        held[name] = try_grasp(view.case.scene, view.case.target, real, gripper, setting.friction).held
+    return held
+
+
+def displaced(grasp: Grasp, sigma_m: float, seed: int) -> Grasp:
+    """The grasp where an imprecise robot takes it."""
+    off = np.random.default_rng([seed, 5]).normal(size=3) * sigma_m
+    return replace(
+        grasp,
+        pose=replace(grasp.pose, position=grasp.pose.position + off),
+        pregrasp=replace(grasp.pregrasp, position=grasp.pregrasp.position + off),
+    )
+
+
+def depth_error(view: View, point: ImagePoint, planned: Plan) -> float:
+    """How far (m) the lifted point is from the true surface behind its pixel; NaN if it was not lifted."""
+    if planned.lifted is None:
+        return float("nan")
+    return abs(float(planned.lifted.position[2]) - float(view.depth[round(point.y), round(point.x)]))
+
+
+def covered(view: View) -> bool | None:
+    """Tell if the true place lies in the 90 % ellipsoid of a point that errs; None if it is not lifted."""
+    meant = click(view)
+    off = np.random.default_rng([view.case.seed, 6]).normal(size=2) * COVERAGE_PX
+    height, width = view.depth.shape
+    x, y = np.clip([meant.x + off[0], meant.y + off[1]], 0, [width - 1, height - 1])
+    told = ImagePoint(float(x), float(y), meant.label, covariance=COVERAGE_PX**2 * np.eye(2))
+    try:
+        lifted = lift_point(view.frame, told)
+    except DepthError:
+        return None
+    truth = float(view.depth[round(meant.y), round(meant.x)]) * pixel_ray(meant.x, meant.y, view.frame.K)
+    return bool(mahalanobis2(lifted.position - truth, lifted.covariance) <= CHI2_90)
+
+
+def mahalanobis2(error: Array, covariance: Array) -> float:
+    """Squared Mahalanobis distance of an error (3,)."""
+    return float(error @ np.linalg.solve(covariance, error))
+
+
+def run_all(
+    work: Sequence[tuple[str, int, Setting]],
+    jobs: int = 1,
+    done: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """Run (family, seed, setting) on so many processes; records come in the order of the work."""
+    records = []
+    for record in _results(work, jobs):
+        records.append(record)
+        if done is not None:
+            done(record)
+    return records
+
+
+def _results(work: Sequence[tuple[str, int, Setting]], jobs: int) -> Iterable[Record]:
+    if jobs == 1:
+        yield from (run_target(*item) for item in work)
+        return
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # for the processes to come
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(run_target, *zip(*work, strict=True), chunksize=4)
+
+
+OK = TargetStatus.OK.name
