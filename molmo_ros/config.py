@@ -57,6 +57,37 @@ class NodeConfig:
         choices=PRECISIONS,
         read_only=True,
     )
+    remote_url: str = _setting(
+        "http://localhost:8000/v1",
+        "Runtime remote: address of the OpenAI-compatible server that has the model.",
+        read_only=True,
+    )
+    remote_model: str = _setting(
+        "", "Runtime remote: name of the model there; '' is the only one that it has.", read_only=True
+    )
+    remote_key_env: str = _setting(
+        "MOLMO_ROS_API_KEY",
+        "Runtime remote: environment variable with the server's key, if it wants one.",
+        read_only=True,
+    )
+    remote_timeout_s: float = _setting(
+        20.0, "Runtime remote: time for one request.", unit="s", low=0.1, high=600.0, read_only=True
+    )
+    remote_retries: int = _setting(
+        2, "Runtime remote: how often a request that failed is sent again.", low=0, high=10, read_only=True
+    )
+    remote_image: str = _setting(
+        "png",
+        "Runtime remote: how images are sent; jpeg is a fifth of the size, and not quite the same image.",
+        choices=("png", "jpeg"),
+        read_only=True,
+    )
+    remote_format: str = _setting(
+        "molmo2",
+        "Runtime remote: how the model writes points; molmo1 for the checkpoints of 2024.",
+        choices=("molmo2", "molmo1"),
+        read_only=True,
+    )
     allow_download: bool = _setting(
         False, "Fetch a hub id that is not in the cache; gigabytes, at the first start.", read_only=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from molmo_ros.transforms import (
 
 if TYPE_CHECKING:
     from molmo_ros.answer import Molmo
+    from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ ShouldStop = Callable[[], bool]
 class Grounder:
     """Molmo, and what turns its points into targets. Not thread-safe: one query at a time."""
 
-    def __init__(self, model: Molmo, gripper: Gripper) -> None:
+    def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper) -> None:
         self.model, self.gripper = model, gripper
 
     @staticmethod
@@ -65,17 +67,23 @@ class Grounder:
         *,
         precision: str = "auto",
         allow_download: bool = False,
+        remote: RemoteOptions | None = None,
     ) -> Grounder:
         """Load a model and a gripper.
 
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
-        bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache.
-        Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
+        bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache;
+        remote, the server of runtime "remote", which has the checkpoint then.
+        Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
         from molmo_ros.answer import Molmo
 
         hand = Gripper.load(gripper)
+        if runtime == "remote":
+            from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
+
+            return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand)
         model = Molmo.load(
             str(checkpoint), runtime, progress, precision=precision, allow_download=allow_download
         )
@@ -246,9 +254,10 @@ def moved(target: GraspTarget, T_target_camera: Array, target_frame: str) -> Gra
 
 
 def _rank(target: GraspTarget) -> tuple[bool, float]:
-    """Graspable before the rest; then by how sure the model is and how good the grasp."""
+    """Graspable before the rest; then by how sure the model is, if it says so, and how good the grasp."""
     quality = 1.0 if target.grasp is None else target.grasp.quality
-    return target.status is not TargetStatus.OK, -target.point.confidence * quality
+    sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
+    return target.status is not TargetStatus.OK, -sure * quality
 
 
 @contextmanager

@@ -148,7 +148,8 @@ def _hangs_together(
     labels = _dbscan(tree, coarse * o.eps_m, o.min_neighbours)
     distance, nearest = tree.query(seed, k=min(8, count))
     distance, nearest = np.atleast_1d(distance), np.atleast_1d(nearest)
-    reach = o.reach_m * coarse + 2 * float(np.sqrt(np.linalg.eigvalsh(camera_point.covariance)[0]))
+    spread = np.nan_to_num(camera_point.covariance, nan=0.0)  # unknown, if the model tells no probabilities
+    reach = o.reach_m * coarse + 2 * float(np.sqrt(np.linalg.eigvalsh(spread)[0]))
     usable = (labels[nearest] >= 0) & (distance < reach)
     if not usable.any():
         raise _on_support(seed, plane, float(distance[0]))

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Load the model, warm it up with one query, and time the others."""
     if args.ros:
         return _run_ros(args)
+    from molmo_ros.answer import Molmo
     from molmo_ros.sim import SimCamera
     from molmo_ros.tools import benchmark
 
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     peak_rss_mb = _peak_rss_mb()  # of our part: transformers comes later
     frames = [camera.frame().rgb for _ in range(args.repeat + 1)]
     others, why = _transformers(checkpoint, args.transformers)
+    assert isinstance(grounder.model, Molmo)
     times = benchmark.compare(grounder.model, frames, _queries(camera), others, said).summary()
     info = grounder.model.info
     return {

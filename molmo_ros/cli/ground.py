@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from molmo_ros.cli import options, report
-from molmo_ros.cli.output import progress
 from molmo_ros.errors import FrameError
-
-if TYPE_CHECKING:
-    from molmo_ros.pipeline import Grounder
 
 NAME = "ground"
 HELP = "find what a query names in an image; with depth and camera_info, also how to grasp it"
@@ -27,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-info", metavar="YAML", help="ROS camera_info of the colour image")
     parser.add_argument("--out", metavar="PNG", help="picture to write")
     options.add_gripper(parser)
-    options.add_model(parser)
+    options.add_model(parser, remote=True)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -45,21 +41,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _load(args: argparse.Namespace) -> Grounder:
-    from molmo_ros.pipeline import Grounder
-
-    return Grounder.load(
-        args.checkpoint, args.runtime, args.gripper, progress("model"), precision=args.precision
-    )
-
-
 def _points(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.datatypes import Grounding
     from molmo_ros.draw import annotate
     from molmo_ros.io import read_color, write_color
 
     rgb = read_color(args.image)
-    answer = _load(args).point(rgb, args.query)
+    answer = options.load_grounder(args).point(rgb, args.query)
     if args.out:
         write_color(args.out, annotate(rgb, answer.points, args.query))
     return report.grounding_keys(Grounding(args.query, answer, (), dict(answer.stages_ms)))
@@ -72,7 +60,7 @@ def _grasps(args: argparse.Namespace) -> dict[str, Any]:
 
     frame = read_frame(args.image, args.depth, args.camera_info)
     gripper = Gripper.load(args.gripper)
-    grounding = _load(args).grasp(frame, args.query)
+    grounding = options.load_grounder(args).grasp(frame, args.query)
     if args.out:
         save_picture(picture(frame, grounding, gripper), args.out)
     return report.grounding_keys(grounding)

@@ -6,16 +6,20 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from molmo_ros.errors import FrameError
+
+if TYPE_CHECKING:
+    from molmo_ros.pipeline import Grounder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 RUNTIMES = ("auto", "onnx", "tensorrt", "tensorrt_rtx", "eager")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --checkpoint, --runtime and --precision."""
+def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
+    """Add --checkpoint, --runtime and --precision; for commands that take a remote model, where it is."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--checkpoint",
@@ -24,13 +28,43 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="folder with the official files, hub id in the local cache, or tiny (built in, the default)",
     )
     group.add_argument(
-        "--runtime", choices=RUNTIMES, default="auto", help="what runs the model (default auto)"
+        "--runtime",
+        choices=(*RUNTIMES, "remote") if remote else RUNTIMES,
+        default="auto",
+        help="what runs the model (default auto)",
     )
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
         help="how the weights are held (default auto: as the engine, or what suits the CPU)",
+    )
+    if remote:
+        group.add_argument(
+            "--remote-url",
+            metavar="URL",
+            default="http://localhost:8000/v1",
+            help="OpenAI-compatible server for --runtime remote; its key is taken from $MOLMO_ROS_API_KEY "
+            "(default http://localhost:8000/v1)",
+        )
+        group.add_argument(
+            "--remote-model", metavar="M", default="", help="its name there (default: the only one)"
+        )
+
+
+def load_grounder(args: argparse.Namespace) -> Grounder:
+    """The model and the gripper of the options, for commands that take a remote one too."""
+    from molmo_ros.cli.output import progress
+    from molmo_ros.pipeline import Grounder
+    from molmo_ros.runtimes.remote import RemoteOptions
+
+    return Grounder.load(
+        args.checkpoint,
+        args.runtime,
+        args.gripper,
+        progress("model"),
+        precision=args.precision,
+        remote=RemoteOptions(url=args.remote_url, model=args.remote_model),
     )
 
 

@@ -91,14 +91,18 @@ def _line(name: str, value: str) -> str:
 
 def _point_text(point: dict[str, Any]) -> str:
     (xx, _), (_, yy) = point["covariance"]
-    where = f"({point['x']:.1f}, {point['y']:.1f}) ± ({xx**0.5:.1f}, {yy**0.5:.1f}) px"
+    where = f"({point['x']:.1f}, {point['y']:.1f})"
+    if point["confidence"] is None:
+        return f"{point['label'] or 'point'}, pixel {where}, confidence unknown"
+    where += f" ± ({xx**0.5:.1f}, {yy**0.5:.1f}) px"
     return f"{point['label'] or 'point'}, pixel {where}, confidence {point['confidence']:.2f}"
 
 
 def _target_lines(number: int, target: dict[str, Any]) -> list[str]:
     lines = [_line(f"target {number}", _point_text(target["point"]))]
     if target["position"] is not None:
-        sigma = [1000 * target["covariance"][i][i] ** 0.5 for i in range(3)] if target["covariance"] else []
+        known = target["covariance"] and target["covariance"][0][0] is not None
+        sigma = [1000 * target["covariance"][i][i] ** 0.5 for i in range(3)] if known else []
         spread = " ± (" + ", ".join(f"{s:.1f}" for s in sigma) + ") mm" if sigma else ""
         lines.append(_line("  position", f"{_vector(target['position'])} m{spread} in {target['frame_id']}"))
     if target["grasp"] is None:

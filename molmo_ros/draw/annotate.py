@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,11 +48,17 @@ def annotate(rgb: Image, found: Sequence[GraspTarget | ImagePoint], title: str =
 
 def _mark(item: GraspTarget | ImagePoint, color: Color) -> _Mark:
     if isinstance(item, ImagePoint):
-        return _Mark(item, color, f"{item.label or 'point'} {item.confidence:.2f}", None)
-    text = f"{item.point.label or 'point'} {item.point.confidence:.2f}"
+        return _Mark(item, color, _caption(item), None)
+    text = _caption(item.point)
     if item.status is not TargetStatus.OK:
         text += " · " + item.status.name.lower().replace("_", " ")
     return _Mark(item.point, color, text, None if item.segment is None else item.segment.mask)
+
+
+def _caption(point: ImagePoint) -> str:
+    """What it is, and how sure the model is of it, if that is known."""
+    sure = "" if math.isnan(point.confidence) else f" {point.confidence:.2f}"
+    return (point.label or "point") + sure
 
 
 def _tint(canvas: PilImage.Image, mask: Mask, color: Color, unit: float) -> None:

@@ -33,6 +33,7 @@ class Engine:
         self._report("starting", 0.0)
         try:
             from molmo_ros.pipeline import Grounder
+            from molmo_ros.runtimes.remote import remote_options
 
             self._grounder = Grounder.load(
                 checkpoint=config.checkpoint,
@@ -41,6 +42,7 @@ class Engine:
                 progress=self._report,
                 precision=config.precision,
                 allow_download=config.allow_download,
+                remote=remote_options(config),
             )
         except Exception as error:
             known = isinstance(error, MolmoRosError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,7 +38,7 @@ def _of_target(target: GraspTarget) -> list[Marker]:
     markers = []
     if target.position is not None:
         markers.append(_label(header, target, target.position))
-        if target.covariance is not None:
+        if target.covariance is not None and np.isfinite(target.covariance).all():
             markers.append(_ellipsoid(header, target.position, target.covariance))
     if target.box is not None:
         markers.append(_box(header, target.box, good=target.status is TargetStatus.OK))
@@ -58,7 +59,8 @@ def _marker(
 def _label(header: Header, target: GraspTarget, position: Array) -> Marker:
     marker = _marker(header, Marker.TEXT_VIEW_FACING, "label", Pose(position, IDENTITY), (0, 0, 0.025), WHITE)
     state = "" if target.status is TargetStatus.OK else f" ({target.status.name})"
-    marker.text = f"{target.point.label} {target.point.confidence:.0%}{state}"
+    sure = "" if math.isnan(target.point.confidence) else f" {target.point.confidence:.0%}"
+    marker.text = f"{target.point.label}{sure}{state}"
     return marker
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from molmo_ros.answer import Molmo
 from molmo_ros.calibration import Calibration, log_odds
 from molmo_ros.checkpoint import resolve
 from molmo_ros.datatypes import Answer
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="reliability diagram of the latter")
     args = parser.parse_args()
     grounder = Grounder.load(args.checkpoint)
+    assert isinstance(grounder.model, Molmo)
     grounder.model.calibration = Calibration()
     calibration = fit(judge(grounder, args.scenes, args.seed))
     calibration.save(resolve(args.checkpoint))
