@@ -33,7 +33,9 @@ class Precision:
     """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), or "dynamic":
     int8 weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
 
-    ``int8_blocks``: a scale per block of the input, as for int4; else one per output.
+    ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query heads
+    that share a key head go through one matrix product, which spares a CPU the copies of the keys; TensorRT
+    fuses attention only with all heads spelled out.
     """
 
     name: str = "fp32"
@@ -41,6 +43,7 @@ class Precision:
     weights: str = ""
     head: str = ""
     int8_blocks: bool = False
+    grouped: bool = False
 
     @property
     def dtype(self) -> Any:
@@ -72,12 +75,13 @@ GPU_PRECISIONS: dict[str, Precision] = {
     "int8": replace(BF16, name="int8", weights="int8"),
     "int4": replace(BF16, name="int4", weights="int4"),
 }
+_CPU = replace(FP32, grouped=True)
 CPU_PRECISIONS: dict[str, Precision] = {
-    "fp32": FP32,
-    "fp16": FP16,
-    "int8": replace(FP32, name="int8", weights="int8", head="int8", int8_blocks=True),
-    "int8_dynamic": replace(FP32, name="int8_dynamic", weights="dynamic", head="dynamic"),
-    "int4": replace(FP32, name="int4", weights="int4", head="int8", int8_blocks=True),
+    "fp32": _CPU,
+    "fp16": replace(FP16, grouped=True),
+    "int8": replace(_CPU, name="int8", weights="int8", head="int8", int8_blocks=True),
+    "int8_dynamic": replace(_CPU, name="int8_dynamic", weights="dynamic", head="dynamic"),
+    "int4": replace(_CPU, name="int4", weights="int4", head="int8", int8_blocks=True),
 }
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 

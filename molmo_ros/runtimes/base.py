@@ -20,8 +20,9 @@ from molmo_ros.errors import EngineError, RuntimeUnavailableError
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 
+OPENVINO = ("fp32", "bf16", "int8", "int4")  # its precisions
 TENSORRT = ("tensorrt", "tensorrt_rtx")
-RUNTIMES = ("auto", "onnx", *TENSORRT, "eager")
+RUNTIMES = ("auto", "onnx", "openvino", *TENSORRT, "eager")
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,20 @@ class Runtime(Protocol):
         ...
 
 
+class PointRuntime(Runtime, Protocol):
+    """A runtime of MolmoPoint, whose network tells more (``network.pointing``)."""
+
+    def encode_patches(self, crops: Image, pooling: Index) -> tuple[Float32, Float32, Float32]:
+        """As ``encode_image``, and embeddings (M,W,D) and keys (M,W,E) of the patches behind each token."""
+        ...
+
+    def run_pointing(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
+    ) -> tuple[Float32, Float32]:
+        """As ``run``, and queries, keys and places (T,3E+places) of all T tokens."""
+        ...
+
+
 def load_runtime(
     checkpoint: Checkpoint,
     name: str = "auto",
@@ -89,14 +104,17 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
-    if reason := checkpoint.config.refusal:
-        raise RuntimeUnavailableError(reason)
     if name in TENSORRT:
         from molmo_ros.runtimes.trt import TrtRuntime
 
         return TrtRuntime(checkpoint, name, precision, progress=progress)
     if name == "auto" and (runtime := _compiled(checkpoint, precision, progress)) is not None:
         return runtime
+    if name == "openvino" or (name == "auto" and precision in ("auto", *OPENVINO) and _has("openvino")):
+        _require("openvino", name, "pip install openvino")
+        from molmo_ros.runtimes.ov import OvRuntime
+
+        return OvRuntime(checkpoint, precision, threads=threads, progress=progress)
     if name in ("auto", "onnx"):
         _require("onnxruntime", name, "pip install onnxruntime")
         from molmo_ros.runtimes.ort import OrtRuntime
@@ -132,8 +150,12 @@ def _compiled(
     return None
 
 
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def _require(module: str, runtime: str, command: str) -> None:
-    if importlib.util.find_spec(module) is None:
+    if not _has(module):
         raise RuntimeUnavailableError(
             f'Runtime "{runtime}" needs {module}, which is not installed: {command}'
         )

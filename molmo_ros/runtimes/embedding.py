@@ -25,9 +25,9 @@ class Embedding:
             self._table = np.concatenate([self._weights.read(name) for name in names])
 
     def __call__(self, token_ids: list[int]) -> Float32:
-        ids, inverse = np.unique(np.array(token_ids, dtype=np.int64), return_inverse=True)
         if self._table is not None:
-            return self._table[ids][inverse]
+            return self._table[token_ids]
+        ids, inverse = np.unique(np.array(token_ids, dtype=np.int64), return_inverse=True)
         base, extra = ids[ids < self._vocab_size], ids[ids >= self._vocab_size] - self._vocab_size
         parts = [
             self._weights.rows(f"{TEXT}wte.{name}", rows)
