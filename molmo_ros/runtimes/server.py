@@ -193,7 +193,7 @@ class _Exchange:
     def _exchange(self) -> None:
         self._connection.connect()
         self._socket = self._connection.sock  # the connection forgets it while the answer is still read
-        self._socket.settimeout(self._timeout_s)
+        self._socket.settimeout(self._timeout_s + 1.0)  # whoever waits gives up first, and says so
         if self._aborted:
             return
         self._connection.request(*self._request)
