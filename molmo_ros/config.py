@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from molmo_ros.errors import ParameterError
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
-RUNTIMES = ("auto", "eager", "onnx", "tensorrt", "tensorrt_rtx", "remote")
+RUNTIMES = ("auto", "eager", "onnx", "openvino", "tensorrt", "tensorrt_rtx", "remote")
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
 
 

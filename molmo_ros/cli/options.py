@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-RUNTIMES = ("auto", "onnx", "tensorrt", "tensorrt_rtx", "eager")
+RUNTIMES = ("auto", "onnx", "openvino", "tensorrt", "tensorrt_rtx", "eager")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 

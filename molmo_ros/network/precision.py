@@ -33,9 +33,9 @@ class Precision:
     """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), or "dynamic":
     int8 weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
 
-    ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query heads
-    that share a key head go through one matrix product, which spares a CPU the copies of the keys; TensorRT
-    fuses attention only with all heads spelled out.
+    ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query
+    heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
+    TensorRT fuses attention only with all heads spelled out.
     """
 
     name: str = "fp32"
