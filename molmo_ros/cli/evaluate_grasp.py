@@ -47,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--noise", type=float, metavar="X", help="scale of the sensor's noise (default: the family's)"
     )
+    group.add_argument(
+        "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
+    )
+    group.add_argument("--sheet", metavar="PNG", help="write a picture of the failures")
     options.add_gripper(parser)
 
 
@@ -58,7 +62,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
     from molmo_ros.tools.grasp_physics.families import NAMES, check_family
     from molmo_ros.tools.grasp_physics.report import summary
+    from molmo_ros.tools.grasp_physics.sheet import contact_sheet
 
+    options.check_picture_path(args.sheet)
     families = args.family or ["single", "clutter", "thin", "rim", "infeasible"]
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
     Gripper.load(args.gripper)  # a mistake is told before the work begins
@@ -70,11 +76,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         jitter_px=args.jitter,
         noise=args.noise,
         controls=args.controls,
+        oracle=args.oracle,
     )
     first = REPORT_SEED if args.seed is None else args.seed
     work = [(f, first + i, setting) for f in families for i in range(args.targets)]
     with tqdm(total=len(work), unit="target", file=sys.stderr, disable=None) as bar:
         records = run_all(work, args.jobs, lambda _: bar.update())
+    if args.sheet:
+        contact_sheet(records, setting).save(args.sheet)
     return {**summary(records), "seed": first, "setting": setting, "records": records}
 
 

@@ -10,12 +10,13 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Grasp, ImagePoint, TargetStatus
+from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import DepthError
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point, pixel_ray
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case
+from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.plan import Plan, iou, plan
 from molmo_ros.tools.grasp_physics.trial import FRICTION, Outcome, try_grasp
 from molmo_ros.tools.grasp_physics.view import View, click, look
@@ -28,7 +29,8 @@ CONTROLS = ("pca_top_down", "straight_down")
 @dataclass(frozen=True)
 class Setting:
     """How each target is run. pose_error_m: standard deviation, per axis, of where the robot really goes;
-    noise: of the sensor, None for the family's own; controls: run them too, on the same scene and pixel."""
+    noise: of the sensor, None for the family's own; controls: run them too, on the same scene and pixel;
+    oracle: where a target was not held, search by brute force for a grasp that holds."""
 
     gripper: str = "franka_hand"
     true_mask: bool = False
@@ -37,6 +39,7 @@ class Setting:
     jitter_px: float = 0.0
     noise: float | None = None
     controls: bool = False
+    oracle: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Record:
     """What came of one target; NaN where it was not measured.
 
     outcome None: refused. depth_error m at the point; covered: the true place of the meant pixel lies in the
-    90 % ellipsoid, when pointing errs by COVERAGE_PX. controls: held or not, by name.
+    90 % ellipsoid, when pointing errs by COVERAGE_PX. feasible: known by construction or by brute force.
+    controls: held or not, by name.
     """
 
     family: str
@@ -98,7 +102,10 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
         feasible=case.feasible,
     )
     if setting.controls:
-        return replace(record, controls=run_controls(view, planned, gripper, setting))
+        record = replace(record, controls=run_controls(view, planned, gripper, setting))
+    if setting.oracle and record.feasible is None:
+        found = record.held or find_grasp(case.scene, case.target, gripper, seed, setting.friction)
+        record = replace(record, feasible=bool(found))
     return record
 
 
@@ -174,6 +181,3 @@ def _results(work: Sequence[tuple[str, int, Setting]], jobs: int) -> Iterable[Re
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # for the processes to come
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         yield from pool.map(run_target, *zip(*work, strict=True), chunksize=4)
-
-
-OK = TargetStatus.OK.name

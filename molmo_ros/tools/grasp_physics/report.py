@@ -74,13 +74,15 @@ def row(records: Sequence[Record]) -> dict[str, Any]:
         "quality_held": _mean([r.quality for r in attempts if r.held]),
         "quality_lost": _mean([r.quality for r in attempts if not r.held]),
     }
+    if any(r.feasible is not None for r in records):
+        numbers["refusals"] = refusals(records)
     if records and records[0].controls:
         numbers["controls"] = {name: _control(records, name) for name in CONTROLS}
     return numbers
 
 
 def refusals(records: Sequence[Record]) -> dict[str, Any]:
-    """Refused targets against those that cannot be grasped, by construction."""
+    """Refused targets against those that cannot be grasped, by construction or by brute force."""
     refused = np.array([r.outcome is None for r in records])
     cannot = np.array([r.feasible is False for r in records])
     right = int(np.sum(refused & cannot))
@@ -94,7 +96,7 @@ def refusals(records: Sequence[Record]) -> dict[str, Any]:
         "held_of_feasible": _mean([r.held for r in records if r.feasible]),
         "recall_by_variant": {
             v: _mean([r.outcome is None for r in records if r.variant == v and not r.feasible])
-            for v in dict.fromkeys(r.variant for r in records)
+            for v in dict.fromkeys(r.variant for r in records if r.variant)
         },
         "lifted_though_infeasible": [r.seed for r in records if r.held and r.feasible is False],
     }
@@ -134,6 +136,8 @@ def table(result: dict[str, Any]) -> str:
             f"{_percent(r['covered_90']):>7}{r['cpu_ms_p50'] or 0:>8.0f}{r['cpu_ms_p95'] or 0:>6.0f}"
             f"   {refused}"
         )
+        if "refusals" in r:
+            lines.append("  " + _refusals_text(r["refusals"]))
         for control, c in r.get("controls", {}).items():
             lines.append(f"  {control:<15}{'':>3}{_percent(c['success']):>9}   (differs by chance: p = "
                          f"{c['mcnemar_p']:.2g})")
@@ -146,7 +150,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _refusals_text(r: dict[str, Any]) -> str:
-    by = ", ".join(f"{name} {_percent(share)}" for name, share in r["recall_by_variant"].items())
+    by = ", ".join(f"{name} {_percent(share)}" for name, share in r["recall_by_variant"].items()) or "all"
     return (
         f"refusals: precision {_percent(r['precision'])} %, recall {_percent(r['recall'])} % of "
         f"{r['infeasible']} infeasible of {r['targets']} targets ({by}); held of the feasible "

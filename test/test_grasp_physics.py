@@ -1,0 +1,214 @@
+"""The physics that judges grasps, judged itself: what must fail fails, what must hold holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco", reason="grasps are executed in MuJoCo; pip install mujoco")
+pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")
+
+from scipy.spatial import ConvexHull
+
+from molmo_ros.datatypes import Array, Grasp
+from molmo_ros.errors import ParameterError
+from molmo_ros.gripper import Gripper
+from molmo_ros.sim import KINDS
+from molmo_ros.sim.mesh import box, lathe
+from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
+from molmo_ros.sim.scene import Scene
+from molmo_ros.tools.grasp_physics.evaluate import Setting, displaced, run_target
+from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
+from molmo_ros.tools.grasp_physics.oracle import find_grasp
+from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
+from molmo_ros.tools.grasp_physics.report import summary, table
+from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
+from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
+from molmo_ros.transforms import make_transform, pose_from_matrix
+
+FRANKA = Gripper.load("franka_hand")
+DOWN = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
+
+
+def block(*others: tuple[float, float]) -> Scene:
+    """A block of 40 mm in the middle of the table, and more of them at (x, y) m."""
+    things = [
+        put("box", "red", box((0.04, 0.04, 0.06)), x, y, 0.0) for x, y in ((0.0, 0.0), *others)
+    ]
+    return look_around(things, 0, (45.0, 50.0), np.random.default_rng(0))
+
+
+def from_above(x: float = 0.0, y: float = 0.0, z: float = 0.04, opening: float = 0.07) -> Grasp:
+    tips = np.array([x, y, z])
+    at, back = (pose_from_matrix(make_transform(DOWN, p)) for p in (tips, tips + [0, 0, 0.1]))
+    return Grasp(at, back, 0.04, 1.0, opening)
+
+
+def test_a_good_grasp_holds() -> None:
+    assert try_grasp(block(), 0, from_above(), FRANKA) == Outcome(True)
+
+
+@pytest.mark.parametrize(
+    ("grasp", "options", "stage"),
+    [
+        (from_above(x=0.05), {}, "close"),
+        (from_above(z=0.09), {}, "close"),
+        (from_above(), {"close": False}, "close"),
+        (from_above(), {"friction": 0.0}, "lift"),
+    ],
+    ids=["5 cm beside", "5 cm above", "never closed", "no friction"],
+)
+def test_a_bad_grasp_fails(grasp: Grasp, options: dict, stage: str) -> None:
+    outcome = try_grasp(block(), 0, grasp, FRANKA, **options)
+    assert not outcome.held
+    assert outcome.stage == stage
+
+
+def test_friction_decides() -> None:
+    """Two pads of 30 N hold m (g + a) <= 2 mu 30 N: 0.25 kg need mu > 0.04 at rest, 0.06 shaken."""
+    assert not try_grasp(block(), 0, from_above(), FRANKA, friction=0.03).held
+    assert try_grasp(block(), 0, from_above(), FRANKA, friction=0.1).held
+
+
+def test_a_neighbour_in_the_way_is_told() -> None:
+    outcome = try_grasp(block((0.0, 0.055)), 0, from_above(), FRANKA)
+    assert outcome.touched == (1,)
+    assert outcome.pushed > 0.0
+    assert try_grasp(block((0.055, 0.0)), 0, from_above(), FRANKA).touched == ()
+
+
+def test_a_hand_that_runs_into_things_is_told() -> None:
+    assert try_grasp(block(), 0, from_above(y=0.03), FRANKA).on_target
+    assert try_grasp(block(), 0, from_above(x=0.15, z=-0.01), FRANKA).on_table
+
+
+def test_a_displaced_robot() -> None:
+    moved = displaced(from_above(), 0.004, seed=1)
+    step = moved.pose.position - from_above().pose.position
+    assert 0 < np.linalg.norm(step) < 0.02
+    assert np.allclose(step, moved.pregrasp.position - from_above().pregrasp.position)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *THIN, *NOVEL, *WIDE])
+def test_solids_fill_what_is_drawn(kind: str) -> None:
+    """The convex pieces have the volume that the surface encloses, up to the chords of thin rings."""
+    mesh = make(kind, np.random.default_rng(3))
+    pieces = sum(ConvexHull(p).volume for p in mesh.solids)
+    enclosed = _enclosed(mesh.vertices, mesh.faces)
+    assert MASS_KG[kind] > 0
+    assert pieces == pytest.approx(enclosed, rel=0.12)
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    corners = np.concatenate(mesh.solids)
+    assert np.allclose([corners.min(axis=0), corners.max(axis=0)], [low, high], atol=0.0015)
+
+
+def _enclosed(vertices: Array, faces: Array) -> float:
+    """Volume by the divergence theorem; the two ends of a face's corners may run either way round."""
+    import open3d as o3d
+
+    caster = o3d.t.geometry.RaycastingScene(nthreads=1)
+    caster.add_triangles(vertices.astype(np.float32), faces.astype(np.uint32))
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    points = np.random.default_rng(0).uniform(low, high, (20_000, 3)).astype(np.float32)
+    inside = caster.compute_occupancy(o3d.core.Tensor.from_numpy(points)).numpy().mean()
+    return float(inside * np.prod(high - low))
+
+
+def test_hollow_things_are_hollow() -> None:
+    ring = lathe([(0.03, 0), (0.05, 0), (0.05, 0.02), (0.03, 0.02), (0.03, 0)], [0, 0, 0, 0])
+    middle = np.array([0.0, 0.0, 0.01])
+    for piece in ring.solids:
+        sides = ConvexHull(piece).equations
+        assert (sides[:, :3] @ middle + sides[:, 3]).max() > 0.02
+
+
+def test_gaps_are_as_wanted() -> None:
+    rng = np.random.default_rng(1)
+    things = [put("box", "red", box((0.06, 0.05, 0.05)), 0.0, 0.0, 0.3)]
+    for _ in range(4):
+        thing = beside("mug", "blue", make("mug", rng), things, (0.002, 0.030), rng)
+        assert thing is not None
+        things.append(thing)
+    gaps = [nearest_gap(i, things) for i in range(len(things))]
+    assert all(0.0018 < gap < 0.0302 for gap in gaps)
+    square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    assert distance(square, square + [1.5, 0]) == pytest.approx(0.5)
+    assert distance(square, square + [2, 2]) == pytest.approx(np.sqrt(2))
+    assert distance(square, square + 0.5) == 0
+    assert len(footprint(things[0].mesh)) == 4
+
+
+@pytest.mark.parametrize("family", ["clutter", "touching", "thin", "infeasible"])
+def test_cases_repeat_and_stand_still(family: str) -> None:
+    first, again = draw_case(family, 2), draw_case(family, 2)
+    assert [o.name for o in first.scene.objects] == [o.name for o in again.scene.objects]
+    assert np.array_equal(first.thing.mesh.vertices, again.thing.mesh.vertices)
+    if family != "infeasible":
+        limits = FAMILIES[family].count
+        assert 1 <= len(first.scene.objects) <= limits[1]
+    far = replace(from_above(z=0.6), width=0.0)
+    assert not try_grasp(first.scene, first.target, far, FRANKA).restless
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(ParameterError, match=r"'nope'.*single, .*clutter"):
+        draw_case("nope", 0)
+
+
+def test_planned_and_held_end_to_end() -> None:
+    record = run_target("single", 7, Setting(controls=True))
+    assert record.kind == "can"
+    assert record.held
+    assert record.iou > 0.9
+    assert record.depth_error < 0.005
+    assert set(record.controls) == {"pca_top_down", "straight_down"}
+
+
+def test_brute_force_knows_what_can_be_grasped() -> None:
+    assert find_grasp(block(), 0, FRANKA) is not None
+    walls = ((0.0, 0.042), (0.0, -0.042), (0.042, 0.0), (-0.042, 0.0))
+    assert find_grasp(block(*walls), 0, FRANKA) is None
+
+
+def test_refusals_of_infeasible_targets_are_judged() -> None:
+    records = [run_target("infeasible", seed, Setting()) for seed in (0, 4, 6)]
+    assert [r.feasible for r in records] == [False] * 3
+    assert [r.variant for r in records] == ["too_wide", "no_depth", "nothing"]
+    right = replace(records[0], outcome=None, seed=1, feasible=True)
+    wrong = replace(records[0], outcome=Outcome(False, stage="lift"), seed=8)
+    told = summary([replace(r, outcome=None) for r in records] + [right, wrong])["refusals"]
+    assert told["precision"] == pytest.approx(3 / 4)
+    assert told["recall"] == pytest.approx(3 / 4)
+
+
+def test_the_report_counts_right() -> None:
+    base = run_target("single", 7, Setting())
+    lost = replace(base, seed=8, outcome=Outcome(False, touched=(1,), stage="lift"))
+    refused = replace(base, seed=9, outcome=None, status="COLLISION", quality=float("nan"))
+    moved = replace(base, seed=10, outcome=Outcome(False, restless=True))
+    result = summary([base, lost, refused, moved])
+    row = result["families"]["single"]
+    assert (row["targets"], row["held"], row["attempts"], row["restless"]) == (3, 1, 2, 1)
+    assert row["success"] == pytest.approx(1 / 3)
+    assert row["success_per_attempt"] == pytest.approx(1 / 2)
+    assert row["touched_before_closing"] == pytest.approx(1 / 2)
+    assert row["statuses"] == {"OK": 2, "COLLISION": 1}
+    assert row["lost_in"] == {"lift": 1}
+    assert "1/3" in table(result)
+    assert "COLLISION 1" in table(result)
+
+
+def test_wilson_as_published() -> None:
+    """Newcombe 1998, table I: 81 of 263 and 0 of 20."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert np.isnan(wilson(0, 0)).all()
+
+
+def test_mcnemar_by_hand() -> None:
+    ours = np.array([True] * 5 + [False, True])
+    theirs = np.array([False] * 5 + [False, True])
+    assert mcnemar(ours, theirs) == pytest.approx(2 / 2**5)
+    assert mcnemar(ours, ours) == 1.0
