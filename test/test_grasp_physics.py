@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import ConvexHull
 
 pytest.importorskip("mujoco", reason="grasps are executed in MuJoCo; pip install mujoco")
 pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")
-
-from scipy.spatial import ConvexHull
 
 from molmo_ros.datatypes import Array, Grasp
 from molmo_ros.errors import ParameterError
@@ -42,7 +41,7 @@ def block(*others: tuple[float, float]) -> Scene:
 
 def from_above(x: float = 0.0, y: float = 0.0, z: float = 0.04, opening: float = 0.07) -> Grasp:
     tips = np.array([x, y, z])
-    at, back = (pose_from_matrix(make_transform(DOWN, p)) for p in (tips, tips + [0, 0, 0.1]))
+    at, back = (pose_from_matrix(make_transform(DOWN, p)) for p in (tips, tips - 0.1 * DOWN[:, 2]))
     return Grasp(at, back, 0.04, 1.0, opening)
 
 
@@ -134,8 +133,8 @@ def test_gaps_are_as_wanted() -> None:
     gaps = [nearest_gap(i, things) for i in range(len(things))]
     assert all(0.0018 < gap < 0.0302 for gap in gaps)
     square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    assert distance(square, square + [1.5, 0]) == pytest.approx(0.5)
-    assert distance(square, square + [2, 2]) == pytest.approx(np.sqrt(2))
+    assert distance(square, square + np.array([1.5, 0])) == pytest.approx(0.5)
+    assert distance(square, square + 2.0) == pytest.approx(np.sqrt(2))
     assert distance(square, square + 0.5) == 0
     assert len(footprint(things[0].mesh)) == 4
 

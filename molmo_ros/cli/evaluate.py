@@ -7,19 +7,21 @@ import sys
 from typing import Any
 
 from molmo_ros.cli import evaluate_grasp, options
+from molmo_ros.errors import ParameterError
 
 NAME = "eval"
 HELP = "measure the built-in model and the grasp planner on new simulated scenes"
 
+WHAT = {
+    "tiny": "pointing, counting and absence, on simulated scenes",
+    "precision": "each one against fp32",
+    "grasp": "grasps executed in physics",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
-    parser.add_argument(
-        "what",
-        choices=["tiny", "precision", "grasp"],
-        help="tiny: pointing, counting and absence, on simulated scenes; precision: each one against fp32; "
-        "grasp: grasps executed in physics",
-    )
+    parser.add_argument("what", nargs="?", choices=WHAT, help=_choices())
     parser.add_argument(
         "--scenes", type=options.integer(1, 100_000), default=100, metavar="N", help="default 100"
     )
@@ -35,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, with a progress bar on standard error."""
+    if args.what is None:
+        raise ParameterError(f"Say what to evaluate: {_choices()}.")
     if args.what == "grasp":
         return evaluate_grasp.run(args)
     from tqdm import tqdm
@@ -54,9 +58,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return evaluate_tiny(args.scenes, seed, report, args.checkpoint, args.runtime, args.precision)
 
 
+def _choices() -> str:
+    return "; ".join(f"{name}, {text}" for name, text in WHAT.items())
+
+
 def text(result: dict[str, Any]) -> str:
     """Return one line per number."""
-    if "families" in result:
+    if "families" in result or "robustness" in result:
         return evaluate_grasp.text(result)
     if "precisions" in result:
         return _table(result["precisions"])

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options
 
+if TYPE_CHECKING:
+    from molmo_ros.tools.grasp_physics.evaluate import Setting
+
 REPORT_SEED = 10_000
+USUAL = ["single", "clutter", "thin", "rim", "infeasible"]
+SWEPT = ["single", "clutter"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="J",
         help="processes (default: all cores; 1 to measure time)",
     )
+    group.add_argument(
+        "--points",
+        choices=["truth", "model"],
+        default="truth",
+        help="pixels in the true mask, or those of --checkpoint, asked by colour and kind (default truth)",
+    )
     group.add_argument("--true-mask", action="store_true", help="plan with the true mask of the target")
     group.add_argument("--controls", action="store_true", help="run two simple graspers on the same targets")
     group.add_argument("--friction", type=float, default=0.5, metavar="MU", help="of the pads (default 0.5)")
@@ -51,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
     )
     group.add_argument("--sheet", metavar="PNG", help="write a picture of the failures")
+    group.add_argument(
+        "--robustness",
+        metavar="PNG",
+        help="sweep friction, errors of robot and point, and noise (default families single and clutter); "
+        "draw the result",
+    )
     options.add_gripper(parser)
 
 
@@ -65,11 +82,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.grasp_physics.sheet import contact_sheet
 
     options.check_picture_path(args.sheet)
-    families = args.family or ["single", "clutter", "thin", "rim", "infeasible"]
+    options.check_picture_path(args.robustness)
+    families = args.family or (SWEPT if args.robustness else USUAL)
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
     Gripper.load(args.gripper)  # a mistake is told before the work begins
     setting = Setting(
         gripper=args.gripper,
+        points=args.checkpoint if args.points == "model" else "truth",
         true_mask=args.true_mask,
         friction=args.friction,
         pose_error_m=args.pose_error / 1000,
@@ -79,6 +98,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         oracle=args.oracle,
     )
     first = REPORT_SEED if args.seed is None else args.seed
+    if args.robustness:
+        return _robustness(args, families, range(first, first + args.targets), setting)
     work = [(f, first + i, setting) for f in families for i in range(args.targets)]
     with tqdm(total=len(work), unit="target", file=sys.stderr, disable=None) as bar:
         records = run_all(work, args.jobs, lambda _: bar.update())
@@ -87,8 +108,27 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {**summary(records), "seed": first, "setting": setting, "records": records}
 
 
+def _robustness(
+    args: argparse.Namespace, families: list[str], seeds: range, setting: Setting
+) -> dict[str, Any]:
+    """Sweep, and draw."""
+    from tqdm import tqdm
+
+    from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep
+
+    total = count(setting) * len(families) * len(seeds)
+    with tqdm(total=total, unit="target", file=sys.stderr, disable=None) as bar:
+        result = sweep(families, seeds, setting, args.jobs, lambda _: bar.update())
+    plot(result, args.robustness)
+    return {"robustness": result, "seed": seeds[0], "targets": len(seeds)}
+
+
 def text(result: dict[str, Any]) -> str:
     """Return the table."""
+    if "robustness" in result:
+        from molmo_ros.tools.grasp_physics.robustness import sweep_table
+
+        return sweep_table(result["robustness"])
     from molmo_ros.tools.grasp_physics.report import table
 
     return table(result)

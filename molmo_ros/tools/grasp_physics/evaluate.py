@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from multiprocessing import get_context
 
 import numpy as np
@@ -14,6 +15,7 @@ from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import DepthError
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point, pixel_ray
+from molmo_ros.pipeline import Grounder
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
@@ -23,16 +25,22 @@ from molmo_ros.tools.grasp_physics.view import View, click, look
 
 COVERAGE_PX = 3.0  # pointing error at which the covariance is judged
 CHI2_90 = 6.251  # 90 % quantile of chi-square with 3 degrees of freedom
+TRUTH = "truth"  # points from there
+NOT_UNIQUE, NOT_FOUND = "NOT_UNIQUE", "NOT_FOUND"  # no words tell the target apart; the model sees no such thing
 CONTROLS = ("pca_top_down", "straight_down")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How each target is run. pose_error_m: standard deviation, per axis, of where the robot really goes;
+    """How each target is run.
+
+    points: "truth", a pixel in the target's true mask, or a checkpoint that is asked for the target by name.
+    pose_error_m: standard deviation, per axis, of where the robot really goes;
     noise: of the sensor, None for the family's own; controls: run them too, on the same scene and pixel;
     oracle: where a target was not held, search by brute force for a grasp that holds."""
 
     gripper: str = "franka_hand"
+    points: str = TRUTH
     true_mask: bool = False
     friction: float = FRICTION
     pose_error_m: float = 0.0
@@ -46,8 +54,8 @@ class Setting:
 class Record:
     """What came of one target; NaN where it was not measured.
 
-    outcome None: refused. depth_error m at the point; covered: the true place of the meant pixel lies in the
-    90 % ellipsoid, when pointing errs by COVERAGE_PX. feasible: known by construction or by brute force.
+    outcome None: refused. on_target: the point lies in the target's mask. depth_error m at the point;
+    covered: the true place of the meant pixel lies in the 90 % ellipsoid, when pointing errs by COVERAGE_PX. feasible: known by construction or by brute force.
     controls: held or not, by name.
     """
 
@@ -56,14 +64,15 @@ class Record:
     seed: int
     gap: float
     status: str
-    text: str
-    outcome: Outcome | None
-    quality: float
-    iou: float
-    depth_error: float
-    ambiguity: float
-    covered: bool | None
-    cpu_ms: float
+    text: str = ""
+    outcome: Outcome | None = None
+    on_target: bool = False
+    quality: float = float("nan")
+    iou: float = float("nan")
+    depth_error: float = float("nan")
+    ambiguity: float = float("nan")
+    covered: bool | None = None
+    cpu_ms: float = float("nan")
     variant: str = ""
     feasible: bool | None = None
     controls: dict[str, bool] = field(default_factory=dict)
@@ -78,7 +87,9 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
     gripper = Gripper.load(setting.gripper)
     case = draw_case(family, seed)
     view = look(case, setting.noise)
-    point = click(view, setting.jitter_px)
+    point = click(view, setting.jitter_px) if setting.points == TRUTH else model_point(view, setting.points)
+    if isinstance(point, str):
+        return Record(family, case.thing.kind, seed, case.gap, status=point)
     planned = plan(view, point, gripper, setting.true_mask)
     outcome = None
     if planned.grasp is not None:
@@ -92,6 +103,7 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
         status=planned.status.name,
         text=planned.text,
         outcome=outcome,
+        on_target=bool(view.mask[round(point.y), round(point.x)]),
         quality=planned.grasp.quality if planned.grasp is not None else float("nan"),
         iou=iou(planned.segment.mask, view.mask) if planned.segment is not None else float("nan"),
         depth_error=depth_error(view, point, planned),
@@ -107,6 +119,22 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
         found = record.held or find_grasp(case.scene, case.target, gripper, seed, setting.friction)
         record = replace(record, feasible=bool(found))
     return record
+
+
+def model_point(view: View, checkpoint: str) -> ImagePoint | str:
+    """Where a model points when asked for the target by colour and kind, or why there is no such point."""
+    names = [o.name for o in view.case.scene.objects]
+    name = view.case.thing.name
+    if names.count(name) > 1:
+        return NOT_UNIQUE
+    answer = _grounder(checkpoint).point(view.frame.rgb, f"the {name}")
+    return answer.points[0] if answer.points else NOT_FOUND
+
+
+@lru_cache(maxsize=1)
+def _grounder(checkpoint: str) -> Grounder:
+    """One model for each process."""
+    return Grounder.load(checkpoint)
 
 
 def run_controls(view: View, planned: Plan, gripper: Gripper, setting: Setting) -> dict[str, bool]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from molmo_ros.tools.grasp_physics.evaluate import CONTROLS, Record
+from molmo_ros.tools.grasp_physics.evaluate import CONTROLS, NOT_UNIQUE, Record
 from molmo_ros.tools.grasp_physics.families import INFEASIBLE
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 
@@ -33,8 +33,9 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def sound(records: Sequence[Record]) -> list[Record]:
-    """Without the trials in which things moved by themselves."""
-    return [r for r in records if r.outcome is None or not r.outcome.restless]
+    """Without the trials in which things moved by themselves, and targets that no words tell apart."""
+    known = [r for r in records if r.status != NOT_UNIQUE]
+    return [r for r in known if r.outcome is None or not r.outcome.restless]
 
 
 def success(records: Sequence[Record]) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def row(records: Sequence[Record]) -> dict[str, Any]:
     numbers: dict[str, Any] = {
         **success(records),
         "restless": unsound,
+        "point_on_target": _mean([r.on_target for r in records]),
         "attempts": len(attempts),
         "success_per_attempt": _mean([r.held for r in attempts]),
         "touched_before_closing": _mean([bool(o.touched) for o in outcomes]),
