@@ -87,6 +87,8 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
         (["ground", "none.png", "the mug", "--camera-info", "i.yaml"], "--depth"),
         (["ground", "none.png", "the mug", "--runtime", "magic"], "onnx"),
         (["info", "no-such-model"], "tiny"),
+        (["eval"], "grasp, grasps executed"),
+        (["engine", "check", "/nope"], "engine list"),
         (["demo", "--query", "", "--out", "a.png"], "red mug"),
         (["demo", "--gripper", "claw", "--out", "a.png"], "franka_hand"),
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli.options import PRECISIONS, integer
 from molmo_ros.cli.output import progress, say
+from molmo_ros.errors import ParameterError
 
 if TYPE_CHECKING:
     from molmo_ros.engine import Manifest
@@ -132,6 +133,8 @@ def _check(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.engine import check_files, check_fits, read_manifest
 
     folder = Path(args.folder)
+    if not folder.is_dir():
+        raise ParameterError(f"There is no folder {folder}; molmo-ros engine list names the engines.")
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     version, sm = _here(manifest.runtime)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from molmo_ros import __version__
-from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, sim
+from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, replay, sim
 from molmo_ros.cli.output import print_error, print_result, stdout_free
 from molmo_ros.errors import (
     CameraInfoError,
@@ -22,7 +22,7 @@ from molmo_ros.errors import (
     RuntimeUnavailableError,
 )
 
-COMMANDS = (demo, ground, evaluate, bench, engine, info, sim)
+COMMANDS = (demo, ground, evaluate, bench, engine, info, replay, sim)
 MISTAKES = (
     QueryError,
     FrameError,
@@ -114,5 +114,5 @@ def _mend(package: str) -> str:
     """Where a missing package comes from."""
     if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
         return "it comes with ROS 2: source one and build with colcon, or run make demo"
-    extra = "sim" if package.startswith("open3d") else "eager"
+    extra = {"open3d": "sim", "rosbags": "bag"}.get(package.split(".")[0], "eager")
     return f'in the folder of molmo_ros: pip install ".[{extra}]"'

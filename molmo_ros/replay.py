@@ -1,0 +1,96 @@
+"""A query on every Nth frame of a recording; in between, what was found is followed if so wanted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from molmo_ros.bag import Bag, BagTopics
+from molmo_ros.bag_tf import TF, TF_STATIC, BagTransforms
+from molmo_ros.datatypes import Answer, Array, GraspTarget, Grounding, RgbdFrame
+from molmo_ros.errors import MolmoRosError
+from molmo_ros.pipeline import Grounder, moved
+from molmo_ros.track import Tracked, Tracker
+from molmo_ros.track_patch import Seed
+from molmo_ros.track_view import make_view
+from molmo_ros.transforms import invert
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of one frame; ``asked``: by the model, not by following. ``found`` is None after an error."""
+
+    number: int
+    stamp_ns: int
+    asked: bool
+    frame: RgbdFrame | None = None
+    found: Grounding | None = None
+    error: MolmoRosError | None = None
+
+
+class Replay:
+    """The node's pipeline over a bag. target_frame "": targets stay in the camera's optical frame."""
+
+    def __init__(
+        self, grounder: Grounder, query: str, every: int, track: bool, target_frame: str = ""
+    ) -> None:
+        self._grounder, self._query, self._every = grounder, query, every
+        self._target_frame = target_frame
+        self._tracker = Tracker() if track else None
+
+    def run(self, bag: Bag, topics: BagTopics, slop_s: float) -> Iterator[Replayed]:
+        """One result for each frame that was asked about or followed. Raises: FrameError, as `Bag.frames`."""
+        transforms = BagTransforms(bag.messages([TF, TF_STATIC]) if self._target_frame else ())
+        for number, (stamp_ns, frame) in enumerate(bag.frames(topics, slop_s)):
+            asked = number % self._every == 0
+            if not asked and self._tracker is None:
+                continue
+            try:
+                if isinstance(frame, MolmoRosError):
+                    raise frame
+                T = transforms.lookup(self._target_frame, frame.frame_id, stamp_ns)
+                found = self._ask(frame, T) if asked else self._follow(frame, T)
+                yield Replayed(number, stamp_ns, asked, frame, found)
+            except MolmoRosError as error:
+                yield Replayed(number, stamp_ns, asked, error=error)
+
+    def _ask(self, frame: RgbdFrame, T: Array | None) -> Grounding:
+        found = self._grounder.grasp(
+            frame, self._query, T_target_camera=T, target_frame=self._target_frame if T is not None else ""
+        )
+        if self._tracker is not None:
+            seeds = [_seed(target, T) for target in found.targets]
+            tracked = self._tracker.correct([make_view(frame)], seeds)
+            numbers = {id(t.seed.point): t.instance for t in tracked}
+            return replace(found, targets=tuple(_numbered(t, numbers) for t in found.targets))
+        return found
+
+    def _follow(self, frame: RgbdFrame, T: Array | None) -> Grounding:
+        assert self._tracker is not None
+        start = time.perf_counter()
+        seen = [t for t in self._tracker.update(make_view(frame)) if not t.lost]
+        targets = tuple(self._target(t, frame, T) for t in seen)
+        stages = {"track": 1e3 * (time.perf_counter() - start)}
+        return Grounding(self._query, Answer("", tuple(t.point for t in targets)), targets, stages)
+
+    def _target(self, tracked: Tracked, frame: RgbdFrame, T: Array | None) -> GraspTarget:
+        """What the model's answer gave, moved to where the object is now."""
+        assert tracked.seed.target is not None
+        target = moved(tracked.seed.target, tracked.T_now_then, frame.frame_id)
+        point = replace(target.point, x=tracked.x, y=tracked.y, instance=tracked.instance)
+        target = replace(target, point=point, stamp_ns=frame.stamp_ns)
+        return target if T is None else moved(target, T, self._target_frame)
+
+
+def _numbered(target: GraspTarget, numbers: dict[int, int]) -> GraspTarget:
+    """With the number by which the tracker knows it; a point that it could not take up keeps its own."""
+    instance = numbers.get(id(target.point), target.point.instance)
+    return replace(target, point=replace(target.point, instance=instance))
+
+
+def _seed(target: GraspTarget, T: Array | None) -> Seed:
+    """What the tracker follows: the target in the optical frame, where it was seen."""
+    mask = None if target.segment is None else target.segment.mask
+    there = target if T is None else moved(target, invert(T), "")
+    return Seed(target.point, mask, replace(there, segment=None))
