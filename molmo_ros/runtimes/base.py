@@ -110,7 +110,7 @@ def load_runtime(
         return TrtRuntime(checkpoint, name, precision, progress=progress)
     if name == "auto" and (runtime := _compiled(checkpoint, precision, progress)) is not None:
         return runtime
-    if name == "openvino" or (name == "auto" and precision in ("auto", *OPENVINO) and _has("openvino")):
+    if name == "openvino" or (name == "auto" and _openvino_is_faster(checkpoint, precision)):
         _require("openvino", name, "pip install openvino")
         from molmo_ros.runtimes.ov import OvRuntime
 
@@ -148,6 +148,14 @@ def _compiled(
         except (RuntimeUnavailableError, EngineError) as error:
             log.warning("not %s: %s", name, error)
     return None
+
+
+def _openvino_is_faster(checkpoint: Checkpoint, precision: str) -> bool:
+    """Where it is installed, for all but small models, which ONNX Runtime has ready sooner."""
+    from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
+
+    large = checkpoint.weights.parameters > IN_MEMORY_PARAMETERS
+    return large and precision in ("auto", *OPENVINO) and _has("openvino")
 
 
 def _has(module: str) -> bool:

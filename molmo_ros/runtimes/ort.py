@@ -55,8 +55,12 @@ def _session(checkpoint: Checkpoint, part: str, precision: Precision, threads: i
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # A robot's other processes need the cores while this one waits.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that wait for each other hold their cores no longer than a switch takes: longer would starve a
+    # robot's other processes, and this one among them. Before 1.26 they can only be told not to at all.
+    brief = tuple(int(n) for n in ort.__version__.split(".")[:2]) >= (1, 26)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if brief else "0")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     source = graph_source(checkpoint, part, precision)
