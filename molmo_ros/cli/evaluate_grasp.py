@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
     )
     group.add_argument("--sheet", metavar="PNG", help="write a picture of the failures")
+    group.add_argument("--film", metavar="PNG", help="write a picture of grasps that hold, stage by stage")
     group.add_argument(
         "--robustness",
         metavar="PNG",
@@ -79,10 +80,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
     from molmo_ros.tools.grasp_physics.families import NAMES, check_family
     from molmo_ros.tools.grasp_physics.report import summary
-    from molmo_ros.tools.grasp_physics.sheet import contact_sheet
+    from molmo_ros.tools.grasp_physics.sheet import contact_sheet, held_pictures
 
-    options.check_picture_path(args.sheet)
-    options.check_picture_path(args.robustness)
+    for picture in (args.sheet, args.film, args.robustness):
+        options.check_picture_path(picture)
     families = args.family or (SWEPT if args.robustness else USUAL)
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
     Gripper.load(args.gripper)  # a mistake is told before the work begins
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         records = run_all(work, args.jobs, lambda _: bar.update())
     if args.sheet:
         contact_sheet(records, setting).save(args.sheet)
+    if args.film:
+        held_pictures(records, setting).save(args.film)
     return {**summary(records), "seed": first, "setting": setting, "records": records}
 
 

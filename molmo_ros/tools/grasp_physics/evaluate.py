@@ -26,7 +26,7 @@ from molmo_ros.tools.grasp_physics.view import View, click, look
 COVERAGE_PX = 3.0  # pointing error at which the covariance is judged
 CHI2_90 = 6.251  # 90 % quantile of chi-square with 3 degrees of freedom
 TRUTH = "truth"  # points from there
-NOT_UNIQUE, NOT_FOUND = "NOT_UNIQUE", "NOT_FOUND"  # no words tell the target apart; the model sees no such thing
+NOT_UNIQUE, NOT_FOUND = "NOT_UNIQUE", "NOT_FOUND"  # no words tell it apart; the model sees no such thing
 CONTROLS = ("pca_top_down", "straight_down")
 
 
@@ -55,8 +55,8 @@ class Record:
     """What came of one target; NaN where it was not measured.
 
     outcome None: refused. on_target: the point lies in the target's mask. depth_error m at the point;
-    covered: the true place of the meant pixel lies in the 90 % ellipsoid, when pointing errs by COVERAGE_PX. feasible: known by construction or by brute force.
-    controls: held or not, by name.
+    covered: the true place of the meant pixel lies in the 90 % ellipsoid, when pointing errs by COVERAGE_PX.
+    feasible: known by construction or by brute force. controls: held or not, by name.
     """
 
     family: str

@@ -63,8 +63,30 @@ def hand_at(scene: Scene, grasp: Grasp, gripper: Gripper) -> Scene:
     return replace(scene, objects=(*scene.objects, *hand))
 
 
+def strip(scene: Scene, target: int, grasp: Grasp, gripper: Gripper, size: tuple[int, int]) -> Image:
+    """Five pictures side by side: open at the pregrasp, at the grasp, closed, lifted, after shaking."""
+    _, shots = film(scene, target, grasp, gripper)
+    first = hand_at(scene, replace(grasp, pose=grasp.pregrasp), gripper)
+    view = side_view(scene, grasp, target, size, rise=0.09, distance=0.75)
+    frames = [first, *(shots[stage] for stage in ("approach", "close", "lift", "shake"))]
+    return np.concatenate([Renderer(s, 1).render(_intrinsics(size), *size, view).rgb for s in frames], axis=1)
+
+
 def from_the_side(scene: Scene, grasp: Grasp | None, target: int, size: tuple[int, int]) -> Image:
     """Look at the target across the closing direction, from a little above, so that both fingers show."""
+    view = side_view(scene, grasp, target, size)
+    return Renderer(scene, 1).render(_intrinsics(size), *size, view).rgb
+
+
+def side_view(
+    scene: Scene,
+    grasp: Grasp | None,
+    target: int,
+    size: tuple[int, int],
+    rise: float = 0.03,
+    distance: float = 0.5,
+) -> Array:
+    """T_world_camera (4,4) on the side that hides less of the target; looks `rise` m above its middle."""
     vertices = scene.objects[target].mesh.vertices
     focus = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
     across = np.array([1.0, 0.0, 0.0])
@@ -73,13 +95,17 @@ def from_the_side(scene: Scene, grasp: Grasp | None, target: int, size: tuple[in
         across = np.array([-R[1, 1], R[0, 1], 0.0])
         across = across if np.linalg.norm(across) > 0.3 else R[:, 0] * [1, 1, 0]
     across = across / np.linalg.norm(across) * np.cos(ABOVE)
-    focus[2] += 0.03
+    focus[2] += rise
     up = np.array([0, 0, np.sin(ABOVE)])
-    views = [look_at(focus + 0.5 * (side * across + up), focus) for side in (1, -1)]
-    K = np.array([[1.6 * size[0], 0, size[0] / 2], [0, 1.6 * size[0], size[1] / 2], [0, 0, 1.0]])
+    views = [look_at(focus + distance * (side * across + up), focus) for side in (1, -1)]
     renderer = Renderer(scene, 1)
-    shown = [np.count_nonzero(renderer.ids(K, *size, T) == target + 1) for T in views]
-    return renderer.render(K, *size, T_world_camera=views[int(np.argmax(shown))]).rgb
+    shown = [np.count_nonzero(renderer.ids(_intrinsics(size), *size, T) == target + 1) for T in views]
+    return views[int(np.argmax(shown))]
+
+
+def _intrinsics(size: tuple[int, int]) -> Array:
+    f = 1.6 * size[0]
+    return np.array([[f, 0, size[0] / 2], [0, f, size[1] / 2], [0, 0, 1.0]])
 
 
 def _at(x: float, y: float, z: float) -> Array:

@@ -91,9 +91,9 @@ def refusals(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "targets": len(records),
         "infeasible": int(cannot.sum()),
-        "precision": right / max(int(refused.sum()), 1),
+        "precision": _mean([not r.feasible for r in records if r.outcome is None]),
         "precision_interval": wilson(right, int(refused.sum())),
-        "recall": right / max(int(cannot.sum()), 1),
+        "recall": _mean([r.outcome is None for r in records if r.feasible is False]),
         "recall_interval": wilson(right, int(cannot.sum())),
         "held_of_feasible": _mean([r.held for r in records if r.feasible]),
         "recall_by_variant": {

@@ -14,13 +14,14 @@ from molmo_ros.draw.style import INK, PANEL, QUIET, WARN, font, shorten
 from molmo_ros.gripper import Gripper
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced
 from molmo_ros.tools.grasp_physics.families import draw_case
-from molmo_ros.tools.grasp_physics.film import film, from_the_side
+from molmo_ros.tools.grasp_physics.film import film, from_the_side, strip
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.plan import plan
 from molmo_ros.tools.grasp_physics.view import View, click, look
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 CELL, CAPTION, COLUMNS, MOST = 260, 46, 3, 24
+STRIP = (240, 240)  # px of one picture of a film
 TRUE, TAKEN, HAND, WAY = (92, 222, 148), (255, 184, 48), (255, 90, 200), (64, 196, 255)
 LEGEND = "green: true outline   amber: as segmented   pink: fingers, blue: way in, of the plan   x: point"
 
@@ -37,6 +38,20 @@ def contact_sheet(records: Sequence[Record], setting: Setting) -> PilImage.Image
     for k, cell in enumerate(cells):
         sheet.paste(cell, (k % COLUMNS * width, 24 + k // COLUMNS * height))
     return sheet
+
+
+def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) -> PilImage.Image:
+    """Draw the first held target of each kind of thing (so many kinds), stage by stage."""
+    gripper = Gripper.load(setting.gripper)
+    by_kind = {r.kind: r for r in reversed(records) if r.held}
+    strips = []
+    for record in list(by_kind.values())[::-1][:rows]:
+        case = draw_case(record.family, record.seed)
+        view = look(case, setting.noise)
+        grasp = plan(view, click(view, setting.jitter_px), gripper, setting.true_mask).grasp
+        if grasp is not None:
+            strips.append(strip(case.scene, case.target, grasp, gripper, STRIP))
+    return PilImage.fromarray(np.concatenate(strips) if strips else np.zeros((*STRIP, 3), np.uint8))
 
 
 def _cell(record: Record, setting: Setting) -> PilImage.Image:
