@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-# Before numpy is imported: threads of its OpenBLAS go on spinning for a while after each product, on cores that
-# the model needs, and no matrix here is large enough to gain from them.
+# Before numpy is imported: threads of its OpenBLAS go on spinning for a while after each product, on cores
+# that the model needs, and no matrix here is large enough to gain from them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from molmo_ros.cli.entry import main  # noqa: E402
+from molmo_ros.cli.entry import main
 
 __all__ = ["main"]
