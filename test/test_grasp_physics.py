@@ -22,6 +22,7 @@ from molmo_ros.tools.grasp_physics.evaluate import Setting, displaced, run_targe
 from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
+from molmo_ros.tools.grasp_physics.quality import fit_logistic, reliability
 from molmo_ros.tools.grasp_physics.report import summary, table
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
@@ -211,3 +212,17 @@ def test_mcnemar_by_hand() -> None:
     theirs = np.array([False] * 5 + [False, True])
     assert mcnemar(ours, theirs) == pytest.approx(2 / 2**5)
     assert mcnemar(ours, ours) == 1.0
+
+
+def test_quality_is_fitted_and_judged() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.uniform(0, 1, 4000)
+    truth = 1 / (1 + np.exp(-(-1.0 + 4.0 * score)))
+    held = rng.random(4000) < truth
+    a, b = fit_logistic(score, held)
+    assert (a, b) == (pytest.approx(-1.0, abs=0.25), pytest.approx(4.0, abs=0.4))
+    good, poor = reliability(truth, held), reliability(np.full(4000, 0.5), held)
+    assert good["ece"] < 0.03 < 0.15 < poor["ece"]
+    assert good["auc"] > 0.7
+    assert poor["auc"] == pytest.approx(0.5)
+    assert np.isfinite(fit_logistic(score, np.ones(4000, dtype=bool))).all()

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.gripper import Gripper
     from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
     from molmo_ros.tools.grasp_physics.families import NAMES, check_family
+    from molmo_ros.tools.grasp_physics.quality import attempts, reliability
     from molmo_ros.tools.grasp_physics.report import summary
     from molmo_ros.tools.grasp_physics.sheet import contact_sheet, held_pictures
 
@@ -108,7 +109,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         contact_sheet(records, setting).save(args.sheet)
     if args.film:
         held_pictures(records, setting).save(args.film)
-    return {**summary(records), "seed": first, "setting": setting, "records": records}
+    tried = attempts(records)
+    told = {"quality": reliability(*tried)} if len(tried[0]) else {}
+    return {**summary(records), **told, "seed": first, "setting": setting, "records": records}
 
 
 def _robustness(

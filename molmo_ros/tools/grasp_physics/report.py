@@ -145,6 +145,10 @@ def table(result: dict[str, Any]) -> str:
                          f"{c['mcnemar_p']:.2g})")
     if "refusals" in result:
         lines.append(_refusals_text(result["refusals"]))
+    if "quality" in result:
+        q = result["quality"]
+        bins = "  ".join(f"{b['quality']:.2f}: {_percent(b['held'])}" for b in q["bins"])
+        lines.append(f"quality against % held: {bins}   (ECE {_two(q['ece'])}, AUC {_two(q['auc'])})")
     lines.append("")
     by_kind = [f"{name} {k['held']}/{k['targets']}" for name, k in result["kinds"].items()]
     lines += ["  ".join(by_kind[i : i + 6]) for i in range(0, len(by_kind), 6)]
