@@ -114,5 +114,6 @@ def _mend(package: str) -> str:
     """Where a missing package comes from."""
     if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
         return "it comes with ROS 2: source one and build with colcon, or run make demo"
-    extra = {"open3d": "sim", "rosbags": "bag"}.get(package.split(".")[0], "eager")
+    extras = {"open3d": "sim", "rosbags": "bag", "mujoco": "eval", "matplotlib": "eval"}
+    extra = extras.get(package.split(".")[0], "eager")
     return f'in the folder of molmo_ros: pip install ".[{extra}]"'
