@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial import ConvexHull
 
 pytest.importorskip("mujoco", reason="grasps are executed in MuJoCo; pip install mujoco")
 pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")
 
+from molmo_ros.cli import main
 from molmo_ros.datatypes import Array, Grasp
 from molmo_ros.errors import ParameterError
 from molmo_ros.gripper import Gripper
@@ -18,12 +22,13 @@ from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
 from molmo_ros.sim.scene import Scene
-from molmo_ros.tools.grasp_physics.evaluate import Setting, displaced, run_target
+from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
 from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
 from molmo_ros.tools.grasp_physics.quality import fit_logistic, reliability
 from molmo_ros.tools.grasp_physics.report import summary, table
+from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep, sweep_table
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
 from molmo_ros.transforms import make_transform, pose_from_matrix
@@ -226,3 +231,26 @@ def test_quality_is_fitted_and_judged() -> None:
     assert good["auc"] > 0.7
     assert poor["auc"] == pytest.approx(0.5)
     assert np.isfinite(fit_logistic(score, np.ones(4000, dtype=bool))).all()
+
+
+def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sheet, shots = tmp_path / "sheet.png", tmp_path / "film.png"
+    options = ["--family", "single", "--family", "spread", "--targets", "1", "--seed", "7", "--jobs", "1"]
+    assert main(["eval", "grasp", *options, "--sheet", str(sheet), "--film", str(shots), "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["families"]["single"]["held"] == 1
+    assert result["records"][0]["outcome"]["held"] is True
+    assert len(result["gaps"]) == 1
+    assert Image.open(sheet).width > 1000
+    assert Image.open(shots).width == 5 * 240
+
+
+def test_a_sweep_runs_each_setting_once(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the sweep is drawn with matplotlib")
+    done: list[Record] = []
+    result = sweep(["single"], [7], Setting(), 1, done.append)
+    assert len(done) == count(Setting()) == 9
+    assert result["friction"]["single"]["0.5"]["held"] == 1
+    assert "friction of the pads" in sweep_table(result)
+    plot(result, tmp_path / "sweep.png")
+    assert Image.open(tmp_path / "sweep.png").width > 800

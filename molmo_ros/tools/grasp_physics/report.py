@@ -13,6 +13,7 @@ from molmo_ros.tools.grasp_physics.families import INFEASIBLE
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 
 DEPTH_WRONG_M = 0.010
+GAPS_M = ((0.0, 0.002), (0.002, 0.006), (0.006, 0.02), (0.02, 0.06))
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
@@ -26,9 +27,23 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
             for family, kind in kinds
         },
     }
+    if any(np.isfinite(r.gap) for r in records):
+        result["gaps"] = by_gap([r for r in records if r.family != INFEASIBLE])
     judged = [r for r in records if r.family == INFEASIBLE]
     if judged:
         result["refusals"] = refusals(judged)
+    return result
+
+
+def by_gap(records: Sequence[Record]) -> dict[str, Any]:
+    """Success and the segment's IoU by the distance to the nearest other thing."""
+    result = {}
+    for low, high in GAPS_M:
+        part = [r for r in records if low <= r.gap < high]
+        if part:
+            ious = [r.iou for r in part]
+            told = {"iou_mean": _mean(ious), "iou_p10": _quantile(ious, 0.1)}
+            result[f"{1000 * low:.0f}-{1000 * high:.0f} mm"] = {**success(part), **told}
     return result
 
 
@@ -145,6 +160,9 @@ def table(result: dict[str, Any]) -> str:
                          f"{c['mcnemar_p']:.2g})")
     if "refusals" in result:
         lines.append(_refusals_text(result["refusals"]))
+    for name, g in result.get("gaps", {}).items():
+        held, ious = f"held {g['held']}/{g['targets']}", f"{_two(g['iou_mean'])} / {_two(g['iou_p10'])}"
+        lines.append(f"gap {name:>9}: {held}, IoU mean / 10th percentile {ious}")
     if "quality" in result:
         q = result["quality"]
         bins = "  ".join(f"{b['quality']:.2f}: {_percent(b['held'])}" for b in q["bins"])

@@ -28,7 +28,7 @@ def settings(base: Setting) -> dict[str, dict[float, Setting]]:
         "friction": {mu: replace(base, friction=mu) for mu in FRICTIONS},
         "pose_error_mm": {mm: replace(base, pose_error_m=mm / 1000) for mm in POSE_ERRORS_MM},
         "jitter_px": {px: replace(base, jitter_px=px) for px in JITTERS_PX},
-        "noise": {scale: replace(base, noise=scale) for scale in NOISES},
+        "noise": {scale: replace(base, noise=None if scale == 1 else scale) for scale in NOISES},
     }
 
 
