@@ -13,25 +13,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 
 from molmo_ros.calibration import Calibration
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.confidence import Token, annotate
+from molmo_ros.confidence import Token
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.errors import AnswerError, CancelledError, QueryError
 from molmo_ros.grammar import Format, Grammar, Plan
+from molmo_ros.grammar_point import PatchGrammar
+from molmo_ros.network.config import V1
+from molmo_ros.pointer import Pointer
 from molmo_ros.pointing import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
 from molmo_ros.preprocess import as_rgb, image_token_ids, preprocess
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime, load_runtime
+from molmo_ros.runtimes.base import Cache, Float32, Index, PointRuntime, Runtime, load_runtime
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 ShouldStop = Callable[[], bool]
+AnyGrammar = Grammar | PatchGrammar
 
 
 class Molmo:
@@ -42,9 +46,9 @@ class Molmo:
         self._runtime = runtime
         self.calibration = Calibration.load(checkpoint.folder)
         self._digits = checkpoint.encoder.digit_tokens()
-        self._grammar = Grammar(Format.MOLMO1 if checkpoint.config.model_type == "molmo" else Format.MOLMO2)
-        self._drafter = Drafter(self._grammar, checkpoint.encoder.encode, checkpoint.encoder.decode)
-        self._prefix: _Prefix | None = None
+        self._grammar = _grammar(checkpoint)
+        self._drafter = Drafter(checkpoint.encoder.encode, checkpoint.encoder.decode)
+        self._seen: _Seen | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -138,63 +142,89 @@ class Molmo:
         with self._lock:
             clock = _Clock(should_stop)
             rgb = as_rgb(rgb)
-            steps = _Steps(self._checkpoint.encoder.decode, self._digits, max_new_tokens)
-            draft = _Drafting(drafter, plan, self._grammar, self._checkpoint.encoder.eos_ids)
             turn = self._checkpoint.encoder.turn(prompt)
-            logits, cache, first = self._prefill(rgb, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
+            seen = self._look(rgb, clock)
+            grammar = self._grammar if seen.pointer is None else PatchGrammar(seen.pointer.places)
+            steps = _Steps(self._checkpoint.encoder.decode, self._digits, seen.pointer, max_new_tokens)
+            draft = _Drafting(drafter, plan, grammar, self._checkpoint.encoder.eos_ids)
+            logits, first = self._prefill(seen, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
             with clock.stage("decode"):
-                self._decode(logits, first, cache, steps, draft, clock)
-        text = steps.text if plan.exact else self._grammar.finish(steps.text, plan.label)
-        return self._answer(text, steps, rgb.shape[1], rgb.shape[0], clock)
+                self._decode(logits, first, seen, steps, draft, clock)
+        text = steps.text if plan.exact else grammar.finish(steps.text, plan.label)
+        return self._answer(text, steps, grammar, rgb.shape[1], rgb.shape[0], clock)
 
     def close(self) -> None:
         """Free the memory of the network."""
         with self._lock:
-            self._prefix = None
+            self._seen = None
             self._runtime.close()
 
-    def _prefill(
-        self, rgb: Image, turn: list[int], draft: list[int], clock: _Clock
-    ) -> tuple[Float32, Cache, list[int]]:
-        """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; cache; draft.
-
-        The draft comes back shortened where the model has no room for it.
-        """
+    def _look(self, rgb: Image, clock: _Clock) -> _Seen:
+        """The image, encoded if it is not that of the question before."""
         key = _fingerprint(rgb)
-        known = self._prefix
-        if known is None or known.key != key:
-            self._prefix = None  # a failure half way must not leave the cache of another image behind
-            embeds, cache, prefix_length = self._embed_image(rgb, clock), self._runtime.new_cache(), 0
-            known = _Prefix(key, cache, len(embeds))
-        else:
-            embeds, prefix_length = None, known.length
-            known.cache.trim(known.length)
-            for stage in ("preprocess", "vision"):
-                clock.ms[stage] = 0.0
-        self._check_length(known.length + len(turn))
-        draft = draft[: self._max_positions - known.length - len(turn)]
-        with clock.stage("prefill"):
-            words = self._runtime.embed([*turn, *draft])
-            embeds = words if embeds is None else np.concatenate([embeds, words])
-            image = known.length if self._checkpoint.config.image_sees_ahead else 0
-            limits = _kv_limits(prefix_length, image, len(embeds))
-            rows = np.arange(len(embeds) - len(draft) - 1, len(embeds), dtype=np.int64)
-            logits = self._runtime.run(embeds, limits, known.cache, rows)
-        self._prefix = known
-        return logits, known.cache, draft
+        seen, self._seen = self._seen, None  # a failure half way must not leave the cache of another image
+        if seen is None or seen.key != key:
+            return self._encode(rgb, key, clock)
+        seen.cache.trim(seen.length)
+        for stage in ("preprocess", "vision"):
+            clock.ms[stage] = 0.0
+        if seen.pointer is not None:
+            seen.pointer.begin()
+        return seen
 
-    def _embed_image(self, rgb: Image, clock: _Clock) -> Float32:
-        """Embeddings (P,D) of everything before the user's words; image features are added to <im_patch>."""
+    def _encode(self, rgb: Image, key: bytes, clock: _Clock) -> _Seen:
+        """Embed everything before the user's words; image features are added to the image's tokens."""
         encoder, config = self._checkpoint.encoder, self._checkpoint.image
+        pointer = None
         with clock.stage("preprocess"):
             inputs = preprocess(rgb, config)
             ids = encoder.prefix(image_token_ids(inputs, encoder, config))
             self._check_length(len(ids))
         with clock.stage("vision"):
+            if self._checkpoint.config.point:
+                runtime = cast(PointRuntime, self._runtime)
+                features, *patches = runtime.encode_patches(inputs.crops, inputs.pooling)
+                pointer = Pointer(self._checkpoint, inputs, features, *patches)
+            else:
+                features = self._runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
             embeds = self._runtime.embed(ids)
-            features = self._runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
-            embeds[np.array(ids) == encoder.im_patch] += features
-        return embeds
+            places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
+            embeds[places] += features
+        return _Seen(key, self._runtime.new_cache(), len(ids), embeds, places, pointer)
+
+    def _prefill(
+        self, seen: _Seen, turn: list[int], draft: list[int], clock: _Clock
+    ) -> tuple[Float32, list[int]]:
+        """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
+
+        The draft comes back shortened where the model has no room for it.
+        """
+        self._check_length(seen.length + len(turn))
+        draft = draft[: self._max_positions - seen.length - len(turn)]
+        with clock.stage("prefill"):
+            past = seen.cache.length
+            embeds = self._embed(seen, [], [*turn, *draft])
+            if not past:
+                embeds = np.concatenate([seen.embeds, embeds])
+            image = seen.length if self._checkpoint.config.image_sees_ahead else 0
+            limits = _kv_limits(past, image, len(embeds))
+            logits = self._run(seen, embeds, limits, [], draft)
+        self._seen = replace(seen, embeds=seen.embeds[:0])  # they have served
+        return logits, draft
+
+    def _run(
+        self, seen: _Seen, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
+    ) -> Float32:
+        """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
+        rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
+        if seen.pointer is None:
+            return self._runtime.run(embeds, limits, seen.cache, rows)
+        first = not seen.cache.length
+        logits, pointing = cast(PointRuntime, self._runtime).run_pointing(embeds, limits, seen.cache, rows)
+        if first:
+            seen.pointer.remember(pointing[seen.places])
+        answers = [[*answer, *drafted[:i]] for i in range(len(rows))]
+        return seen.pointer.logits(logits, pointing[rows], answers)
 
     def _check_length(self, length: int) -> None:
         if length >= self._max_positions:
@@ -211,13 +241,14 @@ class Molmo:
         self,
         logits: Float32,
         drafted: list[int],
-        cache: Cache,
+        seen: _Seen,
         steps: _Steps,
         drafting: _Drafting,
         clock: _Clock,
     ) -> None:
         """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
         at the end of the cache."""
+        cache = seen.cache
         while True:
             steps.passes += 1
             before = len(steps.ids)
@@ -231,26 +262,38 @@ class Molmo:
             drafted = drafting.next(steps, min(NEXT_DRAFT_TOKENS, room - 1))
             tokens = [steps.ids[-1], *drafted]
             limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
-            rows = np.arange(len(tokens), dtype=np.int64)
-            logits = self._runtime.run(self._runtime.embed(tokens), limits, cache, rows)
+            logits = self._run(seen, self._embed(seen, steps.ids[:-1], tokens), limits, steps.ids, drafted)
 
-    def _answer(self, text: str, steps: _Steps, width: int, height: int, clock: _Clock) -> Answer:
-        written = self._grammar.scan(text)
-        points = annotate(self._grammar.parse(text, width, height), written, steps.tokens, width, height)
-        points = self.calibration.apply(points)
+    def _embed(self, seen: _Seen, answer: list[int], tokens: list[int]) -> Float32:
+        """Embeddings (T,D) of ``tokens``, which follow ``answer``."""
+        if seen.pointer is None:
+            return self._runtime.embed(tokens)
+        return seen.pointer.embed(self._runtime.embed, answer, tokens)
+
+    def _answer(
+        self, text: str, steps: _Steps, grammar: AnyGrammar, width: int, height: int, clock: _Clock
+    ) -> Answer:
+        points = self.calibration.apply(grammar.points(text, steps.tokens, width, height))
         log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
         return Answer(
             text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
         )
 
 
-@dataclass
-class _Prefix:
-    """The cache of an image; its first ``length`` tokens are those before the user's words."""
+@dataclass(frozen=True)
+class _Seen:
+    """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
+
+    ``embeds`` (length,D) of these, as long as the cache is empty; image features were added at ``places``.
+    ``pointer``: of MolmoPoint alone.
+    """
 
     key: bytes
     cache: Cache
     length: int
+    embeds: Float32
+    places: Index
+    pointer: Pointer | None = None
 
 
 @dataclass
@@ -259,6 +302,7 @@ class _Steps:
 
     decode: Callable[[list[int]], str]
     digits: dict[int, str]
+    pointer: Pointer | None = None
     most: int = 192  # tokens
     passes: int = 0
     ids: list[int] = field(default_factory=list)
@@ -283,6 +327,8 @@ class _Steps:
         others = {}
         if best in self.digits:
             others = {text: float(np.exp(shifted[i])) / total for i, text in self.digits.items()}
+        elif self.pointer is not None:
+            others = self.pointer.alternatives(logits, self.ids)
         self.tokens.append(Token(piece, len(self.text), 1.0 / total, others))
         self.text += piece
 
@@ -302,7 +348,7 @@ class _Drafting:
 
     drafter: Drafter | None
     plan: Plan
-    grammar: Grammar
+    grammar: AnyGrammar
     eos_ids: frozenset[int]
 
     def next(self, steps: _Steps, most: int) -> list[int]:
@@ -310,7 +356,8 @@ class _Drafting:
         if self.drafter is None:
             return []
         most = min(most, steps.most - len(steps.ids) - 1)
-        return self.drafter.tokens(steps.text, steps.ids, self.plan)[: max(most, 0)]
+        draft = self.grammar.draft(steps.text, self.plan)
+        return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
 
     def verify(self, steps: _Steps, logits: Float32, drafted: list[int]) -> bool:
         """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
@@ -342,6 +389,12 @@ class _Clock:
     def check(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise CancelledError("The query was cancelled before its answer was complete; ask again.")
+
+
+def _grammar(checkpoint: Checkpoint) -> AnyGrammar:
+    if checkpoint.config.point:
+        return PatchGrammar()
+    return Grammar(Format.MOLMO1 if checkpoint.config.model_type == V1 else Format.MOLMO2)
 
 
 def _kv_limits(past: int, prefix: int, count: int) -> Index:

@@ -21,13 +21,14 @@ from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
 from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
 from molmo_ros.preprocess import ImageConfig
-from molmo_ros.prompt import PromptEncoder, encoder_class
+from molmo_ros.prompt import PointPromptEncoder, PromptEncoder, encoder_class
 
 TINY = "tiny"
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _MAPPED_BYTES = 100_000_000
-_FLOATS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
+_BLOCK_BYTES = 32_000_000
+_FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 Float32 = npt.NDArray[np.float32]
 
@@ -57,13 +58,13 @@ class Weights:
     _open: dict[Path, Any] = field(default_factory=dict)
     _mapped: int = 0
 
-    def read(self, name: str) -> Float32:
-        """A tensor by the network's name, as float32, whatever it is stored as."""
+    def read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
+        """A tensor by the network's name, cast from what it is stored as; ``dtype`` None leaves it that."""
         stored = self.layout.get(name)
         if stored is None:
-            return self._read(name)
+            return self._read(name, dtype)
         if not stored.experts:
-            return self._read(stored.names[0])
+            return self._read(stored.names[0], dtype)
         if len(stored.names) > 1:
             return np.stack([self._read(part) for part in stored.names])
         stack = self._read(stored.names[0])
@@ -79,16 +80,22 @@ class Weights:
         part = self._handle(self._files[name]).get_slice(name)
         return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
 
-    def _read(self, name: str) -> Float32:
+    def _read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
+        """In blocks of rows: a large tensor is never held in two types, nor in the mapped file beside."""
         import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
 
-        path = self._files[name]
-        tensor = self._handle(path).get_tensor(name)  # a copy
-        self._mapped += tensor.nbytes
-        if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
-            self._open.clear()
-            self._mapped = 0
-        return np.asarray(tensor, dtype=np.float32)
+        shape = self.shapes[name]
+        tensor = np.empty(shape, _FLOATS[self.dtypes[name]] if dtype is None else dtype)
+        step = max(_BLOCK_BYTES * len(tensor) // max(tensor.nbytes, 1), 1)
+        for start in range(0, len(tensor), step):
+            stop = min(start + step, len(tensor))
+            block = self._handle(self._files[name]).get_slice(name)[start:stop]
+            tensor[start:stop] = block
+            self._mapped += block.nbytes
+            if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
+                self._open.clear()
+                self._mapped = 0
+        return tensor
 
     @property
     def parameters(self) -> int:
@@ -203,22 +210,32 @@ def _check_image(image: ImageConfig, config: ModelConfig, path: Path) -> None:
             f"{path}: crops of {image.crop_size} px in patches of {image.patch_size} px, but the model wants "
             f"{vision.image_size} and {vision.patch_size}; take both files from the same checkpoint."
         )
+    if config.point and image.max_crops == 0:
+        raise CheckpointError(
+            f"{path}: max_crops is 0, but MolmoPoint points at patches of high resolution; set it to 8."
+        )
 
 
 def _check_vocabulary(encoder: PromptEncoder, config: ModelConfig, folder: Path) -> None:
-    size = config.text.vocab_size + config.text.extra_vocab_size
+    path, size = folder / "tokenizer.json", config.text.vocab_size + config.text.extra_vocab_size
     highest = max(encoder.image_ids)
     if highest >= size:
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} has ids up to {highest}, but the model knows {size}; "
+            f"{path} has ids up to {highest}, but the model knows {size}; "
             "take tokenizer.json from the same checkpoint as the weights."
         )
-    stated = _read_json(folder / "config.json").get("image_patch_id", encoder.im_patch)
-    if stated != encoder.im_patch:
+    if isinstance(encoder, PointPromptEncoder) and encoder.first_point != size:
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} has <im_patch> at {encoder.im_patch}, config.json at {stated}; "
-            "take both files from the same checkpoint."
+            f"{path} has <POINT_0> at {encoder.first_point}, the model points from {size} on; "
+            "take tokenizer.json from the same checkpoint as the weights."
         )
+    fields = _read_json(folder / "config.json")
+    for name, found in encoder.stated_ids.items():
+        if fields.get(name, found) != found:
+            raise CheckpointError(
+                f"{path} has the token of {name} at {found}, config.json at {fields[name]}; "
+                "take both files from the same checkpoint."
+            )
 
 
 def _existing(folder: Path, mend: str) -> Path:

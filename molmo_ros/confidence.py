@@ -4,17 +4,23 @@ A coordinate is written digit by digit. Along the greedy path each digit has alt
 is completed with the digits that bring it nearest to the decoded value (from 300, the alternative first
 digit 2 means 299, not 200). Those values and their probabilities give the variance of the coordinate;
 those that are near give the probability that this place is meant, and not another.
+
+MolmoPoint chooses a token, a patch and a place instead; there an alternative is completed with the point of
+its part of the image that is nearest to the decoded one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from molmo_ros.datatypes import Array, ImagePoint
+from molmo_ros.patches import Box, PatchMap, PatchPoint, point_token
 from molmo_ros.points import Span, TextPoint
 
 # Alternatives farther off than this, in per mille of the image, mean another thing.
@@ -25,7 +31,10 @@ SIGMA_SCALE = 1.35
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token: its place in the text, its probability, and those of numbers in its stead."""
+    """One generated token: its place in the text, its probability, and those of numbers in its stead.
+
+    Of MolmoPoint's tokens: how probable each <POINT_k> of this kind was, given that it had to be one.
+    """
 
     text: str
     start: int
@@ -109,6 +118,70 @@ def decisions(tokens: Sequence[Token], point: TextPoint, coordinates: Sequence[S
         if i == 0 or (t.overlaps(before) and not any(t.overlaps(span) for span in coordinates))
     ]
     return math.prod(chosen)
+
+
+def annotate_patches(
+    parsed: Sequence[ImagePoint],
+    written: Sequence[PatchPoint],
+    tokens: Sequence[Token],
+    places: PatchMap,
+    width: int,
+    height: int,
+) -> tuple[ImagePoint, ...]:
+    """As `annotate`, for the points of MolmoPoint; their covariance has no reason to be diagonal."""
+    at = {token.start: i for i, token in enumerate(tokens)}
+    chosen = {span[0] for point in written for span in point.spans[1:]}  # patches and places: no decisions
+    size = np.array([width, height], dtype=np.float64)
+    annotated = []
+    for image, text in zip(parsed, written, strict=True):
+        steps = [at.get(span[0]) for span in text.spans]
+        decided = [
+            t.probability
+            for i, t in enumerate(tokens)
+            if i == 0 or (t.overlaps((text.tag_start, text.spans[0][1])) and t.start not in chosen)
+        ]
+        near, spread = 1.0, np.zeros((2, 2))
+        if None not in steps:
+            near, spread = _neighbourhood([tokens[i] for i in steps if i is not None], text, places)
+        confidence = min(math.prod(decided) * near, 1.0)
+        third = size / places.patches[::-1] / 3
+        rounding = np.diag(np.maximum(third, 1.0) ** 2) / 12
+        covariance = SIGMA_SCALE**2 * spread * np.outer(size, size) + rounding
+        annotated.append(
+            ImagePoint(image.x, image.y, image.label, image.instance, confidence, covariance)
+        )
+    return tuple(annotated)
+
+
+def _neighbourhood(
+    steps: Sequence[Token], point: PatchPoint, places: PatchMap
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """(probability that a point near to the chosen one is meant, second moments there), in 0..1 of the image.
+
+    ``steps``: the tokens that chose image token, patch and place.
+    """
+    token, patch, place = point.numbers
+    x, y = places.place(token, patch, place) or (0.0, 0.0)
+
+    def spot(number: int) -> Box | None:
+        at = places.place(token, patch, number)
+        return None if at is None else (*at, *at)
+
+    parts: list[Callable[[int], Box | None]] = [places.token_box, partial(places.patch_box, token), spot]
+    path, near, square = 1.0, 0.0, np.zeros((2, 2))
+    for step, number, part in zip(steps, point.numbers, parts, strict=True):
+        for text, probability in step.alternatives.items():
+            other = int(text.strip("<POINT_>"))
+            box = part(other)
+            if other == number or box is None:
+                continue
+            offset = np.array([min(max(x, box[0]), box[2]) - x, min(max(y, box[1]), box[3]) - y])
+            if np.hypot(*offset) <= NEAR / 1000:
+                near += path * probability
+                square += path * probability * np.outer(offset, offset)
+        path *= step.alternatives.get(point_token(number), step.probability)
+    near += path
+    return min(near, 1.0), square / near if near > 0 else square
 
 
 def _pixels(variance: float, size: int, unit: int) -> float:

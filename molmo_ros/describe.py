@@ -55,8 +55,6 @@ def memory_bytes(config: ModelConfig) -> dict[str, dict[str, int]]:
 
 def runtimes_here(checkpoint: Checkpoint) -> dict[str, str]:
     """Every runtime, and "" or why it cannot serve this checkpoint on this machine."""
-    if reason := checkpoint.config.refusal:
-        return dict.fromkeys(("onnx", "tensorrt", "tensorrt_rtx", "eager"), reason)
     return {
         "onnx": _onnx(checkpoint),
         "tensorrt": _tensorrt(checkpoint, "tensorrt"),

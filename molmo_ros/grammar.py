@@ -13,9 +13,11 @@ the model itself would have written.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from molmo_ros.confidence import Token, annotate
 from molmo_ros.datatypes import ImagePoint
 from molmo_ros.points import (
     NONE_ANSWER,
@@ -135,6 +137,12 @@ class Grammar:
         """The same in pixels of an image of width x height px."""
         parse = parse_molmo2 if self.format is Format.MOLMO2 else parse_molmo1
         return parse(text, width, height)
+
+    def points(
+        self, text: str, tokens: Sequence[Token], width: int, height: int
+    ) -> tuple[ImagePoint, ...]:
+        """The points of a finished answer, in px, with confidence and covariance."""
+        return annotate(self.parse(text, width, height), self.scan(text), tokens, width, height)
 
     def numbers(self, text: str) -> tuple[str, ...]:
         """The coordinates of an answer as written, x and y in turn."""

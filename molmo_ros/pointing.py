@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from molmo_ros.grammar import Draft, Grammar, Plan
+from molmo_ros.grammar import Draft
 
 # An image has this many tokens and more, so the prefill carries a longer draft for nothing.
 FIRST_DRAFT_TOKENS = 256
@@ -25,14 +25,12 @@ Decode = Callable[[list[int]], str]
 class Drafter:
     """Drafts of tokens. Tokenizers differ: whatever one merges, only tokens that are sure are drafted."""
 
-    def __init__(self, grammar: Grammar, encode: Encode, decode: Decode) -> None:
-        self.grammar = grammar
+    def __init__(self, encode: Encode, decode: Decode) -> None:
         self._encode, self._decode = encode, decode
         self._tokens = lru_cache(maxsize=4096)(self._tokenize)
 
-    def tokens(self, text: str, ids: list[int], plan: Plan) -> list[int]:
-        """Tokens that probably come behind ``ids``, the tokens of ``text``."""
-        draft = self.grammar.draft(text, plan)
+    def tokens(self, draft: Draft, ids: list[int]) -> list[int]:
+        """The tokens of ``draft`` behind ``ids``."""
         if not draft.text:
             return []
         return list(self._tokens(ids[-1] if ids else None, draft))

@@ -61,7 +61,7 @@ def select_molmo2(text: str, image_index: int = 1) -> tuple[TextPoint, ...]:
 def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
     """Every triple "id x y" of every tag of a Molmo2 answer, with the text spans of x and y."""
     found: list[TextPoint] = []
-    for tag in _tags(text):
+    for tag in tags(text):
         value, start, closed = tag.attributes.get("coords", ("", 0, True))
         for group, begin, end in _groups(value):
             for match in _TRIPLE.finditer(value, begin, end):
@@ -95,7 +95,7 @@ def select_molmo1(text: str) -> tuple[TextPoint, ...]:
 def scan_molmo1(text: str) -> tuple[TextPoint, ...]:
     """Every pair x, y of every tag of a v1 answer, with the text spans of x and y."""
     found: list[TextPoint] = []
-    for tag in _tags(text):
+    for tag in tags(text):
         for name, (value, start, closed) in tag.attributes.items():
             pair = _PAIR_NAME.fullmatch(name)
             if pair is None or not closed or not _PERCENT.fullmatch(value):
@@ -130,7 +130,7 @@ def format_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: 
     body = "".join(
         f" {i} {x:03d} {y:03d}" for i, (x, y) in enumerate(_per_mille(points, width, height), start=1)
     )
-    return f'<points coords="1{body}">{_plain(label)}</points>'
+    return f'<points coords="1{body}">{plain_label(label)}</points>'
 
 
 def format_count_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
@@ -145,7 +145,7 @@ def format_molmo1(points: Sequence[ImagePoint], label: str, width: int, height: 
     if not points:
         return NONE_ANSWER
     pairs = sorted((_to_unit(p.x, width, 100, 1), _to_unit(p.y, height, 100, 1)) for p in points)
-    name, alt = _plain(label), _plain(label).replace('"', "'")
+    name, alt = plain_label(label), plain_label(label).replace('"', "'")
     if len(pairs) == 1:
         return f'<point x="{pairs[0][0]:.1f}" y="{pairs[0][1]:.1f}" alt="{alt}">{name}</point>'
     body = " ".join(f'x{i}="{x:.1f}" y{i}="{y:.1f}"' for i, (x, y) in enumerate(pairs, start=1))
@@ -153,7 +153,7 @@ def format_molmo1(points: Sequence[ImagePoint], label: str, width: int, height: 
 
 
 @dataclass(frozen=True)
-class _Tag:
+class Tag:
     """An opening tag: attributes as name -> (value, its start in the text, closed by a quote)."""
 
     start: int
@@ -161,14 +161,15 @@ class _Tag:
     attributes: dict[str, tuple[str, int, bool]]
 
 
-def _tags(text: str) -> Iterator[_Tag]:
+def tags(text: str) -> Iterator[Tag]:
+    """Every opening tag of an answer, whole or cut off."""
     for match in _TAG.finditer(text):
         attributes: dict[str, tuple[str, int, bool]] = {}
         end = match.end()
         while attribute := _ATTRIBUTE.match(text, end):
             attributes.setdefault(attribute[1], (attribute[2], attribute.start(2), bool(attribute[3])))
             end = attribute.end()
-        yield _Tag(match.start(), _label(text, end, match[1], attributes), attributes)
+        yield Tag(match.start(), _label(text, end, match[1], attributes), attributes)
 
 
 def _label(text: str, end: int, name: str, attributes: dict[str, tuple[str, int, bool]]) -> str:
@@ -192,12 +193,13 @@ def _groups(value: str) -> Iterator[tuple[str, int, int]]:
 
 def _to_pixels(found: Iterable[TextPoint], unit: int, width: int, height: int) -> tuple[ImagePoint, ...]:
     return tuple(
-        ImagePoint(_from_unit(p.x, width, unit), _from_unit(p.y, height, unit), p.label, instance=i)
+        ImagePoint(from_unit(p.x, width, unit), from_unit(p.y, height, unit), p.label, instance=i)
         for i, p in enumerate(found, start=1)
     )
 
 
-def _from_unit(value: float, size: int, unit: int) -> float:
+def from_unit(value: float, size: int, unit: int) -> float:
+    """0..unit of the image -> px, (0, 0) at the centre of the top-left one, kept inside the image."""
     return min(max(value / unit * size - 0.5, 0.0), float(size - 1))
 
 
@@ -209,6 +211,6 @@ def _per_mille(points: Sequence[ImagePoint], width: int, height: int) -> list[tu
     return sorted((int(_to_unit(p.x, width, 1000)), int(_to_unit(p.y, height, 1000))) for p in points)
 
 
-def _plain(label: str) -> str:
+def plain_label(label: str) -> str:
     """A label that cannot open or close a tag."""
     return label.replace("<", " ").replace(">", " ").strip()

@@ -135,6 +135,7 @@ class ImageVocabulary(Protocol):
     """The ids of the image tokens."""
 
     im_patch: int
+    im_low: int  # im_patch in the low-resolution block
     im_col: int
     im_start: int
     im_end: int
@@ -166,13 +167,13 @@ def preprocess(image: npt.NDArray[Any], config: ImageConfig) -> ImageInputs:
 def image_token_ids(inputs: ImageInputs, vocabulary: ImageVocabulary, config: ImageConfig) -> list[int]:
     """The tokens that stand for the image: low-resolution block, then the high-resolution block if any."""
 
-    def block(start: int, shape: tuple[int, int], columns: bool) -> list[int]:
-        row = [vocabulary.im_patch] * shape[1] + [vocabulary.im_col] * columns
+    def block(start: int, patch: int, shape: tuple[int, int], columns: bool) -> list[int]:
+        row = [patch] * shape[1] + [vocabulary.im_col] * columns
         return [start, *(row * shape[0]), vocabulary.im_end]
 
-    ids = block(vocabulary.low_res_im_start, inputs.low_res, config.low_res_columns)
+    ids = block(vocabulary.low_res_im_start, vocabulary.im_low, inputs.low_res, config.low_res_columns)
     if inputs.high_res != (0, 0):
-        ids += block(vocabulary.im_start, inputs.high_res, config.columns)
+        ids += block(vocabulary.im_start, vocabulary.im_patch, inputs.high_res, config.columns)
     return ids
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +119,9 @@ class PromptEncoder:
         # Some tokenizers add runs of white space as tokens; those control nothing.
         control = {i: t.content for i, t in added.items() if t.content.strip()}
         self._control_ids = frozenset(control)
-        self._control_text = tuple(control.values())
-        self.im_patch = self._id("<im_patch>")
+        # MolmoPoint has thousands of one form; those are found by their ids alone.
+        self._control_text = tuple(t for t in control.values() if not t.startswith("<POINT_"))
+        self.im_patch = self.im_low = self._id("<im_patch>")
         self.im_col = self._id("<im_col>")
         self.im_start = self._id("<im_start>")
         self.im_end = self._id("<im_end>")
@@ -162,6 +164,11 @@ class PromptEncoder:
     def image_ids(self) -> tuple[int, ...]:
         """The tokens that stand for an image; they see each other in both directions."""
         return (self.im_patch, self.im_col, self.im_start, self.im_end, self.low_res_im_start)
+
+    @property
+    def stated_ids(self) -> dict[str, int]:
+        """Ids by the names under which config.json may state them as well."""
+        return {"image_patch_id": self.im_patch}
 
     def prefix(self, image_ids: list[int]) -> list[int]:
         """Everything before the user's words: BOS and the tokens of one image."""
@@ -231,9 +238,49 @@ class V1PromptEncoder(PromptEncoder):
         return self._plain(f" User: {prompt} Assistant:")
 
 
+class PointPromptEncoder(PromptEncoder):
+    """MolmoPoint: Molmo2's template, another token in the low-resolution block, and tokens that point.
+
+    Behind the vocabulary (from ``first_point`` on) its answers have one id for each <POINT_k>, whose meaning
+    depends on the image (``patches``). ``token_index``, ``patch_index`` and ``place_index`` stand for those
+    tokens where the model reads them again.
+    """
+
+    def _read_template(self) -> int:
+        end = super()._read_template()
+        self.im_low = self._id("<im_low>")
+        self.first_point = self._id("<POINT_0>")
+        self.token_index = self._id("<|token_index|>")
+        self.patch_index = self._id("<|vit_index|>")
+        self.place_index = self._id("<|vit_loc|>")
+        return end
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        return (*super().image_ids, self.im_low)
+
+    @property
+    def stated_ids(self) -> dict[str, int]:
+        return {
+            "image_patch_id": self.im_patch, "image_non_indexable_patch_id": self.im_low,
+            "patch_token_id": self.token_index, "subpatch_token_id": self.patch_index,
+            "location_token_id": self.place_index,
+        }  # fmt: skip
+
+    def decode(self, ids: list[int]) -> str:
+        """As for the others; the tokens that point are not left out, however the tokenizer holds them."""
+        text = ""
+        for points, part in groupby(ids, lambda i: i >= self.first_point):
+            if points:
+                text += "".join(f"<POINT_{i - self.first_point}>" for i in part)
+            else:
+                text += super().decode(list(part))
+        return text
+
+
 def encoder_class(model_type: str) -> type[PromptEncoder]:
     """The template of a generation by the model_type of its config.json."""
-    return V1PromptEncoder if model_type == "molmo" else PromptEncoder
+    return {"molmo": V1PromptEncoder, "molmo_point": PointPromptEncoder}.get(model_type, PromptEncoder)
 
 
 def _check_prompt(prompt: str) -> None:

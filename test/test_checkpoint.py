@@ -239,7 +239,7 @@ def spoil_vocabulary(folder: Path) -> None:
         (spoil_shard, r"model-00002-of-00002\.safetensors is missing; download this shard"),
         (spoil_shard_content, r"lacks .*, which .*index\.json promises"),
         (spoil_shard_name, r"'\.\./secret', which is not a file name"),
-        (spoil_tokenizer, r"<im_patch> at 412, config\.json at 402"),
+        (spoil_tokenizer, r"image_patch_id at 412, config\.json at 402"),
         (spoil_vocabulary, r"ids up to 504, but the model knows 416"),
     ],
 )

@@ -23,7 +23,7 @@ SIZES = sorted({name.split(".")[0] for name in np.load(GOLDEN / "molmo1_images.n
 
 
 class Vocabulary:
-    im_start, im_end, im_patch, im_col, low_res_im_start = 101, 102, 103, 104, 101
+    im_start, im_end, im_patch, im_col, low_res_im_start, im_low = 101, 102, 103, 104, 101, 103
 
 
 @pytest.fixture(scope="module")

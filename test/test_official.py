@@ -13,12 +13,9 @@ from typing import Any
 
 import pytest
 
-from molmo_ros.checkpoint import Checkpoint, check_weights, open_weights
-from molmo_ros.errors import CheckpointError, RuntimeUnavailableError
+from molmo_ros.checkpoint import check_weights, open_weights
+from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import parse_config
-from molmo_ros.network.export import build_graph
-from molmo_ros.network.graph import WeightSink
-from molmo_ros.runtimes.base import load_runtime
 
 Shapes = dict[str, list[int]]
 
@@ -265,15 +262,6 @@ def test_one_name_off(name: str, tmp_path: Path) -> None:
     write_sparse(tmp_path, shapes)
     with pytest.raises(CheckpointError, match="1 tensors are missing"):
         check_weights(open_weights(tmp_path), parse_config(OFFICIAL[name]), tmp_path)
-
-
-def test_molmopoint_is_refused_with_a_reason() -> None:
-    """Described, but not run: no runtime has its point predictor yet."""
-    opened = Checkpoint(Path("point"), parse_config(OFFICIAL["MolmoPoint-8B"]), None, None, None)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeUnavailableError, match="point predictor is not built"):
-        load_runtime(opened)
-    with pytest.raises(CheckpointError, match="point predictor is not built"):
-        build_graph(opened, "decoder", WeightSink())
 
 
 def test_sizes_behind_the_text_model() -> None:

@@ -18,7 +18,7 @@ SIZES = [(480, 640), (720, 1280), (1080, 1920), (33, 700), (1, 1), (700, 33), (3
 
 
 class Vocabulary:
-    im_patch, im_col, im_start, im_end, low_res_im_start = 1, 2, 3, 4, 5
+    im_patch, im_low, im_col, im_start, im_end, low_res_im_start = 1, 1, 2, 3, 4, 5
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:

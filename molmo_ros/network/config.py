@@ -117,6 +117,15 @@ class PointConfig:
     embed_size: int
     places: int  # 3x3 within a patch
     rope_theta: float
+    sorted_tokens: bool = True  # points come in the order of their image tokens,
+    sorted_patches: bool = True  # within a token in that of their patches,
+    no_repeats: bool = True  # and no patch is chosen twice
+
+    def rotations(self, turns: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
+        """Cosines and sines (N,embed_size) by which keys and queries at some positions (N,) are turned."""
+        frequencies = (1.0 / _rope_base(self.embed_size, self.rope_theta)).astype(np.float32)
+        angles = turns.astype(np.float32)[:, None] * np.concatenate([frequencies, frequencies])
+        return np.cos(angles), np.sin(angles)
 
 
 @dataclass(frozen=True)
@@ -130,14 +139,10 @@ class ModelConfig:
     point: PointConfig | None = None
 
     @property
-    def refusal(self) -> str:
-        """Why the graphs cannot be built yet; "" if they can."""
-        if self.point is None:
-            return ""
-        return (
-            "MolmoPoint can be opened and described, but its point predictor is not built yet; "
-            "take allenai/Molmo2-8B, which has the same text model."
-        )
+    def logits(self) -> int:
+        """Columns of the logits: of the released models, MolmoPoint alone can say its extra tokens."""
+        text = self.text
+        return text.vocab_size + (text.extra_vocab_size if self.point else 0)
 
     @property
     def image_sees_ahead(self) -> bool:
@@ -184,16 +189,32 @@ def _parse_point(fields: Fields) -> ModelConfig:
     built: Fields = {
         "patch_location": "3x3", "no_more_points_class": True, "embed_selected_vit_patch": "linear",
         "embed_location": False, "layer_norm_x": True, "token_prediction_rotary": "one_d",
+        "patch_embedding_kind": "image_feature0",
     }  # fmt: skip
-    for name, value in built.items():
-        if fields[name] != value:
-            raise ValueError(f"{name} is {fields[name]!r}, known is {value!r}")
-    for name in ("positional_embeddings", "attention_pooling_out_layer"):
-        if adapter.get(name):
-            raise ValueError(f"adapter_config.{name} is {adapter[name]!r}, known is none")
-    point = PointConfig(int(fields["patch_embed_dim"]), 9, float(fields["token_prediction_rotary_theta"]))
+    facts = [(name, fields[name], value) for name, value in built.items()] + [
+        ("norm_logits", fields.get("norm_logits", True), True),
+        ("adapter_config.positional_embeddings", adapter.get("positional_embeddings") or None, None),
+        ("attention_pooling_out_layer", adapter.get("attention_pooling_out_layer", False), False),
+        ("adapter_config.pooling_attention_mask", adapter.get("pooling_attention_mask", True), True),
+    ]
+    for name, found, known in facts:
+        if found != known:
+            raise ValueError(f"{name} is {found!r}, known is {known!r}")
+    point = PointConfig(
+        embed_size=int(fields["patch_embed_dim"]),
+        places=9,
+        rope_theta=float(fields["token_prediction_rotary_theta"]),
+        sorted_tokens=_when_answering(fields, "mask_patches", "always"),
+        sorted_patches=_when_answering(fields, "mask_subpatches", "inference"),
+        no_repeats=_when_answering(fields, "mask_repeats", "inference"),
+    )
     connector = replace(_connector(adapter), out_projection=False)
     return replace(_parse_v2(fields), model_type=POINT, connector=connector, point=point)
+
+
+def _when_answering(fields: Fields, name: str, default: str) -> bool:
+    """Whether a restriction that training may have had as well holds for answers."""
+    return fields.get(name, default) in ("always", "all", "inference")
 
 
 def _first(fields: Fields, *names: str) -> Any:
@@ -285,6 +306,8 @@ def _check(config: ModelConfig, fields: Fields, path: str) -> None:
         (text.num_heads % text.num_kv_heads == 0, "the heads are not a multiple of the key-value heads"),
         (text.head_dim % 2 == 0, "the head size is odd, so it cannot be rotated"),
         (connector.hidden_size == vision.hidden_size, "adapter and vision tower differ in width"),
+        (connector.out_projection or connector.num_heads * connector.head_dim == connector.hidden_size,
+         "the adapter's heads do not fill its width, and nothing projects them"),
         (fields.get("adapter_config", {}).get("text_hidden_size", text.hidden_size) == text.hidden_size,
          "adapter and text model differ in width"),
     ]  # fmt: skip

@@ -16,7 +16,8 @@ from onnx import TensorProto
 from molmo_ros.network.config import ModelConfig, TextConfig
 from molmo_ros.network.experts import mixture_of_experts
 from molmo_ros.network.graph import Graph, Value
-from molmo_ros.network.weights import HEAD, TEXT, text_block
+from molmo_ros.network.pointing import token_outputs
+from molmo_ros.network.weights import EXTRA_HEAD, HEAD, TEXT, text_block
 
 Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
@@ -30,6 +31,7 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     the sequence each token may see (position + 1 for text, the end of the image block for its tokens);
     logit_idx (N,) int64; past_len () int64: how many of the P cached positions are filled; past_key_i and
     past_value_i (1,P,G,K) -> logits (N,vocabulary) fp32; new_kv (2L,T,G,K), keys of layer i at 2i.
+    MolmoPoint: one more output, see ``token_outputs``.
     """
     c = config.text
     act = graph.precision.activations
@@ -46,18 +48,28 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
         for i in range(c.num_layers)
     ]
     bias = visibility(graph, limit, past_len, past[0][0], positions)  # (1,1,T,S)
+    last_bias = graph.gather(bias, rows, axis=2)  # (1,1,N,S)
+    if graph.precision.grouped:  # (1,1,H/G*T,S)
+        share = c.num_heads // c.num_kv_heads
+        bias, last_bias = (graph.concat(*[b] * share, axis=2) for b in (bias, last_bias))
     rotary = {i: rotary_table(graph, c, i, positions) for i in (_plain_layer(c), _scaled_layer(c)) if i >= 0}
     x = graph.to_residual(x)
     new: list[Value] = []
     for i in range(c.num_layers):
         table = rotary[_scaled_layer(c) if c.yarn and i in c.yarn_layers else _plain_layer(c)]
-        x, key, value = text_block_forward(graph, read, c, text_block(i), x, table, bias, past[i])
+        last = i == c.num_layers - 1 and config.point is None
+        sees, only = (last_bias, rows) if last else (bias, None)  # beside keys and values of all tokens
+        x, key, value = text_block_forward(graph, read, c, text_block(i), x, table, sees, past[i], only)
         new += [key, value]
-    x = graph.gather(x, rows, axis=1)  # (1,N,D)
+    if config.point:
+        token_outputs(graph, read, config, x)
+        x = graph.gather(x, rows, axis=1)  # (1,N,D)
     x = graph.rms_norm(x, f"{TEXT}ln_f", read(f"{TEXT}ln_f.weight"), c.norm_eps)
     x = graph.reshape(x, -1, c.hidden_size)
     logits = graph.linear(x, "lm_head", read(HEAD), head=True)  # (N,vocabulary)
-    graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", c.vocab_size])
+    if config.point:
+        logits = graph.concat(logits, graph.linear(x, "lm_head_extra", read(EXTRA_HEAD), head=True), axis=-1)
+    graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", config.logits])
     graph.output(
         graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
     )
@@ -110,8 +122,9 @@ def text_block_forward(
     rotary: Rotary,
     bias: Value,
     past: list[Value],
+    rows: Value | None = None,
 ) -> tuple[Value, Value, Value]:
-    """One block; x (1,T,D) -> x, and its new keys and values (1,T,G,K).
+    """One block; x (1,T,D) -> x, and its new keys and values (1,T,G,K); with ``rows`` (N,), x is (1,N,D).
 
     Pre-norm: x + f(norm(x)); with norm_after: x + norm(f(x)), the same tensors.
     """
@@ -120,7 +133,8 @@ def text_block_forward(
         return graph.rms_norm(x, f"{name}{part}", read(f"{name}{part}.weight"), c.norm_eps)
 
     h = graph.to_activations(x) if c.norm_after else norm("attn_norm", x)
-    h, key, value = self_attention(graph, read, c, f"{name}self_attn.", h, rotary, bias, past)
+    h, key, value = self_attention(graph, read, c, f"{name}self_attn.", h, rotary, bias, past, rows)
+    x = x if rows is None else graph.gather(x, rows, axis=1)
     x = graph.residual_add(x, norm("attn_norm", h) if c.norm_after else h)
     h = graph.to_activations(x) if c.norm_after else norm("ff_norm", x)
     h = feed_forward(graph, read, c, f"{name}mlp.", h)
@@ -136,8 +150,12 @@ def self_attention(
     rotary: Rotary,
     bias: Value,
     past: list[Value],
+    rows: Value | None,
 ) -> tuple[Value, Value, Value]:
-    """Grouped-query attention over the cache and the new tokens; x (1,T,D) -> (1,T,D), keys, values."""
+    """Grouped-query attention over the cache and the new tokens; x (1,T,D) -> (1,T,D), keys, values.
+
+    With ``rows``, only these tokens look at them.
+    """
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     fused_bias = read(f"{name}att_proj.bias") if c.qkv_bias else None
     fused = graph.linear(x, f"{name}att_proj", read(f"{name}att_proj.weight"), fused_bias)
@@ -146,9 +164,16 @@ def self_attention(
     k = query_key_norm(graph, read, c, f"{name}k_norm", k, c.num_kv_heads)  # (1,T,G,K)
     v = graph.reshape(v, 0, 0, c.num_kv_heads, c.head_dim)
     q, k = rotate(graph, q, rotary, c.head_dim), rotate(graph, k, rotary, c.head_dim)
-    keys = all_heads(graph, graph.concat(past[0], k, axis=1), c)  # (1,H,S,K)
-    values = all_heads(graph, graph.concat(past[1], v, axis=1), c)
-    h = graph.attention(graph.transpose(q, 0, 2, 1, 3), keys, values, c.head_dim, bias)  # (1,H,T,K)
+    q = q if rows is None else graph.gather(q, rows, axis=1)
+    q = graph.transpose(q, 0, 2, 1, 3)  # (1,H,T,K)
+    keys = graph.transpose(graph.concat(past[0], k, axis=1), 0, 2, 1, 3)  # (1,G,S,K)
+    values = graph.transpose(graph.concat(past[1], v, axis=1), 0, 2, 1, 3)
+    if graph.precision.grouped:  # the heads that share keys as rows of one product
+        q = graph.reshape(q, 0, c.num_kv_heads, -1, c.head_dim)  # (1,G,H/G*T,K)
+    else:
+        keys, values = all_heads(graph, keys, c), all_heads(graph, values, c)  # (1,H,S,K)
+    h = graph.attention(q, keys, values, c.head_dim, bias)
+    h = graph.reshape(h, 0, c.num_heads, -1, c.head_dim)  # (1,H,T,K)
     h = graph.reshape(graph.transpose(h, 0, 2, 1, 3), 0, 0, q_size)
     return graph.linear(h, f"{name}attn_out", read(f"{name}attn_out.weight")), k, v
 
@@ -171,8 +196,7 @@ def rotate(graph: Graph, x: Value, rotary: Rotary, head_dim: int) -> Value:
 
 
 def all_heads(graph: Graph, x: Value, c: TextConfig) -> Value:
-    """(1,S,G,K) -> (1,H,S,K): each key-value head repeated for the query heads that share it."""
-    x = graph.transpose(x, 0, 2, 1, 3)  # (1,G,S,K)
+    """(1,G,S,K) -> (1,H,S,K): each key-value head repeated for the query heads that share it."""
     repeat = c.num_heads // c.num_kv_heads
     if repeat == 1:
         return x

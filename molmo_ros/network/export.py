@@ -9,22 +9,26 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint import Checkpoint
-from molmo_ros.errors import CheckpointError
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
+from molmo_ros.network.weights import HEAD
 
 VISION = "vision"
 DECODER = "decoder"
 
 # Raise when the graphs change, so that graphs cached on a user's disk are built anew.
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
+
+# Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
+LARGE = 1 << 20
 
 Progress = Callable[[str, float], None]
 
@@ -48,14 +52,14 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
-    if reason := checkpoint.config.refusal:
-        raise CheckpointError(f"{checkpoint.folder}: {reason}")
     graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
 
-    def read(name: str) -> npt.NDArray[np.float32]:
+    def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
             on_read(name)
-        return checkpoint.weights.read(name)
+        cast = name == HEAD and not graph.precision.head  # the largest by far, and perhaps stored in fp32
+        tensor = checkpoint.weights.read(name, graph.precision.dtype if cast else None)
+        return tensor if tensor.size > LARGE else tensor.astype(np.float32, copy=False)
 
     if part == VISION:
         image = checkpoint.image

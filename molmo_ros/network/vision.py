@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
 from molmo_ros.network.graph import Graph, Value
+from molmo_ros.network.pointing import patch_outputs
 from molmo_ros.network.weights import PAD_EMBED, POOLING, PROJECTOR, VIT, vit_block
 
 Float32 = npt.NDArray[np.float32]
@@ -31,6 +32,7 @@ def build_vision(
     """crops (C,S,S,3) uint8, pooling (M,W) int64 -> image_embeds (M,D) fp32.
 
     v1: crops are float32, still 0..255, and padding (C,N) int64 says which patches show padding.
+    MolmoPoint: two more outputs, see ``patch_outputs``.
     ``mean`` and ``std`` are of pixels scaled to 0..1; the normalisation is folded into the patch embedding.
     """
     vision = config.vision
@@ -44,7 +46,10 @@ def build_vision(
             padding = graph.input("padding", TensorProto.INT64, ["C", vision.grid**2])
             patches = mark_padding(graph, read, patches, padding)
         patches = graph.reshape(patches, -1, vision.tap_size)  # (C*N,F)
-        pooled = pool_patches(graph, read, config.connector, patches, pooling, vision.tap_size)  # (M,V)
+        windows, valid = gather_windows(graph, patches, pooling)  # (M,W,F), (M,W)
+        pooled = pool_windows(graph, read, config.connector, windows, valid)  # (M,V)
+        if config.point:
+            patch_outputs(graph, read, config, windows)
         embeds = graph.to_fp32(project(graph, read, pooled))  # (M,D)
     graph.output(embeds, "image_embeds", TensorProto.FLOAT, ["M", config.text.hidden_size])
 
@@ -134,6 +139,8 @@ def cross_attention(
     heads: int,
     head_dim: int,
     bias: Value | None,
+    *,
+    project: bool = True,
 ) -> Value:
     """queries (B,T,.) look at keys (B,P,.); bias broadcasts to (B,heads,T,P)."""
 
@@ -143,27 +150,32 @@ def cross_attention(
 
     q, k, v = split_heads("wq", queries), split_heads("wk", keys), split_heads("wv", keys)
     h = graph.transpose(graph.attention(q, k, v, head_dim, bias), 0, 2, 1, 3)  # (B,T,heads,head_dim)
-    return _linear(graph, read, f"{name}wo", graph.reshape(h, 0, 0, heads * head_dim))
+    h = graph.reshape(h, 0, 0, heads * head_dim)
+    return _linear(graph, read, f"{name}wo", h) if project else h
 
 
-def pool_patches(
-    graph: Graph, read: Read, c: ConnectorConfig, patches: Value, pooling: Value, tap_size: int
-) -> Value:
-    """patches (C*N,F), pooling (M,W) with -1 for padding -> (M,V).
-
-    The query of a window is the mean of its patches; padding is zeroed, not counted, and not looked at.
-    """
-    valid = graph.cast(graph.op("GreaterOrEqual", pooling, graph.integer(0)), TensorProto.FLOAT)  # (M,W)
+def gather_windows(graph: Graph, patches: Value, pooling: Value) -> tuple[Value, Value]:
+    """patches (C*N,F), pooling (M,W) with -1 for padding -> (M,W,F), 0 for padding; (M,W) 1 where valid."""
+    valid = graph.cast(graph.op("GreaterOrEqual", pooling, graph.integer(0)), TensorProto.FLOAT)
     index = graph.op("Max", pooling, graph.integer(0))
     mask = graph.to_activations(graph.op("Unsqueeze", valid, graph.ints(2)))  # (M,W,1)
-    windows = graph.mul(graph.gather(patches, index), mask)  # (M,W,F)
+    return graph.mul(graph.gather(patches, index), mask), valid
+
+
+def pool_windows(graph: Graph, read: Read, c: ConnectorConfig, windows: Value, valid: Value) -> Value:
+    """windows (M,W,F) -> (M,V).
+
+    The query of a window is the mean of its patches; padding is zero, not counted, and not looked at.
+    """
     total = graph.op("ReduceSum", windows, graph.ints(1), keepdims=1)  # (M,1,F)
     count = graph.op("ReduceSum", valid, graph.ints(1), keepdims=1)  # (M,1)
     count = graph.op("Max", graph.op("Unsqueeze", count, graph.ints(2)), graph.real(1.0))
     query = graph.div(total, graph.to_activations(count))  # (M,1,F)
     bias = graph.mul(graph.sub(valid, graph.real(1.0)), graph.real(1e9))  # 0 or -1e9
     bias = graph.op("Unsqueeze", bias, graph.ints(1, 2))  # (M,1,1,W)
-    pooled = cross_attention(graph, read, POOLING, query, windows, c.num_heads, c.head_dim, bias)
+    pooled = cross_attention(
+        graph, read, POOLING, query, windows, c.num_heads, c.head_dim, bias, project=c.out_projection
+    )
     return graph.reshape(pooled, -1, c.hidden_size)
 
 

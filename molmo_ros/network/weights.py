@@ -32,6 +32,7 @@ HEAD = "lm_head.weight"
 EXTRA_HEAD = "lm_head.extra_weight"
 BUILD_VIT = "model.build_vit_embedding"
 POINT_PREDICTOR = "model.point_predictor."
+NO_POINT = f"{POINT_PREDICTOR}add_no_point_class_embed.vector"
 
 _VIT_BLOCK = re.compile(r"resblocks\.([0-9]+)\.")
 _EXPERTS = re.compile(r"(.*)\.experts\.(gate_proj|up_proj|down_proj)\.weight")
@@ -214,7 +215,7 @@ def _point_shapes(c: PointConfig, config: ModelConfig) -> Shapes:
         **_linear(f"{name}subpatch_q", c.embed_size, hidden),
         **_linear(f"{name}subpatch_k", c.embed_size, tap),
         **_linear(f"{name}subpatch_loc_k", c.places, hidden),
-        f"{name}add_no_point_class_embed.vector": (c.embed_size,),
+        NO_POINT: (c.embed_size,),
     }
 
 

@@ -79,7 +79,7 @@ class Runtime(Protocol):
 class PointRuntime(Runtime, Protocol):
     """A runtime of MolmoPoint, whose network tells more (``network.pointing``)."""
 
-    def encode_patches(self, crops: Image, pooling: Index) -> tuple[Float32, Float32, Float32]:
+    def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
         """As ``encode_image``, and embeddings (M,W,D) and keys (M,W,E) of the patches behind each token."""
         ...
 

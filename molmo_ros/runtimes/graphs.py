@@ -72,7 +72,7 @@ class GraphRuntime:
         (embeds,) = self._vision.run(["image_embeds"], inputs)
         return np.asarray(embeds, dtype=np.float32)
 
-    def encode_patches(self, crops: Image, pooling: Index) -> tuple[Float32, Float32, Float32]:
+    def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
         names = ["image_embeds", "patch_embeds", "patch_keys"]
         embeds, patches, keys = self._vision.run(names, {"crops": crops, "pooling": pooling})
         return embeds, patches, keys

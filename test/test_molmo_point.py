@@ -1,0 +1,218 @@
+"""MolmoPoint against numbers that its own code produced (``golden/README.md``), random weights, in fp32."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_molmo2
+from tiny_molmo_point import BASE, EXTRA_SIZE, write_checkpoint
+
+from molmo_ros.answer import Molmo, _kv_limits
+from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.datatypes import Answer
+from molmo_ros.errors import CancelledError, CheckpointError
+from molmo_ros.patches import PatchMap, parse_molmopoint, point_token
+from molmo_ros.pointer import Pointer
+from molmo_ros.preprocess import image_token_ids, preprocess
+
+GOLDEN = Path(__file__).parent / "golden" / "molmopoint.npz"
+CASES = {"many": (37, 3.0), "edge": (55, 4.0), "ended": (124, 4.0)}  # seed, loudness of <|token_index|>
+IMAGE = np.random.default_rng(1).integers(0, 256, (40, 150, 3), dtype=np.uint8)
+PROMPT = "Point to the red mug."
+STEPS = 48
+FIRST = BASE + EXTRA_SIZE
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return dict(np.load(GOLDEN))
+
+
+class Case:
+    """A checkpoint, its answer, and the widened logits from which each token was chosen."""
+
+    def __init__(self, folder: Path, seed: int, points: float) -> None:
+        self.folder = write_checkpoint(folder, seed=seed, points=points)
+        self.checkpoint: Checkpoint = load_checkpoint(str(self.folder))
+        self.molmo = Molmo.load(str(self.folder), "onnx", threads=1)
+        self.rows: list[np.ndarray] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Pointer, "logits", self._recorded(Pointer.logits))
+            self.answer: Answer = self.molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS, drafts=False)
+        assert self.molmo._seen is not None and self.molmo._seen.pointer is not None
+        self.pointer: Pointer = self.molmo._seen.pointer
+        self.places: PatchMap = self.pointer.places
+        encoder = self.checkpoint.encoder
+        self.inputs = preprocess(IMAGE, self.checkpoint.image)
+        self.prefix = encoder.prefix(image_token_ids(self.inputs, encoder, self.checkpoint.image))
+        self.turn = encoder.turn(PROMPT)
+
+    def _recorded(self, logits: Any) -> Any:
+        def record(*arguments: Any) -> np.ndarray:
+            rows: np.ndarray = logits(*arguments)
+            self.rows.extend(rows.copy())
+            return rows
+
+        return record
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    root = tmp_path_factory.mktemp("point")
+    return {name: Case(root / name, *how) for name, how in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ids_features_and_logits(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> None:
+    case = cases[name]
+    assert [*case.prefix, *case.turn] == golden["input_tokens"].tolist()
+    runtime: Any = case.molmo._runtime
+    features, patches, keys = runtime.encode_patches(case.inputs.crops, case.inputs.pooling)
+    np.testing.assert_allclose(features[::5], golden[f"{name}.features"], atol=1e-5)
+    embeds = runtime.embed([*case.prefix, *case.turn])
+    encoder: Any = case.checkpoint.encoder
+    embeds[np.isin([*case.prefix, *case.turn], (encoder.im_patch, encoder.im_low))] += features
+    count = len(embeds)
+    logits, pointing = runtime.run_pointing(
+        embeds, _kv_limits(0, len(case.prefix), count), runtime.new_cache(), np.arange(count)
+    )
+    text = np.setdiff1d(np.arange(FIRST), [encoder.token_index, encoder.patch_index, encoder.place_index])
+    theirs = golden[f"{name}.logits"]
+    np.testing.assert_allclose(
+        logits[[0, 1, 20, 60, -10, -3, -2, -1]][:, text], theirs[:, text], atol=1e-5
+    )
+    assert theirs.shape[1] == FIRST + len(case.inputs.pooling) + 1 + 4 + 9 == len(case.rows[0])
+    assert patches.shape[:2] == keys.shape[:2] == (case.places.no_more, 4)
+    assert pointing.shape == (count, 3 * 32 + 9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_tokens_and_scores(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> None:
+    """The same tokens as upstream's, points among them, and the same scores of tokens, patches and places."""
+    case, first = cases[name], FIRST + cases[name].places.no_more + 1
+    assert list(case.answer.token_ids) == golden[f"{name}.tokens"].tolist()
+    for i, theirs in enumerate(golden[f"{name}.widened"]):
+        at = [0, 1, 2, 3, STEPS - 1][i]
+        likely = theirs > -1e5  # not impossible
+        np.testing.assert_array_equal(case.rows[at] > -1e5, likely)
+        np.testing.assert_allclose(case.rows[at][likely], theirs[likely], atol=1e-5)
+    for i, theirs in enumerate(golden[f"{name}.token_scores"]):
+        if (at := 5 * i + 1) < STEPS:
+            ours = case.pointer._scores[at]
+            np.testing.assert_allclose(ours[case.places.low :], theirs[case.places.low :], atol=1e-5)
+    for step, theirs in zip(golden[f"{name}.patch_steps"], golden[f"{name}.patch_scores"], strict=True):
+        ours = case.rows[step + 1][first : first + 4]
+        free = np.isfinite(ours)  # upstream's mask comes later
+        np.testing.assert_allclose(ours[free], theirs[free], atol=1e-5)
+    for step, theirs in zip(golden[f"{name}.place_steps"], golden[f"{name}.place_scores"], strict=True):
+        np.testing.assert_allclose(case.rows[step + 1][first + 4 :], theirs, atol=1e-5)
+    assert len(golden[f"{name}.patch_steps"]) >= 3, "the case has at least three points"
+
+
+def test_the_cases_have_all_that_can_happen(cases: dict[str, Case], golden: dict[str, Any]) -> None:
+    """One token chosen twice, patches that are padding, "no more points"."""
+    low, end = cases["many"].places.low, cases["many"].places.no_more
+    chosen = {name: [t - FIRST for t in golden[f"{name}.tokens"] if t >= FIRST] for name in CASES}
+    tokens = {name: [n for n in numbers if n < end] for name, numbers in chosen.items()}
+    assert all(len(set(t)) < len(t) and min(t) >= low and t == sorted(t) for t in tokens.values())
+    assert len(tokens["edge"]) > len(golden["edge.points"]) == 3
+    assert chosen["ended"][-1] == end and not {end} & {*chosen["many"], *chosen["edge"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_points(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> None:
+    """Upstream wants a number behind each point; those of padding it does not find either."""
+    case = cases[name]
+    places = golden[f"{name}.points"]
+    text = re.sub(r"((?:<POINT_\d+>){3})", r"\g<1>1", case.answer.text)
+    points = parse_molmopoint(text, case.places, IMAGE.shape[1], IMAGE.shape[0])
+    np.testing.assert_allclose([(p.x, p.y) for p in points], places[:, 2:] - 0.5, atol=1e-9)
+    assert [(p.x, p.y) for p in case.answer.points] == [(p.x, p.y) for p in points]
+    for point in case.answer.points:
+        assert 0 < point.confidence <= 1
+        assert point.covariance.shape == (2, 2) and np.linalg.eigvalsh(point.covariance).min() > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cached_decode_equals_recompute(name: str, cases: dict[str, Case]) -> None:
+    """The whole answer behind the prompt in one pass, from an empty cache."""
+    case = cases[name]
+    runtime: Any = case.molmo._runtime
+    answer = list(case.answer.token_ids)
+    encoder: Any = case.checkpoint.encoder
+    embeds = runtime.embed(case.prefix)
+    embeds[np.isin(case.prefix, (encoder.im_patch, encoder.im_low))] += case.pointer._embeds
+    embeds = np.concatenate([embeds, case.pointer.embed(runtime.embed, [], [*case.turn, *answer])])
+    count, rows = len(embeds), np.arange(len(embeds) - STEPS - 1, len(embeds) - 1)
+    limits = _kv_limits(0, len(case.prefix), count)
+    logits, pointing = runtime.run_pointing(embeds, limits, runtime.new_cache(), rows)
+    again = case.pointer.logits(logits, pointing[rows], [answer[:i] for i in range(STEPS)])
+    likely = again > -1e5
+    np.testing.assert_allclose(again[likely], np.array(case.rows)[likely], atol=2e-5)
+    assert [int(row.argmax()) for row in again] == answer
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_drafts_and_the_second_question(name: str, cases: dict[str, Case]) -> None:
+    case = cases[name]
+    molmo = Molmo.load(str(case.folder), "onnx", threads=1)
+    other = molmo.answer(IMAGE, "How many bowls are there?", max_new_tokens=20)
+    assert molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS).token_ids == case.answer.token_ids
+    assert molmo.answer(IMAGE, "How many bowls are there?", max_new_tokens=20).token_ids == other.token_ids
+    assert molmo.answer(255 - IMAGE, PROMPT, max_new_tokens=STEPS).token_ids != case.answer.token_ids
+    passes = [0]
+
+    def stop() -> bool:
+        passes[0] += 1
+        return passes[0] > 5
+
+    with pytest.raises(CancelledError):
+        molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS, should_stop=stop)
+    assert molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS).token_ids == case.answer.token_ids
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "int8_dynamic"])
+def test_precisions(precision: str, cases: dict[str, Case]) -> None:
+    """What points is never rounded: only what it is fed differs."""
+    case = cases["many"]
+    exact: Any = case.molmo._runtime
+    runtime: Any = Molmo.load(str(case.folder), "onnx", threads=1, precision=precision)._runtime
+    for ours, theirs in zip(
+        runtime.encode_patches(case.inputs.crops, case.inputs.pooling),
+        exact.encode_patches(case.inputs.crops, case.inputs.pooling), strict=True,
+    ):  # fmt: skip
+        assert ours.dtype == np.float32
+        assert (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.99
+    embeds, limits = exact.embed(case.turn), np.arange(1, len(case.turn) + 1)
+    for ours, theirs in zip(
+        runtime.run_pointing(embeds, limits, runtime.new_cache(), np.arange(len(embeds))),
+        exact.run_pointing(embeds, limits, exact.new_cache(), np.arange(len(embeds))), strict=True,
+    ):  # fmt: skip
+        assert (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.97
+
+
+def test_wrong_companions(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    tokenizer = (folder / "tokenizer.json").read_text()
+    tiny_molmo2.tokenizer(BASE).save(str(folder / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has no token <POINT_0>, so it is of another"):
+        load_checkpoint(str(folder))
+    (folder / "tokenizer.json").write_text(tokenizer.replace(point_token(0), "<OTHER>").replace(
+        point_token(1), point_token(0)))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"<POINT_0> at 317, the model points from 316 on"):
+        load_checkpoint(str(folder))
+    config = (folder / "config.json").read_text()
+    (folder / "tokenizer.json").write_text(tokenizer)
+    (folder / "config.json").write_text(config.replace('_token_id": 312', '_token_id": 311'))
+    with pytest.raises(CheckpointError, match=r"subpatch_token_id at 312, config.json at 311"):
+        load_checkpoint(str(folder))
+    (folder / "config.json").write_text(config.replace('"3x3"', '"4x4"'))
+    with pytest.raises(CheckpointError, match="patch_location is '4x4', known is '3x3'"):
+        load_checkpoint(str(folder))
+    write_checkpoint(folder, max_crops=0)
+    with pytest.raises(CheckpointError, match="points at patches of high resolution"):
+        load_checkpoint(str(folder))
