@@ -5,7 +5,9 @@ Norms, softmax, rotary angles and logits are fp32 in every precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +108,8 @@ def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, Float32]:
     top = 2 ** (bits - 1)
     values = np.empty((inputs, outputs), np.int8)
     scales = np.empty((inputs // block, outputs), np.float32)
-    for rows in _chunks(weight):
+
+    def round_rows(rows: slice) -> None:
         blocks = weight[rows].astype(np.float32, copy=False).reshape(-1, inputs // block, block)
         scale = np.maximum(blocks.max(axis=2) / (top - 1), blocks.min(axis=2) / -top)
         scale[scale == 0] = 1
@@ -114,6 +117,8 @@ def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, Float32]:
         np.clip(rounded, -top, top - 1, out=rounded)
         values[:, rows] = rounded.astype(np.int8).reshape(-1, inputs).T
         scales[:, rows] = scale.T
+
+    _for_all_rows(weight, round_rows)
     return values, scales
 
 
@@ -121,28 +126,35 @@ def round_outputs(weight: Array) -> tuple[Int8, Float32]:
     """weight (out,in) -> integers -127 ... 127 (in,out) and one scale for each output (out,)."""
     values = np.empty(weight.shape[::-1], np.int8)
     scales = np.empty(len(weight), np.float32)
-    for rows in _chunks(weight):
+
+    def round_rows(rows: slice) -> None:
         part = weight[rows].astype(np.float32, copy=False)
         scale = np.abs(part).max(axis=1) / 127
         scale[scale == 0] = 1
         values[:, rows] = np.rint(part / scale[:, None]).astype(np.int8).T
         scales[rows] = scale
+
+    _for_all_rows(weight, round_rows)
     return values, scales
 
 
 def transposed(weight: Array, dtype: Any) -> Array:
     """weight (out,in) -> (in,out) in another type."""
     result = np.empty(weight.shape[::-1], dtype)
-    for rows in _chunks(weight):
+
+    def turn_rows(rows: slice) -> None:
         result[:, rows] = weight[rows].astype(dtype, copy=False).T
+
+    _for_all_rows(weight, turn_rows)
     return result
 
 
-def _chunks(weight: Array) -> Iterator[slice]:
-    """Rows of a few megabytes at a time: a large matrix is never held twice in fp32."""
+def _for_all_rows(weight: Array, do: Callable[[slice], None]) -> None:
+    """A few megabytes at a time, so that a large matrix is never held twice in fp32, and on all cores."""
     step = max(_CHUNK // weight.shape[1], 1)
-    for start in range(0, len(weight), step):
-        yield slice(start, start + step)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(do, [slice(start, start + step) for start in range(0, len(weight), step)]):
+            pass
 
 
 def pack_int4(values: Int8) -> bytes:
