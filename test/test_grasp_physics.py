@@ -254,3 +254,7 @@ def test_a_sweep_runs_each_setting_once(tmp_path: Path) -> None:
     assert "friction of the pads" in sweep_table(result)
     plot(result, tmp_path / "sweep.png")
     assert Image.open(tmp_path / "sweep.png").width > 800
+
+
+def test_what_is_too_wide_depends_on_the_hand() -> None:
+    assert run_target("infeasible", 0, Setting(gripper="robotiq_2f_140")).feasible is None

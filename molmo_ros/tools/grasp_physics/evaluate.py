@@ -18,6 +18,7 @@ from molmo_ros.lift import lift_point, pixel_ray
 from molmo_ros.pipeline import Grounder
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case
+from molmo_ros.tools.grasp_physics.infeasible import OPENING_M, TOO_WIDE
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.plan import Plan, iou, plan
 from molmo_ros.tools.grasp_physics.trial import FRICTION, Outcome, try_grasp
@@ -111,7 +112,7 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
         covered=covered(view),
         cpu_ms=planned.cpu_ms,
         variant=case.variant,
-        feasible=case.feasible,
+        feasible=None if case.variant == TOO_WIDE and gripper.max_opening > OPENING_M else case.feasible,
     )
     if setting.controls:
         record = replace(record, controls=run_controls(view, planned, gripper, setting))

@@ -57,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     "holes": Family(KINDS, count=(1, 3), holes=25.0),
 }
 INFEASIBLE = "infeasible"
+NO_DEPTH, NOTHING = "no_depth", "nothing"  # variants of it that the camera must know of
 NAMES = (*FAMILIES, INFEASIBLE)
 
 

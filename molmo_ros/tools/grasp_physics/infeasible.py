@@ -14,12 +14,13 @@ from molmo_ros.sim.mesh import box
 from molmo_ros.sim.more_objects import WIDE, make
 from molmo_ros.sim.scene import SimObject
 from molmo_ros.tools.grasp_physics import families
-from molmo_ros.tools.grasp_physics.families import Case
+from molmo_ros.tools.grasp_physics.families import NO_DEPTH, NOTHING, Case
 from molmo_ros.tools.grasp_physics.placing import nearest_gap, put
 from molmo_ros.tools.grasp_physics.world import settled
 
 OPENING_M = 0.085
-VARIANTS = ("too_wide", "walled", "no_depth", "nothing")
+TOO_WIDE, WALLED = "too_wide", "walled"
+VARIANTS = (TOO_WIDE, WALLED, NO_DEPTH, NOTHING)
 SHUT_M, OPEN_M = (0.001, 0.004), (0.035, 0.045)  # between a target and its walls
 
 
@@ -28,8 +29,8 @@ def draw_infeasible(seed: int, rng: np.random.Generator) -> Case:
     feasible = bool(seed % 2)
     variant = VARIANTS[seed // 2 % len(VARIANTS)]
     while True:
-        elevation = (68.0, 82.0) if variant == "walled" else (36.0, 66.0)
-        things = _walled(feasible, rng) if variant == "walled" else [_alone(variant, feasible, rng)]
+        elevation = (68.0, 82.0) if variant == WALLED else (36.0, 66.0)
+        things = _walled(feasible, rng) if variant == WALLED else [_alone(variant, feasible, rng)]
         scene = settled(families.look_around(things, 0, elevation, rng))
         if families.shows(scene, 0):
             gap = nearest_gap(0, scene.objects)
@@ -39,10 +40,10 @@ def draw_infeasible(seed: int, rng: np.random.Generator) -> Case:
 
 
 def _alone(variant: str, feasible: bool, rng: np.random.Generator) -> SimObject:
-    if variant == "too_wide" and not feasible:
+    if variant == TOO_WIDE and not feasible:
         kind = str(rng.choice(WIDE))
     else:
-        kind = str(rng.choice(("box", "ball") if variant == "too_wide" else KINDS))
+        kind = str(rng.choice(("box", "ball") if variant == TOO_WIDE else KINDS))
     return put(kind, families.a_color(kind, rng), make(kind, rng), 0.0, 0.0, rng.uniform(0, 2 * np.pi))
 
 

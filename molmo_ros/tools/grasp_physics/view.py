@@ -11,10 +11,9 @@ from molmo_ros.datatypes import Array, Depth, ImagePoint, Mask, RgbdFrame
 from molmo_ros.sim.camera import FRAME_ID, intrinsics
 from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Renderer
-from molmo_ros.tools.grasp_physics.families import Case
+from molmo_ros.tools.grasp_physics.families import NO_DEPTH, NOTHING, Case
 
 SIZE = (640, 480)
-NO_DEPTH, NOTHING = "no_depth", "nothing"
 TRANSPARENT_PX = 9  # how far beyond the outline of a transparent thing the depth is lost
 
 
