@@ -7,8 +7,8 @@ expect is verified many tokens at a time (see ``pointing``).
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +29,8 @@ from molmo_ros.network.config import V1
 from molmo_ros.pointer import Pointer
 from molmo_ros.pointing import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
 from molmo_ros.preprocess import as_rgb, image_token_ids, preprocess
-from molmo_ros.runtimes.base import Cache, Float32, Index, PointRuntime, Runtime, load_runtime
+from molmo_ros.runtimes.base import Float32, Index, PointRuntime, Runtime, load_runtime
+from molmo_ros.seen import Seen, SeenImages
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Molmo:
         self._digits = checkpoint.encoder.digit_tokens()
         self._grammar = _grammar(checkpoint)
         self._drafter = Drafter(checkpoint.encoder.encode, checkpoint.encoder.decode)
-        self._seen: _Seen | None = None
+        self._images = SeenImages()
         self._lock = threading.Lock()
 
     @classmethod
@@ -156,15 +157,14 @@ class Molmo:
     def close(self) -> None:
         """Free the memory of the network."""
         with self._lock:
-            self._seen = None
+            self._images.clear()
             self._runtime.close()
 
-    def _look(self, rgb: Image, clock: _Clock) -> _Seen:
-        """The image, encoded if it is not that of the question before."""
-        key = _fingerprint(rgb)
-        seen, self._seen = self._seen, None  # a failure half way must not leave the cache of another image
-        if seen is None or seen.key != key:
-            return self._encode(rgb, key, clock)
+    def _look(self, rgb: Image, clock: _Clock) -> Seen:
+        """The image, encoded if it is none of those seen last."""
+        seen = self._images.take(rgb)
+        if seen is None:
+            return self._encode(rgb, clock)
         seen.cache.trim(seen.length)
         for stage in ("preprocess", "vision"):
             clock.ms[stage] = 0.0
@@ -172,7 +172,7 @@ class Molmo:
             seen.pointer.begin()
         return seen
 
-    def _encode(self, rgb: Image, key: bytes, clock: _Clock) -> _Seen:
+    def _encode(self, rgb: Image, clock: _Clock) -> Seen:
         """Embed everything before the user's words; image features are added to the image's tokens."""
         encoder, config = self._checkpoint.encoder, self._checkpoint.image
         pointer = None
@@ -190,10 +190,11 @@ class Molmo:
             embeds = self._runtime.embed(ids)
             places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
             embeds[places] += features
-        return _Seen(key, self._runtime.new_cache(), len(ids), embeds, places, pointer)
+        cache = self._runtime.new_cache()
+        return Seen(rgb.shape, rgb.tobytes(), cache, len(ids), embeds, places, pointer)
 
     def _prefill(
-        self, seen: _Seen, turn: list[int], draft: list[int], clock: _Clock
+        self, seen: Seen, turn: list[int], draft: list[int], clock: _Clock
     ) -> tuple[Float32, list[int]]:
         """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
 
@@ -209,11 +210,11 @@ class Molmo:
             image = seen.length if self._checkpoint.config.image_sees_ahead else 0
             limits = _kv_limits(past, image, len(embeds))
             logits = self._run(seen, embeds, limits, [], draft)
-        self._seen = replace(seen, embeds=seen.embeds[:0])  # they have served
+        self._images.keep(replace(seen, embeds=seen.embeds[:0]))  # they have served
         return logits, draft
 
     def _run(
-        self, seen: _Seen, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
+        self, seen: Seen, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
     ) -> Float32:
         """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
         rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
@@ -241,7 +242,7 @@ class Molmo:
         self,
         logits: Float32,
         drafted: list[int],
-        seen: _Seen,
+        seen: Seen,
         steps: _Steps,
         drafting: _Drafting,
         clock: _Clock,
@@ -264,7 +265,7 @@ class Molmo:
             limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
             logits = self._run(seen, self._embed(seen, steps.ids[:-1], tokens), limits, steps.ids, drafted)
 
-    def _embed(self, seen: _Seen, answer: list[int], tokens: list[int]) -> Float32:
+    def _embed(self, seen: Seen, answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``."""
         if seen.pointer is None:
             return self._runtime.embed(tokens)
@@ -278,22 +279,6 @@ class Molmo:
         return Answer(
             text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
         )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
-
-    ``embeds`` (length,D) of these, as long as the cache is empty; image features were added at ``places``.
-    ``pointer``: of MolmoPoint alone.
-    """
-
-    key: bytes
-    cache: Cache
-    length: int
-    embeds: Float32
-    places: Index
-    pointer: Pointer | None = None
 
 
 @dataclass
@@ -319,14 +304,14 @@ class _Steps:
                 f"The network gave {logits[best]} instead of a probability; its numbers overflow in this "
                 "precision or the weights are damaged: take fp32 or bf16, and check the checkpoint."
             )
-        shifted = logits - logits[best]
-        total = float(np.exp(shifted, dtype=np.float64).sum())
+        odds = np.exp(logits - logits[best])
+        total = float(odds.sum(dtype=np.float64))
         self.ids.append(best)
-        self.logprobs.append(-float(np.log(total)))
+        self.logprobs.append(-math.log(total))
         piece = self._piece(best)
         others = {}
         if best in self.digits:
-            others = {text: float(np.exp(shifted[i])) / total for i, text in self.digits.items()}
+            others = {text: float(odds[i]) / total for i, text in self.digits.items()}
         elif self.pointer is not None:
             others = self.pointer.alternatives(logits, self.ids)
         self.tokens.append(Token(piece, len(self.text), 1.0 / total, others))
@@ -404,7 +389,3 @@ def _kv_limits(past: int, prefix: int, count: int) -> Index:
     """
     at = np.arange(past, past + count, dtype=np.int64)
     return np.where((at >= 1) & (at < prefix), prefix, at + 1)
-
-
-def _fingerprint(rgb: Image) -> bytes:
-    return hashlib.blake2b(rgb.data, digest_size=16, salt=str(rgb.shape).encode()[:16]).digest()

@@ -9,6 +9,7 @@ Molmo2 stretches the image to the canvas; Molmo v1 keeps its aspect and tells th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -222,10 +223,12 @@ def resize(image: Image, height: int, width: int) -> Image:
 
     values = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     rounded = np.rint(values)
+    out = rounded.astype(np.uint8)
+    x, y = _taps(image.shape[1], width), _taps(image.shape[0], height)
+    if x.exact and y.exact:  # then neither has anything to round
+        return out
     np.subtract(values, rounded, out=values)
     np.abs(values, out=values)
-    out = rounded.astype(np.uint8)
-    x, y = _Taps(image.shape[1], width), _Taps(image.shape[0], height)
     near = np.flatnonzero(values > 0.5 - _tolerance(x, y))
     np.put(out, near, _bilinear_fused(image, x, y, near))
     return out
@@ -253,6 +256,14 @@ class _Taps:
         self.upper = np.minimum(self.lower + 1, source - 1)
         self.upper_weight = np.clip(position - self.lower.astype(np.float32), 0, 1).astype(np.float32)
         self.lower_weight = np.float32(1) - self.upper_weight
+        steps = 256 * self.upper_weight  # two such weights and a byte fit into the 24 bits of a float32
+        self.exact = self.position_error == 0 and bool(np.all(steps == np.rint(steps)))
+
+
+@functools.lru_cache(maxsize=32)
+def _taps(source: int, target: int) -> _Taps:
+    """Kept: a camera's images are all of one size."""
+    return _Taps(source, target)
 
 
 def _bilinear_fused(image: Image, x: _Taps, y: _Taps, at: Index) -> Image:

@@ -55,6 +55,10 @@ class Tape:
     def length(self) -> int:
         return len(self.ids)
 
+    @property
+    def nbytes(self) -> int:
+        return 1000 * len(self.ids)
+
     def trim(self, length: int) -> None:
         del self.ids[length:]
 

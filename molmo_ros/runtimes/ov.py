@@ -75,6 +75,8 @@ def _has_bf16(core: Any) -> bool:
 
 def _choose(core: Any, checkpoint: Checkpoint, name: str) -> str:
     """ "auto" is fp32 for small models, else bf16 where the processor has it, else int8 weights."""
+    if checkpoint.config.text.experts:
+        raise RuntimeUnavailableError("OpenVINO cannot compile a mixture of experts; choose runtime onnx.")
     if name == "auto":
         if checkpoint.weights.parameters <= IN_MEMORY_PARAMETERS:
             return "fp32"

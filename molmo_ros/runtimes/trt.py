@@ -51,6 +51,10 @@ class DeviceCache:
     def length(self) -> int:
         return self._length
 
+    @property
+    def nbytes(self) -> int:
+        return self.slab.size
+
     def trim(self, length: int) -> None:
         self._length = min(self._length, length)
 
