@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny_molmo2
 from tiny_molmo_point import BASE, EXTRA_SIZE, write_checkpoint
@@ -15,9 +16,13 @@ from molmo_ros.answer import Molmo, _kv_limits
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.datatypes import Answer
 from molmo_ros.errors import CancelledError, CheckpointError
+from molmo_ros.network.export import DECODER, VISION, export
+from molmo_ros.network.precision import GPU_PRECISIONS
 from molmo_ros.patches import PatchMap, parse_molmopoint, point_token
 from molmo_ros.pointer import Pointer
 from molmo_ros.preprocess import image_token_ids, preprocess
+from molmo_ros.tools import build_engine as builder
+from molmo_ros.tools.compile_trt import compile_onnx
 
 GOLDEN = Path(__file__).parent / "golden" / "molmopoint.npz"
 CASES = {"many": (37, 3.0), "edge": (55, 4.0), "ended": (124, 4.0)}  # seed, loudness of <|token_index|>
@@ -194,6 +199,36 @@ def test_precisions(precision: str, cases: dict[str, Case]) -> None:
         exact.run_pointing(embeds, limits, exact.new_cache(), np.arange(len(embeds))), strict=True,
     ):  # fmt: skip
         assert (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.97
+
+
+def test_graphs(cases: dict[str, Case], tmp_path: Path) -> None:
+    """Written for a GPU in int4, what points is fp32 in them."""
+    checkpoint = cases["many"].checkpoint
+    export(checkpoint, tmp_path / "graphs", GPU_PRECISIONS["int4"])
+    outputs, weights = {}, {}
+    for part in (VISION, DECODER):
+        model = onnx.load(str(tmp_path / "graphs" / f"{part}.onnx"))
+        onnx.checker.check_model(model, full_check=True)
+        outputs[part] = [value.name for value in model.graph.output]
+        weights |= {w.name: w.data_type for w in model.graph.initializer}
+    assert outputs[VISION] == ["patch_embeds", "patch_keys", "image_embeds"]
+    assert outputs[DECODER] == ["pointing", "logits", "new_kv"]
+    points = [n for n in weights if ("point_predictor" in n and "x_norm" not in n) or "build_vit" in n]
+    assert len(points) == 12 and all(weights[n] == onnx.TensorProto.FLOAT for n in points)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_tensorrt_compiles_it(precision: str, cases: dict[str, Case], tmp_path: Path) -> None:
+    """Every attention of the towers is one kernel; that of pooling need not be."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13 to compile in tests")
+    checkpoint = cases["many"].checkpoint
+    export(checkpoint, tmp_path / "graphs", GPU_PRECISIONS[precision])
+    ranges = builder.profiles(checkpoint, 1024)
+    for part, attentions in ((VISION, checkpoint.config.vision.num_layers), (DECODER, 3)):
+        source = tmp_path / "graphs" / f"{part}.onnx"
+        compiled = compile_onnx("tensorrt_rtx", source, tmp_path / part, ranges[part][:1], 86)
+        assert compiled.bytes > 1e6 and attentions <= compiled.attention_kernels <= attentions + 1, part
 
 
 def test_wrong_companions(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ class TrtRuntime:
         report("loading text model", 0.4)
         self._decoder = _Part(trt, self._loader, folder, self._manifest, DECODER, self._stream)
         self._width = checkpoint.config.text.hidden_size
-        self._vocabulary = checkpoint.config.text.vocab_size
+        self._vocabulary = checkpoint.config.logits
+        self._point = checkpoint.config.point
         report("ready", 1.0)
         log.info(
             "%s %s on %s (SM%d), %s from %s, ready in %.1f s", module, trt.__version__, gpu.name, gpu.sm,
@@ -129,10 +130,28 @@ class TrtRuntime:
         inputs: dict[str, npt.NDArray[Any]] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding
-        sizes = {"C": len(crops), "M": len(pooling)}
-        shape = (len(pooling), self._width)
-        (embeds,) = self._vision.run(inputs, {"image_embeds": math.prod(shape) * 4}, sizes)
-        return embeds.download(shape, self._stream)
+        (embeds,) = self._encode(inputs, {"image_embeds": (len(pooling), self._width)})
+        return embeds
+
+    def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
+        assert self._point is not None
+        shapes = {
+            "image_embeds": (len(pooling), self._width),
+            "patch_embeds": (*pooling.shape, self._width),
+            "patch_keys": (*pooling.shape, self._point.embed_size),
+        }
+        embeds, patches, keys = self._encode({"crops": crops, "pooling": pooling}, shapes)
+        return embeds, patches, keys
+
+    def _encode(
+        self, inputs: dict[str, npt.NDArray[Any]], shapes: dict[str, tuple[int, ...]]
+    ) -> list[Float32]:
+        """All outputs of the vision engine, by their shapes."""
+        sizes = {"C": len(inputs["crops"]), "M": len(inputs["pooling"])}
+        found = self._vision.run(inputs, {name: math.prod(s) * 4 for name, s in shapes.items()}, sizes)
+        return [
+            buffer.download(shape, self._stream) for buffer, shape in zip(found, shapes.values(), strict=True)
+        ]
 
     def embed(self, token_ids: list[int]) -> Float32:
         return self._embedding(token_ids)
@@ -141,6 +160,28 @@ class TrtRuntime:
         return DeviceCache(self._manifest.kv)
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+        shapes = {"logits": (len(rows), self._vocabulary)}
+        (logits,) = self._run(shapes, embeds, kv_limit, cache, rows)
+        return logits
+
+    def run_pointing(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
+    ) -> tuple[Float32, Float32]:
+        assert self._point is not None
+        width = 3 * self._point.embed_size + self._point.places
+        shapes = {"logits": (len(rows), self._vocabulary), "pointing": (len(embeds), width)}
+        logits, pointing = self._run(shapes, embeds, kv_limit, cache, rows)
+        return logits, pointing
+
+    def _run(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        embeds: Float32,
+        kv_limit: Index,
+        cache: Cache,
+        rows: Index,
+    ) -> list[Float32]:
+        """All outputs of the decoder engine but new_kv, which goes to the cache, by their shapes."""
         assert isinstance(cache, DeviceCache)
         past, count, bucket = cache.length, len(embeds), int(self._manifest.kv["bucket"])
         if past + count > cache.capacity:
@@ -161,13 +202,14 @@ class TrtRuntime:
             f"past_{('key', 'value')[i % 2]}_{i // 2}": (cache.plane(i), (1, bound, groups, size))
             for i in range(cache.planes)
         }
-        results = {
-            "logits": len(rows) * self._vocabulary * 4, "new_kv": cache.planes * count * cache.row_bytes
-        }  # fmt: skip
+        results = {name: math.prod(shape) * 4 for name, shape in shapes.items()}
+        results["new_kv"] = cache.planes * count * cache.row_bytes
         sizes = {"T": count, "N": len(rows), "P": bound}
-        logits, new_kv = self._decoder.run(inputs, results, sizes, planes)
+        *found, new_kv = self._decoder.run(inputs, results, sizes, planes)
         cache.append(new_kv, count, self._stream)
-        return logits.download((len(rows), self._vocabulary), self._stream)
+        return [
+            buffer.download(shape, self._stream) for buffer, shape in zip(found, shapes.values(), strict=True)
+        ]
 
     def close(self) -> None:
         self._vision.close()

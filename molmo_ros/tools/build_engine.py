@@ -30,6 +30,8 @@ BUCKET = 64  # the cache is bound in lengths that are multiples of this
 DECODE_TOKENS = 16  # tokens that the decoding profile takes at once
 PREFILL_TOKENS = 1408
 _PROMPT_TOKENS = 48  # beside those of the image, for which the profiles are tuned
+# Parts of the names of what the vision graph holds, MolmoPoint's among them.
+_VISION_NAMES = ("vision", "model.vit.", "model.connector.", "build_vit", "subpatch_k")
 # Host memory for each byte of a graph's weights while it is compiled, and beside. Measured: 12.1 GB
 # for the 2.7 GB of a 4B decoder in int4.
 _MEMORY_PER_BYTE, _MEMORY_BASE = 4.1, 1e9
@@ -146,8 +148,9 @@ def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> dict[str, floa
     total = {VISION: 0.0, DECODER: 0.0}
     for name, shape in checkpoint.weights.shapes.items():
         if "wte." not in name:
-            rate = head if name.startswith("lm_head") else plain if "vision" in name else text
-            total[VISION if "vision" in name else DECODER] += rate / 8 * float(np.prod(shape))
+            vision = any(part in name for part in _VISION_NAMES)
+            rate = head if name.startswith("lm_head") else plain if vision else text
+            total[VISION if vision else DECODER] += rate / 8 * float(np.prod(shape))
     return total
 
 
