@@ -191,7 +191,7 @@ class Molmo:
             places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
             embeds[places] += features
         cache = self._runtime.new_cache()
-        return Seen(rgb.shape, rgb.tobytes(), cache, len(ids), embeds, places, pointer)
+        return Seen(rgb.copy(), cache, len(ids), embeds, places, pointer)
 
     def _prefill(
         self, seen: Seen, turn: list[int], draft: list[int], clock: _Clock

@@ -23,8 +23,7 @@ def picture(value: int, height: int = 2) -> np.ndarray:
 
 
 def seen(value: int, tokens: int, height: int = 2) -> Seen:
-    rgb = picture(value, height)
-    return Seen(rgb.shape, rgb.tobytes(), Tape(range(tokens)), tokens, *NONE)
+    return Seen(picture(value, height), Tape(range(tokens)), tokens, *NONE)
 
 
 def test_the_oldest_goes_when_memory_is_full() -> None:

@@ -47,7 +47,7 @@ def build_vision(
             patches = mark_padding(graph, read, patches, padding)
         patches = graph.reshape(patches, -1, vision.tap_size)  # (C*N,F)
         windows, valid = gather_windows(graph, patches, pooling)  # (M,W,F), (M,W)
-        pooled = pool_windows(graph, read, config.connector, windows, valid)  # (M,V)
+        pooled = pool_windows(graph, read, config.connector, windows, valid, window)  # (M,V)
         if config.point:
             patch_outputs(graph, read, config, windows)
         embeds = graph.to_fp32(project(graph, read, pooled))  # (M,D)
@@ -70,11 +70,13 @@ def vision_tower(
     if c.clip:
         x = _layer_norm(graph, read, f"{VIT}pre_ln", x, c.norm_eps)
     x = graph.to_fp32(x) if graph.precision.is_fp16 else x
+    x = graph.reshape(x, -1, c.hidden_size)  # (C*N,V): of two dimensions, a product takes its bias along
+    tokens = c.grid**2 + c.clip
     hidden = []
     for layer in range(c.num_layers):
-        x = vision_block(graph, read, c, vit_block(layer), x)
+        x = vision_block(graph, read, c, vit_block(layer), x, tokens)
         hidden.append(x)
-    taps = [hidden[layer] for layer in c.taps]
+    taps = [graph.reshape(hidden[layer], -1, tokens, c.hidden_size) for layer in c.taps]
     # the class token has served
     return [graph.rows(tap, 1, 1 + c.grid**2) for tap in taps] if c.clip else taps
 
@@ -119,10 +121,11 @@ def patch_embedding(
     )
 
 
-def vision_block(graph: Graph, read: Read, c: VisionConfig, name: str, x: Value) -> Value:
-    """One pre-norm transformer block with full attention; x (C,N,V)."""
+def vision_block(graph: Graph, read: Read, c: VisionConfig, name: str, x: Value, tokens: int) -> Value:
+    """One pre-norm transformer block with full attention within each crop's N ``tokens``; x (C*N,V)."""
     h = _layer_norm(graph, read, f"{name}attention_norm", x, c.norm_eps)
-    h = cross_attention(graph, read, f"{name}attention.", h, h, c.num_heads, c.head_dim, None)
+    lengths = tokens, tokens
+    h = cross_attention(graph, read, f"{name}attention.", h, h, lengths, c.num_heads, c.head_dim, None)
     x = graph.residual_add(x, h)
     h = _layer_norm(graph, read, f"{name}ffn_norm", x, c.norm_eps)
     h = _linear(graph, read, f"{name}feed_forward.w1", h)
@@ -136,21 +139,23 @@ def cross_attention(
     name: str,
     queries: Value,
     keys: Value,
+    lengths: tuple[int, int],
     heads: int,
     head_dim: int,
     bias: Value | None,
     *,
     project: bool = True,
 ) -> Value:
-    """queries (B,T,.) look at keys (B,P,.); bias broadcasts to (B,heads,T,P)."""
+    """queries (B*T,.) look at keys (B*P,.) -> (B*T,.); lengths (T,P); bias broadcasts to (B,heads,T,P)."""
 
-    def split_heads(projection: str, x: Value) -> Value:
-        h = graph.reshape(_linear(graph, read, f"{name}{projection}", x), 0, 0, heads, head_dim)
+    def split_heads(projection: str, x: Value, length: int) -> Value:
+        h = graph.reshape(_linear(graph, read, f"{name}{projection}", x), -1, length, heads, head_dim)
         return graph.transpose(h, 0, 2, 1, 3)  # (B,heads,T,head_dim)
 
-    q, k, v = split_heads("wq", queries), split_heads("wk", keys), split_heads("wv", keys)
+    q = split_heads("wq", queries, lengths[0])
+    k, v = (split_heads(part, keys, lengths[1]) for part in ("wk", "wv"))
     h = graph.transpose(graph.attention(q, k, v, head_dim, bias), 0, 2, 1, 3)  # (B,T,heads,head_dim)
-    h = graph.reshape(h, 0, 0, heads * head_dim)
+    h = graph.reshape(h, -1, heads * head_dim)
     return _linear(graph, read, f"{name}wo", h) if project else h
 
 
@@ -162,8 +167,10 @@ def gather_windows(graph: Graph, patches: Value, pooling: Value) -> tuple[Value,
     return graph.mul(graph.gather(patches, index), mask), valid
 
 
-def pool_windows(graph: Graph, read: Read, c: ConnectorConfig, windows: Value, valid: Value) -> Value:
-    """windows (M,W,F) -> (M,V).
+def pool_windows(
+    graph: Graph, read: Read, c: ConnectorConfig, windows: Value, valid: Value, window: int
+) -> Value:
+    """windows (M,W,F) -> (M,V); ``window`` is W.
 
     The query of a window is the mean of its patches; padding is zero, not counted, and not looked at.
     """
@@ -173,10 +180,10 @@ def pool_windows(graph: Graph, read: Read, c: ConnectorConfig, windows: Value, v
     query = graph.div(total, graph.to_activations(count))  # (M,1,F)
     bias = graph.mul(graph.sub(valid, graph.real(1.0)), graph.real(1e9))  # 0 or -1e9
     bias = graph.op("Unsqueeze", bias, graph.ints(1, 2))  # (M,1,1,W)
-    pooled = cross_attention(
-        graph, read, POOLING, query, windows, c.num_heads, c.head_dim, bias, project=c.out_projection
+    heads, size = c.num_heads, c.head_dim
+    return cross_attention(
+        graph, read, POOLING, query, windows, (1, window), heads, size, bias, project=c.out_projection
     )
-    return graph.reshape(pooled, -1, c.hidden_size)
 
 
 def project(graph: Graph, read: Read, x: Value) -> Value:

@@ -24,7 +24,7 @@ from molmo_ros.prompt import noun, pointing_prompt
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
 
 ONE_POINT = '<points coords="1 1 308 305">red mug</points>'
-REST_S = 0.05  # before each measurement: threads of the one before may still hold the cores
+REST_S = 0.01  # before each measurement: threads of the one before may still hold the cores
 BITS = {"int8": 8, "int8_dynamic": 8, "int4": 4.25, "fp16": 16, "bf16": 16}
 
 
