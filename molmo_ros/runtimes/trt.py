@@ -135,7 +135,7 @@ class TrtRuntime:
 
     def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
         assert self._point is not None
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "image_embeds": (len(pooling), self._width),
             "patch_embeds": (*pooling.shape, self._width),
             "patch_keys": (*pooling.shape, self._point.embed_size),
@@ -160,7 +160,7 @@ class TrtRuntime:
         return DeviceCache(self._manifest.kv)
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        shapes = {"logits": (len(rows), self._vocabulary)}
+        shapes: dict[str, tuple[int, ...]] = {"logits": (len(rows), self._vocabulary)}
         (logits,) = self._run(shapes, embeds, kv_limit, cache, rows)
         return logits
 
@@ -169,7 +169,9 @@ class TrtRuntime:
     ) -> tuple[Float32, Float32]:
         assert self._point is not None
         width = 3 * self._point.embed_size + self._point.places
-        shapes = {"logits": (len(rows), self._vocabulary), "pointing": (len(embeds), width)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "logits": (len(rows), self._vocabulary), "pointing": (len(embeds), width)
+        }  # fmt: skip
         logits, pointing = self._run(shapes, embeds, kv_limit, cache, rows)
         return logits, pointing
 
