@@ -15,8 +15,8 @@ from molmo_ros.datatypes import Image
 from molmo_ros.pointer import Pointer
 from molmo_ros.runtimes.base import Cache, Float32, Index
 
-# Two images of Molmo2-4B in an engine that holds 2048 tokens.
-KEPT_BYTES = 640 << 20
+KEPT = 4  # images: a camera's last one is seldom asked about again after so many others
+KEPT_BYTES = 640 << 20  # two images of Molmo2-4B in an engine that holds 2048 tokens
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Seen:
 
 
 class SeenImages:
-    """The images asked about last, in at most ``limit`` bytes beside the newest."""
+    """The ``KEPT`` images asked about last, or as many of them as fit into ``limit`` bytes; one at least."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
@@ -60,6 +60,7 @@ class SeenImages:
     def keep(self, seen: Seen) -> None:
         """Remember it as the newest; the oldest ones go if it gets too much."""
         self._seen.append(seen)
+        del self._seen[:-KEPT]
         while len(self._seen) > 1 and sum(one.nbytes for one in self._seen) > self._limit:
             self._seen.pop(0)
 

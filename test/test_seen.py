@@ -40,6 +40,13 @@ def test_the_oldest_goes_when_memory_is_full() -> None:
     assert len(images) == 1 and images.take(picture(4)) is not None
 
 
+def test_a_video_does_not_fill_the_memory() -> None:
+    images = SeenImages()
+    for value in range(10):
+        images.keep(seen(value, 1))
+    assert len(images) == 4 and images.take(picture(5)) is None and images.take(picture(6)) is not None
+
+
 def test_same_bytes_in_another_shape_are_another_image() -> None:
     images = SeenImages()
     images.keep(seen(1, 1, height=2))
