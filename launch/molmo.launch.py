@@ -27,7 +27,9 @@ ARGUMENTS = {
     "depth": ("depth topic, aligned to colour, instead of that of the preset", ""),
     "camera_info": ("camera_info topic, instead of that of the preset", ""),
     "checkpoint": ("model: a folder, a cached hub id or 'tiny'; empty: as in params_file", ""),
-    "runtime": ("auto, eager, onnx, tensorrt, tensorrt_rtx or remote; empty: as in params_file", ""),
+    "runtime": ("onnx, openvino, tensorrt, tensorrt_rtx, eager, remote, auto; empty: as in params_file", ""),
+    "precision": ("auto, fp32, fp16, bf16, int8, int8_dynamic or int4; empty: as in params_file", ""),
+    "allow_download": ("fetch a hub id that is not in the cache; empty: as in params_file", ""),
     "gripper": ("gripper preset or YAML file; empty: as in params_file", ""),
     "target_frame": ("frame of the targets, as base_link; empty: as in params_file", ""),
     "params_file": ("further parameters of the node", str(SHARE / "config" / "molmo.yaml")),
@@ -71,13 +73,11 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
     """What the arguments say; an empty one leaves the parameter file its say."""
-    texts = {
-        name: values[name] for name in ("checkpoint", "runtime", "gripper", "target_frame") if values[name]
-    }
-    flags = {name: flag(name, values[name]) for name in ("autostart", "use_sim_time")}
+    texts = ("checkpoint", "runtime", "precision", "gripper", "target_frame")
+    flags = ("allow_download", "autostart", "use_sim_time")
     return {
-        **{name: ParameterValue(text, value_type=str) for name, text in texts.items()},
-        **{name: ParameterValue(value, value_type=bool) for name, value in flags.items()},
+        **{name: ParameterValue(values[name], value_type=str) for name in texts if values[name]},
+        **{name: ParameterValue(flag(name, values[name]), value_type=bool) for name in flags if values[name]},
     }
 
 
