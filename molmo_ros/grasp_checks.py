@@ -24,6 +24,7 @@ CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at
 TABLE_CLEARANCE_M = 0.003
 MAX_RETRACT_M = 0.014
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
+LEVEL = np.sin(np.radians(1.5))  # a hand that closes as level as this opens level
 LATERAL_M = 0.012  # how far recentring may shift the hand
 
 
@@ -145,7 +146,7 @@ def _free_opening(
     widest = np.minimum(right_end - shift, left_end + shift)
     # a tilted hand that opens wide would put a finger into the table
     steep = np.abs(c.rotation[:, 2, 1])
-    over_table = c.half + room + low / np.maximum(steep, 1e-3)
+    over_table = np.where(steep > LEVEL, c.half + room + low / np.maximum(steep, LEVEL), np.inf)
     widest = np.minimum(np.minimum(widest, over_table), gripper.max_opening / 2)
     free = (widest >= least) & (np.abs(shift) <= LATERAL_M)
     return 2 * widest, shift, free
