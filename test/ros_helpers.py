@@ -43,8 +43,8 @@ class Spinning:
 class Camera:
     """Publishes one frame at a time, good or bad, and sees to it that the node has it."""
 
-    def __init__(self, frame: RgbdFrame, molmo: MolmoNode) -> None:
-        self.node = Node("test_camera")
+    def __init__(self, frame: RgbdFrame, molmo: MolmoNode, namespace: str = "") -> None:
+        self.node = Node("test_camera", namespace=namespace)
         self._frame, self._molmo = frame, molmo
         make = self.node.create_publisher
         self._image = make(Image, "image", qos_profile_sensor_data)
