@@ -1,0 +1,71 @@
+"""Pick what a query names, with MoveIt 2: python examples/moveit_pick.py "the red mug"
+
+Written for a Franka arm with its hand; the names below are what another robot has otherwise. The node molmo
+and the robot must be up, and tf must connect the camera with BASE. MoveIt plans around what its scene knows.
+"""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+
+from molmo_ros.msg import GraspTarget
+from molmo_ros.ros.client import GraspClient
+
+BASE, ARM, HAND, TIP = "panda_link0", "panda_arm", "hand", "panda_hand_tcp"  # TIP: z approach, y closing
+MOVEIT_CONFIG = "moveit_resources_panda"  # MoveIt's own package of this robot, with moveit_cpp.yaml
+LIFT_M, SQUEEZE_M = 0.12, 0.006
+
+
+def best_target(client: GraspClient, query: str) -> GraspTarget:
+    """The first target that can be grasped: they come best first. Exits with the reason if there is none."""
+    response = client.find(query, target_frame=BASE, grasp=True)
+    for target in response.targets:
+        if target.status == GraspTarget.OK:
+            return target
+    reasons = [f"{target.point.label}: {target.status_text}" for target in response.targets]
+    sys.exit("; ".join(reasons) or response.message)
+
+
+def pick_steps(target: GraspTarget) -> list[tuple[str, PoseStamped | float]]:
+    """Poses of TIP for the arm, and distances between the fingers in m for the hand, in order."""
+    pregrasp = PoseStamped(header=target.header, pose=target.pregrasp_pose)
+    grasp = PoseStamped(header=target.header, pose=target.grasp_pose)
+    lift = deepcopy(grasp)
+    lift.pose.position.z += LIFT_M  # z of BASE is up
+    hold = max(target.width - SQUEEZE_M, 0.0)
+    return [("open", target.opening), ("above", pregrasp), ("grasp", grasp), ("close", hold), ("lift", lift)]
+
+
+def move(robot: Any, goal: PoseStamped | float) -> bool:
+    """Plan and execute one step with MoveIt; False if there is no way."""
+    part = robot.get_planning_component(ARM if isinstance(goal, PoseStamped) else HAND)
+    part.set_start_state_to_current_state()
+    if isinstance(goal, PoseStamped):
+        goal.header.stamp.sec = goal.header.stamp.nanosec = 0  # the newest tf: the pose is fixed in BASE
+        part.set_goal_state(pose_stamped_msg=goal, pose_link=TIP)
+    else:
+        from moveit.core.robot_state import RobotState
+
+        state = RobotState(robot.get_robot_model())
+        state.set_joint_group_positions(HAND, [goal / 2, goal / 2])  # each finger goes half of the way
+        part.set_goal_state(robot_state=state)
+    plan = part.plan()
+    return bool(plan) and bool(robot.execute(plan.trajectory, controllers=[]))
+
+
+if __name__ == "__main__":
+    from moveit.planning import MoveItPy
+    from moveit_configs_utils import MoveItConfigsBuilder
+
+    with GraspClient() as client:
+        steps = pick_steps(best_target(client, sys.argv[1]))
+    config = MoveItConfigsBuilder(MOVEIT_CONFIG).moveit_cpp("config/moveit_cpp.yaml").to_moveit_configs()
+    robot = MoveItPy(node_name="molmo_pick", config_dict=config.to_dict())
+    for name, goal in steps:
+        print(name)
+        if not move(robot, goal):
+            sys.exit(f"MoveIt found no way to {name}; nothing after it was done.")
