@@ -194,10 +194,12 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     hanging = np.repeat(hem[:, None], len(steps), axis=1)
     hanging[..., 2] -= steps
     new = hanging[..., 2] > 0.002
+    cut_off = np.broadcast_to(hem[:, None, 2] < CUT_OFF_M, new.shape)
     if known:
-        new &= hem[:, None, 2] < CUT_OFF_M
+        new &= cut_off
     else:  # judged a little inside, for a wall seen edge-on is neither seen nor hidden
-        new &= shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
+        hidden = shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
+        new &= hidden | cut_off
     return hanging[new], np.repeat(n[:, None], len(steps), axis=1)[new]
 
 

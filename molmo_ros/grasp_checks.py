@@ -62,6 +62,7 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
         width=held.width[good],
         contact=centre + held.depth[good, None] * z,
         cosine=held.cosine[good],
+        squeeze=held.squeeze[good],
         grip=held.grip[good],
         slack=opening[good] - held.width[good],
         table=low[good],
@@ -182,6 +183,7 @@ class _Hold:
     width: Array
     depth: Array
     cosine: Array
+    squeeze: Array
     grip: Index
     guessed: Index
     bite: Array
@@ -208,10 +210,12 @@ def _hold(
     skin = max(0.004, 0.9 * shape.spacing)
     sides = [y > high[hand] - skin, y < low[hand] + skin]
     grips = [np.bincount(hand[side], minlength=count) for side in sides]
-    cosines = [
-        _mean_cosine(shape.normals[point[side]], sign * rotation[:, :, 1], hand[side])
+    closing, approach = rotation[:, :, 1], rotation[:, :, 2]
+    faces = [
+        _mean_normal(shape.normals[point[side]], sign * closing, hand[side])
         for side, sign in zip(sides, (1, -1), strict=True)
     ]
+    cosines = [np.sum(n * sign * closing, axis=1) for n, sign in zip(faces, (1, -1), strict=True)]
     depths = np.bincount(hand, weights=z, minlength=count)
     inside = np.bincount(hand, minlength=count)
     width = np.where(inside > 0, high - low + shape.pixel, 0.0)
@@ -223,20 +227,23 @@ def _hold(
         width=width,
         depth=depths / np.maximum(inside, 1),
         cosine=cosine,
+        squeeze=np.where(width < THIN_M, 0.0, -np.sum((faces[0] + faces[1]) * approach, axis=1) / 2),
         grip=np.minimum(*grips),
         guessed=np.bincount(t.hand[guessed], minlength=count),
         bite=bite,
     )
 
 
-def _mean_cosine(n: Array, direction: Array, hand: Index) -> Array:
-    """Return the cosine (C,) of the mean of each hand's normals n (T,3) to its direction (C,3).
+def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:
+    """Return the mean (C,3) of each hand's normals n (T,3), where the pad looks to -direction (C,3).
 
-    The mean of the normals first, for that of a noisy face is still its normal.
+    The mean first, for that of a noisy face is still its normal; each counts by how far it faces the pad,
+    for the top beside an edge is not what a pad meets. Zero where there is none.
     """
     count = len(direction)
-    mean = np.stack([np.bincount(hand, weights=n[:, k], minlength=count) for k in range(3)], axis=1)
-    return np.asarray(np.sum(mean * direction, axis=1) / np.maximum(np.linalg.norm(mean, axis=1), 1e-9))
+    facing = np.maximum(np.sum(n * direction[hand], axis=1), 0.05)
+    mean = np.stack([np.bincount(hand, weights=facing * n[:, k], minlength=count) for k in range(3)], axis=1)
+    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9))
 
 
 def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:

@@ -17,6 +17,7 @@ class Fits:
 
     rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free;
     width (P,) m between the contacts; contact (P,3) m their middle; cosine (P,) the worse contact's |n.y|;
+    squeeze (P,) how far both contacts slope so that closing pushes the object out of the hand, as a sine;
     grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
     the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers; bite (P,) m of
     the object between the fingers, from the tips up.
@@ -28,6 +29,7 @@ class Fits:
     width: Array
     contact: Array
     cosine: Array
+    squeeze: Array
     grip: Index
     slack: Array
     table: Array

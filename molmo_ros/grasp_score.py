@@ -14,7 +14,7 @@ from molmo_ros.gripper import Gripper
 ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.18
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
-OCCLUDED, GUESSED, LATERAL = 0.12, 0.02, 0.05
+OCCLUDED, GUESSED, LATERAL, SQUEEZE = 0.12, 0.02, 0.05, 0.30
 
 
 def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
@@ -22,8 +22,9 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     middle = shape.points.mean(axis=0)
     off_middle = np.linalg.norm(fits.contact - middle, axis=1)
     off_click = np.linalg.norm(fits.contact - click, axis=1)
-    # a round thing lying flat must be held below its middle, and its lower half is seldom seen
-    wanted = np.full(len(fits), min(0.75 * float(np.ptp(shape.points[:, 2])), 0.030))
+    # a round thing must be held below its middle, and its lower half is seldom seen
+    deep = 0.75 * float(np.ptp(shape.points[:, 2]))
+    wanted = np.full(len(fits), min(deep, 0.9 * gripper.finger_length))
     # of a wall the rim is enough, and the best: farther down it curves away
     wanted[fits.width < THIN_M] = 0.010
     total = (
@@ -38,6 +39,7 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         + BITE * np.clip(fits.bite / wanted, 0, 1)
         - OCCLUDED * occluded_share(shape, fits, gripper)
         - GUESSED * np.clip(fits.guessed, 0, 2) / 2
+        - SQUEEZE * np.clip((fits.squeeze - 0.1) / 0.3, 0, 1)
         - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
     )
     return np.asarray(np.clip(total / BEST, 0, 1))
