@@ -9,7 +9,7 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.config import SimCameraConfig
@@ -18,6 +18,7 @@ from molmo_ros.errors import MolmoRosError
 from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.ros.params import declare
 
+QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 FRAMES = 4  # noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core
 
 
@@ -30,9 +31,9 @@ class SimCameraNode(Node):  # type: ignore[misc]
         self._shown = self._config
         self._messages = render(self._config)  # slow, so before there is a topic that others could wait for
         self._count = 0
-        self._image = self.create_publisher(Image, "image", qos_profile_sensor_data)
-        self._depth = self.create_publisher(Image, "depth", qos_profile_sensor_data)
-        self._info = self.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+        self._image = self.create_publisher(Image, "image", QOS)
+        self._depth = self.create_publisher(Image, "depth", QOS)
+        self._info = self.create_publisher(CameraInfo, "camera_info", QOS)
         self.create_timer(1.0 / self._config.rate, self._show)
 
     def _set_config(self, config: SimCameraConfig) -> None:
