@@ -128,7 +128,8 @@ def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     flush = rectangle_angle(shape.points[:, :2]) + np.array([0.0, np.pi / 2])
     angle = np.concatenate([np.arange(TOP_ANGLES) * np.pi / TOP_ANGLES, flush])
     y = np.stack([np.cos(angle), np.sin(angle), np.zeros(len(angle))], axis=1)
-    depths = np.minimum(TOP_DEPTHS, gripper.finger_length - 0.006)
+    # a ball is held at its equator, or a little below
+    depths = np.minimum((*TOP_DEPTHS, 0.6 * float(top[1, 2])), gripper.finger_length - 0.006)
     rotation = _tilted(y, np.broadcast_to([0.0, 0.0, -1.0], y.shape), (0.0,))
     spot, turn, reach = (g.ravel() for g in np.meshgrid(range(2), range(len(angle)), depths, indexing="ij"))
     return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach)

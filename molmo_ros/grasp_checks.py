@@ -101,7 +101,7 @@ class _Touched:
     """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
 
     hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
-    object's, the rest the scene's; weight (T,) is what a hit of it counts, 1 vetoes. `local` (C,3,N+S) are
+    object's (own), the rest the scene's; weight (T,) is what a hit of it counts, 1 vetoes. `local` (C,3,N+S) are
     all points in all hands' frames, and weights (N+S,) theirs.
     """
 
@@ -109,6 +109,7 @@ class _Touched:
     point: Index
     y: Array
     z: Array
+    own: Mask
     weight: npt.NDArray[np.float32]
     local: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
@@ -128,7 +129,7 @@ class _Touched:
         weights = np.concatenate(
             [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
         ).astype(np.float32)
-        return _Touched(hand, point, at_y, at_z, weights[point], local, weights)
+        return _Touched(hand, point, at_y, at_z, point < len(shape.points), weights[point], local, weights)
 
 
 def _free_opening(
@@ -159,8 +160,10 @@ def _first_free(
     """Return how far out a finger's inner face first fits (C,) m, and how far it stays free, along +-y."""
     bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
     finger = int(np.ceil((gripper.finger_thickness + 2 * room) / BIN_M))
-    y = direction * t.y
-    side = y > 0
+    # to brush the object itself does little harm, and its completed outline is not short of a pixel
+    y = direction * t.y - np.where(t.own, room - CLEARANCE_M, 0.0)
+    side = direction * t.y > 0
+    y = np.maximum(y, 0.0)
     k = np.minimum((y[side] / BIN_M).astype(np.intp), bins - 1)
     hits = np.bincount(t.hand[side] * bins + k, weights=t.weight[side], minlength=len(c) * bins)
     sums = np.concatenate([np.zeros((len(c), 1)), np.cumsum(hits.reshape(len(c), bins), axis=1)], axis=1)
