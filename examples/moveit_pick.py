@@ -41,7 +41,7 @@ def pick_steps(target: GraspTarget) -> list[tuple[str, PoseStamped | float]]:
 
 
 def move(robot: Any, goal: PoseStamped | float) -> bool:
-    """Plan and execute one step with MoveIt; False if there is no way."""
+    """Plan and execute one step with MoveIt; False if there is no way, or the robot did not get through."""
     part = robot.get_planning_component(ARM if isinstance(goal, PoseStamped) else HAND)
     part.set_start_state_to_current_state()
     if isinstance(goal, PoseStamped):
@@ -54,7 +54,7 @@ def move(robot: Any, goal: PoseStamped | float) -> bool:
         state.set_joint_group_positions(HAND, [goal / 2, goal / 2])  # each finger goes half of the way
         part.set_goal_state(robot_state=state)
     plan = part.plan()
-    return bool(plan) and bool(robot.execute(plan.trajectory, controllers=[]))
+    return bool(plan) and robot.execute(plan.trajectory, controllers=[]).status == "SUCCEEDED"
 
 
 if __name__ == "__main__":
@@ -64,8 +64,8 @@ if __name__ == "__main__":
     with GraspClient() as client:
         steps = pick_steps(best_target(client, sys.argv[1]))
     config = MoveItConfigsBuilder(MOVEIT_CONFIG).moveit_cpp("config/moveit_cpp.yaml").to_moveit_configs()
-    robot = MoveItPy(node_name="molmo_pick", config_dict=config.to_dict())
+    robot = MoveItPy(node_name="moveit_py", config_dict=config.to_dict())  # the dict is of a node of this name
     for name, goal in steps:
         print(name)
         if not move(robot, goal):
-            sys.exit(f"MoveIt found no way to {name}; nothing after it was done.")
+            sys.exit(f"MoveIt did not get through "{name}"; nothing after it was done.")
