@@ -64,8 +64,8 @@ if __name__ == "__main__":
     with GraspClient() as client:
         steps = pick_steps(best_target(client, sys.argv[1]))
     config = MoveItConfigsBuilder(MOVEIT_CONFIG).moveit_cpp("config/moveit_cpp.yaml").to_moveit_configs()
-    robot = MoveItPy(node_name="moveit_py", config_dict=config.to_dict())  # the dict is of a node of this name
+    robot = MoveItPy(node_name="moveit_py", config_dict=config.to_dict())  # as the dict's
     for name, goal in steps:
         print(name)
         if not move(robot, goal):
-            sys.exit(f"MoveIt did not get through "{name}"; nothing after it was done.")
+            sys.exit(f"MoveIt did not get through the step {name}; nothing after it was done.")
