@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from molmo_ros.config import NodeConfig
@@ -20,10 +21,14 @@ from molmo_ros.ros.worker import Job
 
 @dataclass(frozen=True)
 class GroundQuery:
-    """A checked request: nothing in it is left to a default any more. max_targets None: no limit."""
+    """A checked request: nothing in it is left to a default any more.
+
+    stamp_ns 0: the newest frame; max_targets None: no limit.
+    """
 
     text: str
     camera: CameraInput
+    stamp_ns: int
     target_frame: str
     max_targets: int | None
     grasp: bool
@@ -36,6 +41,7 @@ class AskQuery:
 
     prompt: str
     camera: CameraInput
+    stamp_ns: int
     max_tokens: int
     timeout_s: float
 
@@ -57,7 +63,7 @@ class Answering:
         Raises: any MolmoRosError; CancelledError between two steps of the model when the time is over.
         """
         started = time.perf_counter()
-        frame = query.camera.newest_frame(config, job.should_stop)
+        frame = _frame(query, config, job.should_stop)
         framed = time.perf_counter()
         # Before the model thinks: a long generation can outrun the tf buffer.
         T = self._transforms.lookup(query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s)
@@ -93,9 +99,16 @@ class Answering:
     ) -> tuple[RgbdFrame, Answer]:
         """Answer a free prompt. Raises: as ``ground``."""
         started = time.perf_counter()
-        frame = query.camera.newest_frame(config, job.should_stop)
+        frame = _frame(query, config, job.should_stop)
         answer = self._engine.grounder().ask(
             frame.rgb, query.prompt, max_tokens=query.max_tokens, should_stop=job.should_stop
         )
         self._log.add({**answer.stages_ms, "total": (time.perf_counter() - started) * 1e3})
         return frame, answer
+
+
+def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: Callable[[], bool]) -> RgbdFrame:
+    """The frame that a query is about; the model remembers what it saw of one that it has answered about."""
+    if query.stamp_ns:
+        return query.camera.frame_at(query.stamp_ns)
+    return query.camera.newest_frame(config, should_stop)

@@ -28,7 +28,7 @@ from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import CancelledError, FrameError
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame
-from molmo_ros.ros.frames import TOPICS, FramePairer, Sample, Triple
+from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Sample, Triple
 
 POLL_S = 0.01
 NS = 1_000_000_000
@@ -60,6 +60,7 @@ class CameraInput:
         self._lock = threading.Lock()
         self._color_compressed = config.image_transport == "compressed"
         self._depth_compressed = config.depth_transport == "compressedDepth"
+        self._last: RgbdFrame | None = None  # of the last query, for a second one about the same image
         self.pairer = FramePairer(int(config.sync_slop_s * NS), config.buffer_frames)
         color = ("image/compressed", CompressedImage) if self._color_compressed else ("image", Image)
         depth = ("depth/compressedDepth", CompressedImage) if self._depth_compressed else ("depth", Image)
@@ -107,26 +108,42 @@ class CameraInput:
         while True:
             triple = self._newest_triple(config)
             if triple is not None and abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s:
-                return self._decode(triple)
+                self._last = self._decode(triple)
+                return self._last
             if should_stop():
                 raise CancelledError("The query was given up while it waited for a camera frame.")
             if time.monotonic() >= give_up:
                 raise FrameError(self._why_none(triple, config))
             time.sleep(POLL_S)
 
-    def newer_frame(self, newer_than_ns: int, config: NodeConfig) -> RgbdFrame | None:
-        """The newest paired frame if it is beyond a stamp and fresh; never waits. Raises: as newest_frame."""
+    def newer_frame(self, last_ns: int, step_ns: int, config: NodeConfig) -> RgbdFrame | None:
+        """The newest paired frame if it is fresh and ``step_ns`` beyond the last one; never waits.
+
+        A clock that has jumped back (bag loop, restarted simulation) makes older stamps new again.
+        Raises: as newest_frame.
+        """
         triple = self._newest_triple(config)
-        if triple is None or triple.stamp_ns == newer_than_ns:
+        if triple is None or last_ns - JUMP_BACK_NS <= triple.stamp_ns < last_ns + max(step_ns, 1):
             return None
         return self._decode(triple) if abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s else None
 
-    def frame_at(self, stamp_ns: int) -> RgbdFrame | None:
-        """The decoded frame of this very stamp, None if it has left the buffer. Raises: as newest_frame."""
+    def frame_at(self, stamp_ns: int) -> RgbdFrame:
+        """The decoded frame of this very stamp: one in the buffer, or the last that was answered about.
+
+        Raises: FrameError if it has left the buffer; as newest_frame.
+        """
+        last = self._last
+        if last is not None and last.stamp_ns == stamp_ns:
+            return last
         self.collect()
         with self._lock:
             triple = self.pairer.at(stamp_ns)
-        return None if triple is None else self._decode(triple)
+        if triple is None:
+            raise FrameError(
+                f"The frame of {stamp_ns / NS:.3f} s on {self.topic_name('image')} is not here any more; ask "
+                "for one of the last answer, or of the newest frames (buffer_frames)."
+            )
+        return self._decode(triple)
 
     def sync_misses(self) -> int:
         """Images that never found their depth or camera_info."""
@@ -178,12 +195,22 @@ class CameraInput:
             "(use_sim_time for bags and simulation), or raise max_frame_age_s."
         )
 
+    def _kind(self, topic: str) -> type:
+        return self._subscriptions[topic].msg_type  # type: ignore[no-any-return]
+
     def _explain(self, topic: str, what: str) -> str:
         """A problem of one topic with its cause, as far as the graph tells."""
         name = self.topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:
             return f"Topic {name} {what}: nobody publishes it; start the camera or remap '{topic}'."
+        kind = f"{self._kind(topic).__module__.split('.')[0]}/msg/{self._kind(topic).__name__}"
+        for theirs in publishers:
+            if theirs.topic_type not in ("", kind):
+                return (
+                    f"Topic {name} {what}: {theirs.node_name} publishes {theirs.topic_type}, not {kind}; "
+                    f"remap '{topic}', or set image_transport and depth_transport to what it sends."
+                )
         own = self._node.get_subscriptions_info_by_topic(name)
         mine = [info for info in own if info.node_name == self._node.get_name()]
         for theirs in publishers:

@@ -51,6 +51,7 @@ class GraspClient:
         max_targets: int = 0,
         grasp: bool = True,
         timeout_s: float = 0.0,
+        stamp: Any = None,
         wait_s: float = 60.0,
     ) -> Ground.Response:
         """srv/Ground: where is it, and how to grasp it. See Ground.srv for the arguments.
@@ -64,6 +65,7 @@ class GraspClient:
             max_targets=max_targets,
             grasp=grasp,
             timeout_s=timeout_s,
+            **({} if stamp is None else {"stamp": stamp}),
         )
         return self._call(self._ground, request, timeout_s, wait_s)
 

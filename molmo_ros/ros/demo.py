@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,9 +156,8 @@ def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, grippe
 def _frame_of(response: Any, listener: _Listener) -> RgbdFrame:
     """The very frame that was answered; the newest one if there are no targets to tell its stamp."""
     if response.targets:
-        frame = listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp))
-        if frame is not None:
-            return frame
+        with suppress(FrameError):
+            return listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp))
     return listener.camera.newest_frame(STARTING, lambda: False)
 
 

@@ -66,8 +66,10 @@ def point_message(point: ImagePoint, frame_id: str, stamp_ns: int) -> GroundedPo
     )
 
 
-def target_message(target: GraspTarget, optical_frame: str, age_s: float) -> GraspTargetMessage:
-    """msg/GraspTarget."""
+def target_message(
+    target: GraspTarget, optical_frame: str, age_s: float, grasp_age_s: float | None = None
+) -> GraspTargetMessage:
+    """msg/GraspTarget; grasp_age_s: how old the image is that the object was found in, if another one."""
     box, grasp = target.box, target.grasp
     position = _numbers(target.position, 3)
     size = _numbers(None if box is None else box.size, 3)
@@ -86,6 +88,7 @@ def target_message(target: GraspTarget, optical_frame: str, age_s: float) -> Gra
         opening=NAN if grasp is None else float(grasp.opening),
         quality=NAN if grasp is None else float(grasp.quality),
         age=age_s,
+        grasp_age=NAN if box is None else age_s if grasp_age_s is None else grasp_age_s,
     )
 
 

@@ -43,6 +43,11 @@ class Outputs:
         if self._markers.get_subscription_count():
             self._markers.publish(target_markers(targets, frame_id, stamp_ns))
 
+    def publish_points(self, targets: Sequence[GraspTarget], optical_frame: str, stamp_ns: int) -> None:
+        """The cloud of targets that are being followed, if somebody looks."""
+        if self._points.get_subscription_count():
+            self._points.publish(cloud_message(targets, optical_frame, stamp_ns))
+
     def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
         """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""
         self._points.publish(cloud_message(grounding.targets, frame.frame_id, frame.stamp_ns))

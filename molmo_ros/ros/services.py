@@ -17,6 +17,7 @@ from molmo_ros.msg import GraspTargetArray
 from molmo_ros.prompt import clean_query
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.conversions import stamp_to_ns
 from molmo_ros.ros.diagnostics import LatencyLog
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.messages import point_message
@@ -71,6 +72,7 @@ class Interfaces:
             query = AskQuery(
                 prompt=clean_query(request.prompt, config.max_query_chars),
                 camera=self._camera(request.camera),
+                stamp_ns=stamp_to_ns(request.stamp),
                 max_tokens=int(request.max_tokens) or config.max_tokens,
                 timeout_s=_timeout(request.timeout_s, config),
             )
@@ -108,6 +110,7 @@ class Interfaces:
         return GroundQuery(
             text=clean_query(request.query, config.max_query_chars),
             camera=self._camera(request.camera),
+            stamp_ns=stamp_to_ns(request.stamp),
             target_frame=request.target_frame or config.target_frame,
             max_targets=int(request.max_targets) or config.max_targets or None,
             grasp=bool(request.grasp),

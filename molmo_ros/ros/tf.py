@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import numpy as np
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
@@ -24,6 +25,7 @@ class TransformLookup:
         self._node = node
         self._buffer: Any = None
         self._listener: Any = None
+        self._jumps: Any = None
         self._lock = threading.Lock()  # queries and tracks ask from several threads
 
     def start(self, target_frame: str) -> None:
@@ -42,6 +44,11 @@ class TransformLookup:
             ) from error
         buffer = tf2_ros.Buffer(cache_time=Duration(seconds=CACHE_S), node=self._node)
         self._listener = tf2_ros.TransformListener(buffer, self._node)
+        # After a jump back (bag loop, restarted simulation) tf2 would refuse all new transforms as too old.
+        back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.5), on_clock_change=True)
+        self._jumps = self._node.get_clock().create_jump_callback(
+            back, post_callback=lambda jump: buffer.clear()
+        )
         self._buffer = buffer
 
     def lookup(self, target_frame: str, camera_frame: str, stamp_ns: int, wait_s: float) -> Array | None:

@@ -1,0 +1,292 @@
+"""One goal of ~/track: a tracker, at most one question to the model at a time, and the views since then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from molmo_ros.action import Track
+from molmo_ros.config import NodeConfig
+from molmo_ros.datatypes import Array, GraspTarget, Grounding, RgbdFrame, TargetStatus
+from molmo_ros.errors import BusyError, CancelledError, FrameError, LostError, MolmoRosError, TransformError
+from molmo_ros.pipeline import moved
+from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.live import Followed, LiveTargets
+from molmo_ros.ros.messages import target_message
+from molmo_ros.ros.tf import TransformLookup
+from molmo_ros.ros.worker import Job, Worker
+from molmo_ros.track import Tracked, Tracker
+from molmo_ros.track_patch import Seed
+from molmo_ros.track_view import View, make_view
+from molmo_ros.transforms import invert, transform_points
+
+POLL_S = 0.004  # between two looks for a new frame
+QUIET_S = 0.5  # without a frame, feedback comes this often
+RETRY_S = 0.5  # between two attempts of the model while nothing is seen
+MAX_VIEWS = 30  # that an answer is carried through; beyond, every other one is left out
+PACE = 0.75  # of the period: a frame that comes a little early still counts
+
+
+@dataclass(frozen=True)
+class TrackQuery:
+    """A checked goal; duration_s 0: until cancelled."""
+
+    text: str
+    camera: CameraInput
+    target_frame: str
+    duration_s: float
+    period_s: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a goal needs of the node; numbers are those of the instances, of all goals together."""
+
+    config: Callable[[], NodeConfig]
+    engine: Engine
+    worker: Worker
+    transforms: TransformLookup
+    live: LiveTargets
+    numbers: Iterator[int]
+    logger: Any
+    closed: threading.Event
+
+
+class Following:
+    """Follows until it is over; ``run`` in the goal's thread, ``cancel`` from any other."""
+
+    def __init__(self, parts: Parts, goal: Any, query: TrackQuery) -> None:
+        self._all, self._goal, self._query = parts, goal, query
+        self._tracker = Tracker(numbers=parts.numbers)
+        self._cancelled = threading.Event()
+        self._job: Job[Grounding] | None = None
+        self._views: list[View] = []
+        self._T_asked: Array | None = None
+        self._asked = 0.0
+        self._answered = False
+        self._answer = ""
+        self._started = self._framed = self._seen = time.monotonic()
+        self._told = 0.0
+        self._stamp_ns = 0
+        self.targets: list[Any] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Stop, also the model in the middle of its answer; nothing is published from now on."""
+        self._cancelled.set()
+        job = self._job
+        if job is not None:
+            job.cancel()
+
+    def run(self) -> None:
+        """Follow until the time is over.
+
+        Raises: CancelledError, LostError, FrameError if the camera is silent, and what the model raises.
+        """
+        try:
+            while not self._over():
+                config = self._all.config()
+                step_ns = int(PACE * 1e9 / config.track_rate_hz)
+                frame = self._query.camera.newer_frame(self._stamp_ns, step_ns, config)
+                if frame is None:
+                    self._without_frame(config)
+                    self._cancelled.wait(POLL_S)
+                    continue
+                if frame.stamp_ns < self._stamp_ns:
+                    self._start_anew()
+                self._framed, self._stamp_ns = time.monotonic(), frame.stamp_ns
+                self._step(frame, config)
+        finally:
+            self._all.live.leave(self)
+            if self._job is not None:
+                self._job.cancel()
+
+    def _start_anew(self) -> None:
+        """The clock has jumped back: what is known belongs to another time."""
+        self._all.logger.warning("the camera's clock jumped back; a track starts anew")
+        if self._job is not None:
+            self._job.cancel()
+        self._tracker, self._job, self._views = Tracker(numbers=self._all.numbers), None, []
+        self._answered, self._asked = False, 0.0
+        self._all.live.leave(self)
+
+    def _over(self) -> bool:
+        if self._all.closed.is_set():
+            raise CancelledError("The node is shutting down.")
+        if self._cancelled.is_set() or self._goal.is_cancel_requested:
+            raise CancelledError("The goal was cancelled.")
+        self._all.engine.grounder()  # raises if the node was deactivated
+        now = time.monotonic()
+        if 0 < self._query.duration_s <= now - self._started:
+            if not self._following:
+                raise self._lost_error()
+            return True
+        if now - self._seen > self._all.config().track_lost_s:
+            raise self._lost_error()
+        return False
+
+    @property
+    def _following(self) -> bool:
+        return any(not t.lost for t in self._tracker.targets()) if self._answered else False
+
+    def _lost_error(self) -> LostError:
+        since = time.monotonic() - self._seen
+        if not self._answered:
+            return LostError("The model has not answered in time; give the goal a longer duration_s.")
+        return LostError(
+            f"{self._query.text!r} has not been seen for {since:.1f} s; bring it into view, name it "
+            "otherwise, or raise track_lost_s."
+        )
+
+    def _without_frame(self, config: NodeConfig) -> None:
+        now = time.monotonic()
+        if now - self._framed > max(config.frame_wait_s, config.max_frame_age_s):
+            problem = self._query.camera.problem(config)
+            raise FrameError(problem or "The camera has sent no usable frame; check its clock and rate.")
+        if now - max(self._told, self._framed) > QUIET_S:
+            age_s = self._query.camera.age_s(self._stamp_ns) if self._stamp_ns else float("nan")
+            self._feedback("waiting", [], age_s)
+
+    def _step(self, frame: RgbdFrame, config: NodeConfig) -> None:
+        """One new frame: follow, take the model's answer if there is one, ask again if due, publish."""
+        view = make_view(frame)
+        if self._answered:
+            self._tracker.update(view)
+        if self._job is not None:
+            self._views = _thinned([*self._views, view])
+            if self._job.done:
+                self._take()
+        if self._following or not self._answered:  # the time that the model takes is bounded by timeout_s
+            self._seen = time.monotonic()
+        T = self._transform(frame, config)
+        if self._job is None and self._due(config):
+            self._ask(frame, view, T if isinstance(T, np.ndarray) else None, config)
+        self._publish(frame, T)
+
+    def _due(self, config: NodeConfig) -> bool:
+        since = time.monotonic() - self._asked
+        return since > (config.reground_s if self._following else RETRY_S)
+
+    def _ask(self, frame: RgbdFrame, view: View, T: Array | None, config: NodeConfig) -> None:
+        """Queue the question; the first one as any query, later ones when nobody else waits."""
+        query, engine = self._query, self._all.engine
+        self._asked, self._T_asked = time.monotonic(), T
+
+        def work(job: Job[Grounding]) -> Grounding:
+            return engine.grounder().grasp(
+                frame,
+                query.text,
+                T_target_camera=T,
+                target_frame=query.target_frame,
+                max_targets=config.max_targets or None,
+                should_stop=job.should_stop,
+            )
+
+        try:
+            self._job = self._all.worker.submit(work, config.timeout_s, background=self._answered)
+            self._views = [view]
+        except BusyError:  # asked again at the next chance; the stage says "waiting"
+            self._job = None
+
+    def _take(self) -> None:
+        """Carry the answer through the views since. Raises: what the model did, unless it follows."""
+        assert self._job is not None
+        job, views, self._job, self._views = self._job, self._views, None, []
+        try:
+            grounding = job.result()
+        except MolmoRosError as error:
+            if not self._following and not isinstance(error, CancelledError):
+                raise
+            self._all.logger.warning(f"a track goes on without a new answer ({error.code}): {error}")
+            return
+        seeds = [_seed(target, self._T_asked) for target in grounding.targets]
+        self._tracker.correct(views, seeds)
+        self._answered, self._answer = True, grounding.answer.text
+        self._asked = time.monotonic()
+
+    def _transform(self, frame: RgbdFrame, config: NodeConfig) -> Array | TransformError | None:
+        """T_target_camera at the stamp of the frame, None if none is wanted, or why there is none."""
+        try:
+            return self._all.transforms.lookup(
+                self._query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
+            )
+        except TransformError as error:
+            return error
+
+    def _publish(self, frame: RgbdFrame, T: Array | TransformError | None) -> None:
+        if time.monotonic() - self._told < 0.9 * self._query.period_s:
+            return
+        frame_id = frame.frame_id if T is None or isinstance(T, TransformError) else self._query.target_frame
+        seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
+        pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
+        pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
+        age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
+        messages = [
+            target_message(target, frame.frame_id, age_s, age_s + (frame.stamp_ns - planned_ns) / 1e9)
+            for target, planned_ns in pairs
+        ]
+        if self._cancelled.is_set():
+            raise CancelledError("The goal was cancelled.")
+        if self._answered:
+            targets = tuple(target for target, _ in pairs)
+            followed = Followed(
+                self._query.text, self._answer, frame_id, frame.frame_id, frame.stamp_ns, targets, messages
+            )
+            self._all.live.publish(self, followed)
+        self._feedback(self._stage(bool(seen)), messages, age_s)
+
+    def _stage(self, seen: bool) -> str:
+        if seen:
+            return "following"
+        if self._answered:
+            return "lost"
+        return "waiting" if self._job is None else "grounding"
+
+    def _feedback(self, stage: str, targets: list[Any], age_s: float) -> None:
+        self._told, self.targets = time.monotonic(), targets
+        self._goal.publish_feedback(Track.Feedback(stage=stage, targets=targets, age=float(age_s)))
+
+
+def _thinned(views: list[View]) -> list[View]:
+    """At most MAX_VIEWS, with the first and the last."""
+    return views if len(views) <= MAX_VIEWS else [*views[:-1:2], views[-1]]
+
+
+def _seed(target: GraspTarget, T_target_camera: Array | None) -> Seed:
+    """What the tracker follows: the target in the optical frame, where it was seen."""
+    if T_target_camera is not None:
+        target = moved(target, invert(T_target_camera), "")
+    mask = None if target.segment is None else target.segment.mask
+    return Seed(target.point, mask, target)
+
+
+def _target(
+    tracked: Tracked, frame: RgbdFrame, T: Array | TransformError | None, target_frame: str
+) -> GraspTarget:
+    """The target that the model's answer gave, moved to where the object is now."""
+    assert tracked.seed.target is not None
+    target = moved(tracked.seed.target, tracked.T_now_then, frame.frame_id)
+    if target.segment is not None:
+        cloud = transform_points(tracked.T_now_then, target.segment.cloud_m)
+        target = replace(target, segment=replace(target.segment, cloud_m=cloud))
+    point = replace(target.point, x=tracked.x, y=tracked.y, instance=tracked.instance)
+    target = replace(target, point=point, stamp_ns=frame.stamp_ns)
+    if isinstance(T, TransformError):
+        return replace(target, status=TargetStatus.NO_TRANSFORM, status_text=str(T))
+    return target if T is None else moved(target, T, target_frame)
+
+
+def _planned_ns(tracked: Tracked) -> int:
+    """Stamp of the image that the model's answer, and with it the grasp, is about."""
+    assert tracked.seed.target is not None
+    return tracked.seed.target.stamp_ns
