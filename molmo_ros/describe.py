@@ -69,8 +69,10 @@ def _item_bytes(precision: Precision) -> int:
 
 
 def _bytes(name: str, shape: tuple[int, ...], precision: Precision) -> float:
-    """As ``Graph.linear`` lays a tensor: matrices of the text model may be rounded, experts never."""
+    """As ``Graph.linear`` lays a tensor: matrices of the text model may be rounded."""
     count, plain = float(np.prod(shape)), _item_bytes(precision)
+    if ".experts." in name and precision.rounds_experts:
+        return count + count / shape[2] * plain  # (experts, out, in)
     head = name in (HEAD, EXTRA_HEAD)
     matrix = name.startswith(f"{TEXT}blocks.") and len(shape) == 2 and not name.endswith("mlp.gate.weight")
     kind = precision.head if head else precision.weights if matrix else ""

@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from tiny_molmo1 import MIXTURE, random_weights, write_checkpoint
 
 from molmo_ros.answer import Molmo, _kv_limits
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.describe import weight_bytes
 from molmo_ros.network.config import parse_config
 from molmo_ros.network.experts import GATHERED_TOKENS
+from molmo_ros.network.export import export
+from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS
 from molmo_ros.network.weights import Stored, layouts, stored_shapes
 from molmo_ros.runtimes.base import Runtime, load_runtime
+from molmo_ros.tools.build_engine import profiles
+from molmo_ros.tools.compile_trt import compile_onnx
 
 TOKENS = 12
 
@@ -95,6 +101,36 @@ def test_gathered_equals_everywhere(runtime: Runtime, embeds: np.ndarray) -> Non
     one, all_at_once = forward(runtime, embeds, 1), forward(runtime, embeds, TOKENS)
     np.testing.assert_allclose(one, all_at_once, atol=1e-5)
     np.testing.assert_allclose(forward(runtime, embeds, GATHERED_TOKENS), all_at_once, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "int8_dynamic"])
+def test_rounded_experts(precision: str, checkpoint: Checkpoint, embeds: np.ndarray, tmp_path: Path) -> None:
+    """8 bits each, on both ways; near to fp32; and the files are as large as they are said to be."""
+    exact = forward(load_runtime(checkpoint, "onnx", threads=1), embeds, TOKENS)
+    runtime = load_runtime(checkpoint, "onnx", precision, threads=1)
+    for step in (1, TOKENS):
+        rounded = forward(runtime, embeds, step)
+        cosine = (rounded * exact).sum() / np.linalg.norm(rounded) / np.linalg.norm(exact)
+        assert cosine > (0.99 if precision == "int4" else 0.999) and not np.array_equal(rounded, exact)
+    held = CPU_PRECISIONS[precision]
+    export(checkpoint, tmp_path / "graphs", held)
+    graphs = [onnx.load(str(tmp_path / "graphs" / f"{part}.onnx")).graph for part in ("vision", "decoder")]
+    weights = [w for graph in graphs for w in graph.initializer]
+    kinds = {w.data_type for w in weights if w.name.endswith("_proj.weight.int8") and ".experts." in w.name}
+    assert kinds == {onnx.TensorProto.INT8}
+    size = sum(len(w.raw_data) for w in weights)
+    if precision != "int8_dynamic":  # vision is rounded too there, which is not told
+        assert size == pytest.approx(weight_bytes(checkpoint.config, held), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "int4"])
+def test_tensorrt_compiles_it(precision: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13 to compile in tests")
+    export(checkpoint, tmp_path / "graphs", GPU_PRECISIONS[precision])
+    source, ranges = tmp_path / "graphs" / "decoder.onnx", profiles(checkpoint, 1024)["decoder"][:1]
+    compiled = compile_onnx("tensorrt_rtx", source, tmp_path / "plan", ranges, 86)
+    assert compiled.attention_kernels == checkpoint.config.text.num_layers
 
 
 @pytest.mark.parametrize("layout", [1, 2], ids=["head-in-transformer", "stacked"])

@@ -25,7 +25,7 @@ VISION = "vision"
 DECODER = "decoder"
 
 # Raise when the graphs change, so that graphs cached on a user's disk are built anew.
-GRAPH_VERSION = 3
+GRAPH_VERSION = 4
 
 # Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
 LARGE = 1 << 20

@@ -145,6 +145,11 @@ class Graph:
             self._weights[name] = self.sink.tensor(name, array.astype(np.float32, copy=False))
         return name
 
+    def int8_weight(self, name: str, values: Array) -> Value:
+        """Integers whose scale is applied elsewhere."""
+        self._weights[name] = self.sink.tensor(name, values)
+        return name
+
     def ints(self, *values: int) -> Value:
         """A 1-D int64 constant, shared by all who need the same."""
         return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
@@ -271,9 +276,8 @@ class Graph:
     def _dynamic(self, x: Value, name: str, weight: Array) -> Value:
         """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""
         values, scale = round_outputs(weight)
-        self._weights[f"{name}.int8"] = self.sink.tensor(f"{name}.int8", values)
         rounded, x_scale, x_zero = self.ops("DynamicQuantizeLinear", x, outputs=3)
-        total = self.op("MatMulInteger", rounded, f"{name}.int8", x_zero)
+        total = self.op("MatMulInteger", rounded, self.int8_weight(f"{name}.int8", values), x_zero)
         return self.mul(
             self.cast(total, TensorProto.FLOAT), self.mul(x_scale, self.weight(f"{name}.scale", scale))
         )

@@ -60,6 +60,11 @@ class Precision:
     def is_fp32(self) -> bool:
         return self.activations == int(TensorProto.FLOAT)
 
+    @property
+    def rounds_experts(self) -> bool:
+        """Not for TensorRT, which takes integers only where nothing stands between them and their scale."""
+        return self.grouped and bool(self.weights)
+
     def of_vision(self) -> Precision:
         """The vision tower is never rounded to few bits; where all is dynamic it is too."""
         return self if self.weights == "dynamic" else replace(self, weights="", head="")
