@@ -21,7 +21,7 @@ from molmo_ros.transforms import invert, rotate_vectors, transform_points
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
 MIN_POINTS = 10
-BACKS_M = (0.015, 0.035)  # behind a neighbour's seen face
+BACKS_M = (0.015, 0.035, 0.055)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
 MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03

@@ -22,6 +22,7 @@ THIN_M = 0.012
 BIN_M = 0.001
 CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at every outline
 TABLE_CLEARANCE_M = 0.003
+PALM_CLEARANCE_M = 0.006
 MAX_RETRACT_M = 0.014
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
 LEVEL = np.sin(np.radians(1.5))  # a hand that closes as level as this opens level
@@ -102,7 +103,7 @@ class _Touched:
 
     hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
     object's (own), the rest the scene's; weight (T,) is what a hit of it counts, 1 vetoes. `local` (C,3,N+S) are
-    all points in all hands' frames, and weights (N+S,) theirs.
+    all points in all hands' frames, and weights (N+S,) theirs; the first `objects` of them are the object's.
     """
 
     hand: Index
@@ -113,6 +114,7 @@ class _Touched:
     weight: npt.NDArray[np.float32]
     local: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
+    objects: int
 
     @staticmethod
     def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Touched:
@@ -129,7 +131,7 @@ class _Touched:
         weights = np.concatenate(
             [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
         ).astype(np.float32)
-        return _Touched(hand, point, at_y, at_z, point < len(shape.points), weights[point], local, weights)
+        return _Touched(hand, point, at_y, at_z, point < len(shape.points), weights[point], local, weights, len(shape.points))
 
 
 def _free_opening(
@@ -253,7 +255,10 @@ def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:
     """Tell which hands' palms (C,) meet nothing on their way in."""
     x, y, z = touched.local[:, 0], touched.local[:, 1], touched.local[:, 2]
     back = gripper.finger_length
-    hit = (z < -back + CLEARANCE_M) & (z > -(back + gripper.palm[2] + TRAVEL_M))
-    hit &= np.abs(x) < gripper.palm[0] / 2
-    hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2
+    # neighbours are wider than what is seen of them
+    room = np.full(len(touched.weights), PALM_CLEARANCE_M, dtype=np.float32)
+    room[: touched.objects] = CLEARANCE_M
+    hit = (z < room - back) & (z > -(back + gripper.palm[2] + TRAVEL_M))
+    hit &= np.abs(x) < gripper.palm[0] / 2 + room
+    hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2 + room
     return np.asarray(hit.astype(np.float32) @ touched.weights < 0.99)
