@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Array
+from molmo_ros.datatypes import Array, Mask
 
 Index = npt.NDArray[np.intp]
 
@@ -53,10 +53,18 @@ def normals(points: Array, among: Array, radius: float, neighbours: int = 24) ->
     distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
     distance, index = distance.reshape(len(points), k), index.reshape(len(points), k)
     near = np.isfinite(distance)
-    cluster = np.where(near[..., None], among[np.where(near, index, 0)], 0.0)
-    count = near.sum(axis=1)
-    mean = cluster.sum(axis=1) / np.maximum(count, 1)[:, None]
-    centred = np.where(near[..., None], cluster - mean[:, None], 0.0)
+    return principal_normals(points, among[np.where(near, index, 0)], near)
+
+
+def principal_normals(points: Array, clusters: Array, near: Mask) -> Array:
+    """Return the unit normals (N,3), towards the origin, of clusters (N,K,3) of which `near` (N,K) count.
+
+    A point (N,3) with fewer than 4 of them gets the direction to the origin.
+    """
+    weight = near.astype(np.float64)
+    count = weight.sum(axis=1)
+    mean = np.einsum("nk,nkc->nc", weight, clusters) / np.maximum(count, 1)[:, None]
+    centred = (clusters - mean[:, None]) * weight[..., None]
     vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)[1]
     to_eye = -points / np.linalg.norm(points, axis=1, keepdims=True)
     n = np.where((count >= 4)[:, None], vectors[:, :, 0], to_eye)

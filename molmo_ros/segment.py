@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_fill_holes
 from scipy.sparse import coo_matrix
@@ -11,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from molmo_ros.camera_info import check_frame
-from molmo_ros.cloud import Index, voxel_down, voxel_index, voxel_means
+from molmo_ros.cloud import Index, principal_normals, voxel_down, voxel_index, voxel_means
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.depth import DepthOptions, valid_depth
 from molmo_ros.errors import SegmentError
@@ -39,6 +40,9 @@ class SegmentOptions:
 
 
 DEFAULT_SEGMENT = SegmentOptions()
+SHADING = 0.3  # how much a difference in lightness counts beside one in hue
+SAME_COLOUR = 14.0  # in 8-bit L*a*b* so weighted
+VALLEY = 0.35  # sine-like measure of how much two faces look at each other
 STACKED = 0.9  # share of a cluster above the object's footprint that makes it part of the object
 
 
@@ -82,7 +86,8 @@ def segment_object(
         own = above & mask[region.v, region.u]
     else:
         own = np.zeros_like(above)
-        own[above] = _hangs_together(region.points[above], seed, camera_point, plane, region, options)
+        colour = _lab(frame, region)[above]
+        own[above] = _hangs_together(region.points[above], colour, seed, camera_point, plane, region, options)
     count = int(np.count_nonzero(own))
     if count < options.min_points:
         raise _too_small(point, count, options)
@@ -131,6 +136,7 @@ def _attached(frame: RgbdFrame, z: Array, v: Index, u: Index, step: float) -> Ma
 
 def _hangs_together(
     points: Array,
+    colour: Array,
     seed: Array,
     camera_point: CameraPoint,
     plane: Array | None,
@@ -145,7 +151,12 @@ def _hangs_together(
     voxel, count = voxel_index(points, coarse * o.voxel_m)
     centres = voxel_means(points, voxel, count)
     tree = cKDTree(centres)
-    labels = _dbscan(tree, coarse * o.eps_m, o.min_neighbours)
+    one_of = np.empty(count, dtype=np.intp)
+    one_of[voxel] = np.arange(len(points))  # a mean of two colours would be a bridge between them
+    pairs = tree.query_pairs(coarse * o.eps_m, output_type="ndarray")
+    degree = np.bincount(pairs.ravel(), minlength=count)
+    pairs = pairs[_linked(tree, centres, colour[one_of], pairs, coarse * o.voxel_m)]
+    labels = _dbscan(count, pairs, degree >= o.min_neighbours)
     distance, nearest = tree.query(seed, k=min(8, count))
     distance, nearest = np.atleast_1d(distance), np.atleast_1d(nearest)
     spread = np.nan_to_num(camera_point.covariance, nan=0.0)  # unknown, if the model tells no probabilities
@@ -194,20 +205,55 @@ def _in_hull(flat: Array, own: Mask, margin: float) -> Mask:
     return np.asarray((flat @ sides[:, :2].T + sides[:, 2]).max(axis=1) < margin)
 
 
-def _dbscan(tree: cKDTree, eps: float, min_neighbours: int) -> Index:
-    """Label the points of a tree; -1 is noise. A border point takes the label of one core neighbour."""
-    pairs = tree.query_pairs(eps, output_type="ndarray")
-    degree = np.bincount(pairs.ravel(), minlength=tree.n)
-    core = degree >= min_neighbours
+def _dbscan(count: int, pairs: Index, core: Mask) -> Index:
+    """Label count points linked by pairs (P,2); -1 is noise. A border point takes the label of one core."""
     i, j = pairs.T
     both = core[i] & core[j]
-    graph = coo_matrix((np.ones(both.sum(), dtype=np.int8), (i[both], j[both])), shape=(tree.n, tree.n))
+    graph = coo_matrix((np.ones(both.sum(), dtype=np.int8), (i[both], j[both])), shape=(count, count))
     labels: Index = connected_components(graph, directed=False)[1].astype(np.intp)
     labels[~core] = -1
     for a, b in ((i, j), (j, i)):
         border = core[a] & ~core[b]
         labels[b[border]] = labels[a[border]]
     return labels
+
+
+def _lab(frame: RgbdFrame, region: _Region) -> Array:
+    """Return colours (N,3) of the region's pixels in which shading counts less than hue."""
+    v0, u0 = region.v.min(initial=0), region.u.min(initial=0)
+    cut = np.ascontiguousarray(frame.rgb[v0 : region.v.max(initial=0) + 1, u0 : region.u.max(initial=0) + 1])
+    lab = cv2.cvtColor(cv2.medianBlur(cut, 3), cv2.COLOR_RGB2LAB)
+    return np.asarray(lab[region.v - v0, region.u - u0] * np.array([SHADING, 1.0, 1.0]))
+
+
+def _linked(tree: cKDTree, centres: Array, colour: Array, pairs: Index, near: float) -> Mask:
+    """Mark the pairs (P,) of neighbouring points (N,3) that belong together by colour and shape.
+
+    Things that touch meet in a valley. Where the colour changes too, that is their border; a label or a
+    lid is flush with what it is on, or sticks out of it.
+    """
+    i, j = pairs.T
+    linked = np.linalg.norm(colour[i] - colour[j], axis=1) < SAME_COLOUR
+    other = np.flatnonzero(~linked)
+    if len(other) == 0:
+        return np.asarray(linked)
+    i, j = i[other], j[other]
+    needed, index = np.unique(np.concatenate([i, j]), return_inverse=True)
+    n = _normals_by_colour(tree, centres, colour, needed, 3.5 * near)
+    d = centres[j] - centres[i]
+    length = np.linalg.norm(d, axis=1)
+    valley = np.sum(d * (n[index[: len(i)]] - n[index[len(i) :]]), axis=1) / length
+    linked[other] = (length < 1.5 * near) & (valley < VALLEY)
+    return np.asarray(linked)
+
+
+def _normals_by_colour(tree: cKDTree, centres: Array, colour: Array, which: Index, radius: float) -> Array:
+    """Estimate normals (W,3) towards the camera from those neighbours that have the point's own colour."""
+    distance, index = tree.query(centres[which], k=min(20, len(centres)), distance_upper_bound=radius)
+    near = np.isfinite(distance)
+    index = np.where(near, index, 0)
+    near &= np.linalg.norm(colour[index] - colour[which][:, None], axis=2) < SAME_COLOUR
+    return principal_normals(centres[which], centres[index], near)
 
 
 def _full_mask(frame: RgbdFrame, region: _Region, own: Mask, plane: Array | None, least: float) -> Mask:
