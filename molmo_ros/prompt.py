@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,11 @@ def counting_prompt(query: str) -> str:
     return f"How many {noun(query)} are there?"
 
 
+def caption_prompt() -> str:
+    """Asks for a description, in the words of Molmo's training data."""
+    return "Describe this image."
+
+
 def ask_prompt(text: str) -> str:
     """A free question, cleaned but otherwise as it stands."""
     return clean_query(text, MAX_PROMPT_CHARS)
@@ -101,6 +107,30 @@ def _without_specials(text: str) -> str:
     while (shorter := _SPECIAL.sub("", text)) != text:
         text = shorter
     return text
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a file, kept until another one is read.
+
+    The library holds the interpreter while it reads, half a second for the 150 000 words of a large model:
+    a program in which nothing may stand still for so long reads it before that matters.
+    Raises: CheckpointError if it is missing or broken.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
+    stat = path.stat()
+    try:
+        return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path} is not a tokenizer file ({error}); download it again.") from error
+
+
+@lru_cache(maxsize=1)
+def _parse_tokenizer(path: str, size: int, mtime_ns: int) -> Tokenizer:
+    """Size and time of the file belong to the key: another file of this name is read anew."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(path)
 
 
 class PromptEncoder:
@@ -144,15 +174,8 @@ class PromptEncoder:
 
         Raises: CheckpointError if the tokenizer is missing, broken, or of another generation.
         """
-        from tokenizers import Tokenizer
-
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{path} is not a tokenizer file ({error}); download it again.") from error
+        tokenizer = read_tokenizer(path)
         config = _json_or_empty(folder / "tokenizer_config.json")
         generation = _json_or_empty(folder / "generation_config.json")
         eos = generation.get("eos_token_id")
@@ -195,8 +218,9 @@ class PromptEncoder:
 
     def digit_tokens(self) -> dict[int, str]:
         """Token id -> its digits, for every token of one to four ASCII digits and nothing else."""
-        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=False)
-        return {i: t for t, i in vocabulary.items() if t.isascii() and t.isdigit() and len(t) <= 4}
+        texts = [f"{n:0{width}}" for width in range(1, 5) for n in range(10**width)]
+        found = {self._tokenizer.token_to_id(text): text for text in texts}
+        return {i: text for i, text in found.items() if i is not None and i not in self._control_ids}
 
     def _plain(self, text: str) -> list[int]:
         """Ids of ``text`` read as ordinary text, never as control tokens."""

@@ -97,6 +97,10 @@ def test_prompt_without_a_thing() -> None:
         pointing_prompt("...")
 
 
+def test_caption_prompt(encoder: PromptEncoder) -> None:
+    assert encoder.turn(caption_prompt()) == encoder.turn("Describe this image.")
+
+
 def test_ask_prompt_keeps_the_words() -> None:
     assert ask_prompt("What is LEFT of\nthe Mug?") == "What is LEFT of the Mug?"
     assert len(ask_prompt("x" * 1000)) == 1000
@@ -168,3 +172,14 @@ def test_tokenizer_of_another_model(tmp_path: Path) -> None:
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(CheckpointError, match=r"no token <im_patch>.*same checkpoint"):
         PromptEncoder.load(tmp_path)
+
+
+def test_tokenizer_is_read_once_and_anew_if_the_file_changes(tmp_path: Path) -> None:
+    from molmo_ros.prompt import read_tokenizer
+
+    path = tmp_path / "tokenizer.json"
+    tokenizer(VOCAB).save(str(path))
+    first = read_tokenizer(path)
+    assert read_tokenizer(path) is first
+    tokenizer(VOCAB + 10).save(str(path))
+    assert read_tokenizer(path).get_vocab_size() == first.get_vocab_size() + 10

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from molmo_ros.config import NodeConfig
-from molmo_ros.errors import MolmoRosError, NotReadyError
+from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
@@ -26,6 +27,18 @@ class Engine:
         self._loading = False
         self.error, self.error_code = "", ""
         self.active = False
+
+    def prepare(self, config: NodeConfig) -> None:
+        """What would hold the whole process while the model loads: imports, and the tokenizer.
+
+        To be called before the executor spins; whatever is wrong is told by ``load``.
+        """
+        from molmo_ros import pipeline  # noqa: F401
+        from molmo_ros.checkpoint import resolve
+        from molmo_ros.prompt import read_tokenizer
+
+        with suppress(CheckpointError):
+            read_tokenizer(resolve(config.checkpoint) / "tokenizer.json")
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""

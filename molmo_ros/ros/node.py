@@ -35,6 +35,7 @@ from molmo_ros.ros.track import Tracking
 from molmo_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+PROBLEM_S = 30.0  # a camera that does not deliver is named in the log this often
 CANCEL_S = 5.0  # how long the query that runs may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
 
@@ -47,6 +48,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config)
         self.engine = Engine()
+        self.engine.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
         self.log = diagnostics.LatencyLog()
         self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or ("",)}
@@ -135,6 +137,9 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         name, now_ns = self.get_name(), time.time_ns()
         for camera in self.cameras.values():
             camera.collect()
+        problems = [text for camera in self.cameras.values() if (text := camera.problem(self.config))]
+        if problems and self.engine.active:
+            self.get_logger().warning(" ".join(problems), throttle_duration_sec=PROBLEM_S)
         statuses = [
             diagnostics.node_status(name, self.engine, self.worker, self.config),
             *(diagnostics.camera_status(name, c, self.config, now_ns) for c in self.cameras.values()),

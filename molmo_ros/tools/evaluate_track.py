@@ -40,12 +40,17 @@ def seed_of(shot: MovingFrame, index: int) -> Seed:
 
 def true_pixels(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
     """(N,2) where the surface point at (x, y) of the first shot is in each shot."""
+    K, seen = shots[0].frame.K, true_points(shots, x, y)
+    return np.asarray(seen[:, :2] / seen[:, 2:] * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]])
+
+
+def true_points(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
+    """(N,3) m: the same point in the optical frame of each shot."""
     K = shots[0].frame.K
     z = float(shots[0].frame.depth[round(y), round(x)])
     point = np.array([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z, 1.0])
     own = np.linalg.inv(shots[0].T_camera_object) @ point
-    seen = np.array([(shot.T_camera_object @ own)[:3] for shot in shots])
-    return np.asarray(seen[:, :2] / seen[:, 2:] * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]])
+    return np.array([(shot.T_camera_object @ own)[:3] for shot in shots])
 
 
 def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tuple[Tracked, ...]], float]:
@@ -62,7 +67,7 @@ def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tu
 def run(first_seed: int, scenes: int, width: int, motions: Sequence[str]) -> dict[str, Any]:
     """The numbers over some scenes. Scenes whose point has no depth are left out."""
     errors: dict[str, list[float]] = {name: [] for name in motions}
-    stale, carried, kept, seconds = [], [], [], []
+    stale, carried, stale_mm, carried_mm, kept, seconds = [], [], [], [], [], []
     for seed in range(first_seed, first_seed + scenes):
         for name in motions:
             motion, count = MOTIONS[name]
@@ -85,6 +90,10 @@ def run(first_seed: int, scenes: int, width: int, motions: Sequence[str]) -> dic
             late_px = np.array([late.x, late.y]) * FULL_WIDTH / width
             stale.append(float(np.linalg.norm(truth[LATENCY] - truth[0])))
             carried.append(float(np.linalg.norm(truth[LATENCY] - late_px)))
+            points = true_points(shots, seeds[0].point.x, seeds[0].point.y)
+            stale_mm.append(1e3 * float(np.linalg.norm(points[LATENCY] - points[0])))
+            if late.position is not None:
+                carried_mm.append(1e3 * float(np.linalg.norm(points[LATENCY] - late.position)))
     return {
         "scenes": scenes,
         "seed": first_seed,
@@ -96,6 +105,8 @@ def run(first_seed: int, scenes: int, width: int, motions: Sequence[str]) -> dic
         "answer_age_s": LATENCY / RATE_HZ,
         "px_error_stale_median": _median(stale),
         "px_error_carried_median": _median(carried),
+        "mm_error_stale_median": _median(stale_mm),
+        "mm_error_carried_median": _median(carried_mm),
         "ms_per_frame": float(np.median(seconds)) * 1e3,
     }
 
