@@ -27,6 +27,7 @@ _TRIPLE = re.compile(r" ([0-9]+) ([0-9]{3,4}) ([0-9]{3,4})(?![0-9.])")
 _PAIR_NAME = re.compile(r"x([0-9]*)")
 _PERCENT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
 _TOTAL = re.compile(r"\btotal of ([0-9]{1,6})\b")
+_ABSENT = re.compile(r"\b(?:there are none|(?:isn't|aren't|is not|are not) in the image)\b", re.IGNORECASE)
 
 Span = tuple[int, int]
 
@@ -116,11 +117,13 @@ def scan_molmo1(text: str) -> tuple[TextPoint, ...]:
 
 
 def parse_count(text: str) -> int | None:
-    """The number in "... shows a total of N."; 0 for "There are none."; None if no count is stated."""
+    """The number in "... shows a total of N."; 0 for "There are none." and its like, as "This isn't in the
+    image."; None if no count is stated.
+    """
     match = _TOTAL.search(text)
     if match:
         return int(match[1])
-    return 0 if NONE_ANSWER in text else None
+    return 0 if _ABSENT.search(text) else None
 
 
 def format_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:

@@ -92,7 +92,10 @@ def test_instances_count_over_the_answer() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("Counting the dogs shows a total of 12.", 12), ("There are none.", 0), ("I see mugs.", None)],
+    [
+        ("Counting the dogs shows a total of 12.", 12), ("There are none.", 0), ("I see mugs.", None),
+        (" This isn't in the image.", 0), ("They are not in the image.", 0), ("It is in the image.", None),
+    ],
 )
 def test_count(text: str, count: int | None) -> None:
     assert points.parse_count(text) == count

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from tiny_molmo2 import EXTRA, SPECIAL, tokenizer
 
 from molmo_ros.errors import CheckpointError, QueryError
-from molmo_ros.prompt import PromptEncoder, ask_prompt, clean_query, counting_prompt, pointing_prompt
+from molmo_ros.prompt import (
+    PromptEncoder,
+    ask_prompt,
+    caption_prompt,
+    clean_query,
+    counting_prompt,
+    pointing_prompt,
+)
 
 VOCAB = 400
 CONTROL = [*SPECIAL, *EXTRA, "<think>", "|<EXTRA_TOKENS_0>|", "<POINT_17>"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_molmo1
 from tiny_molmo2 import write_checkpoint
+from tiny_molmo_point import write_checkpoint as write_point
 
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
@@ -39,14 +42,15 @@ def test_missing_package_names_the_command(
 ) -> None:
     import importlib.util
 
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else real(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else object())
     with pytest.raises(RuntimeUnavailableError, match=rf"{module}, which is not installed: pip install"):
         load_runtime(checkpoint, runtime)
 
 
-def test_answering_imports_neither_torch_nor_transformers(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("write", [write_checkpoint, tiny_molmo1.write_checkpoint, write_point])
+def test_answering_imports_neither_torch_nor_transformers(write: Any, tmp_path: Path) -> None:
     """In a fresh interpreter that cannot import them at all."""
+    folder = write(tmp_path / "c")
     code = f"""
 import sys
 for name in ("torch", "transformers", "torchvision", "rclpy"):
@@ -54,7 +58,7 @@ for name in ("torch", "transformers", "torchvision", "rclpy"):
 import numpy as np
 from molmo_ros.answer import Molmo
 image = np.zeros((48, 64, 3), np.uint8)
-answer = Molmo.load({str(checkpoint.folder)!r}).answer(image, "Point to it.", max_new_tokens=3)
+answer = Molmo.load({str(folder)!r}).answer(image, "Point to it.", max_new_tokens=3)
 assert len(answer.token_ids) == 3
 assert not [m for m in sys.modules if m.split(".")[0] in ("torch", "transformers") and sys.modules[m]]
 """
