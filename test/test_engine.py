@@ -297,6 +297,43 @@ def test_build_and_a_build_that_is_killed(compiler: Any, tiny: Checkpoint, tmp_p
     assert not list(folder.glob(".build-*"))
 
 
+BUILD_WITH_LITTLE_MEMORY = """
+import re, resource, sys
+from pathlib import Path
+from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.errors import EngineBuildError
+from molmo_ros.tools import build_engine as builder
+from molmo_ros.tools.recipes import change, load_recipe
+
+compile_onnx = builder.compile_onnx
+
+def with_little_memory(*args, **options):
+    size = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (size + (100 << 20), -1))
+    return compile_onnx(*args, **options)
+
+builder.compile_onnx = with_little_memory
+try:
+    builder.build_engine(load_checkpoint("tiny"), change(load_recipe("rtx"), sm=86), Path(sys.argv[1]))
+except EngineBuildError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_build_that_runs_out_of_memory(
+    compiler: Any, engine: tuple[Path, Manifest], tiny: Checkpoint
+) -> None:
+    """It says so, and the engine that was there before is found as before."""
+    folder, manifest = engine
+    command = [sys.executable, "-c", BUILD_WITH_LITTLE_MEMORY, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "did not build vision.onnx for SM86" in done.stdout and "build on a larger machine" in done.stdout
+    assert find_engine(tiny, "auto", "tensorrt_rtx", "1.7.1", 86) == (folder, manifest)
+    check_files(folder, manifest)
+    assert not list(folder.glob(".build-*"))
+
+
 @pytest.mark.slow
 def test_what_the_compiler_refuses(compiler: Any, tiny: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(EngineMismatchError, match=r"cannot compile for SM87; it knows 75, .*on the device"):
