@@ -56,7 +56,8 @@ def memory_bytes(config: ModelConfig) -> dict[str, dict[str, int]]:
 def runtimes_here(checkpoint: Checkpoint) -> dict[str, str]:
     """Every runtime, and "" or why it cannot serve this checkpoint on this machine."""
     return {
-        "onnx": _onnx(checkpoint),
+        "onnx": _on_cpu(checkpoint, "onnxruntime"),
+        "openvino": _on_cpu(checkpoint, "openvino"),
         "tensorrt": _tensorrt(checkpoint, "tensorrt"),
         "tensorrt_rtx": _tensorrt(checkpoint, "tensorrt_rtx"),
         "eager": _eager(checkpoint),
@@ -83,8 +84,8 @@ def _bytes(name: str, shape: tuple[int, ...], precision: Precision) -> float:
     return count * (0.5 if kind == "int4" else 1) + scales * plain
 
 
-def _onnx(checkpoint: Checkpoint) -> str:
-    if lacking := _lacking("onnxruntime"):
+def _on_cpu(checkpoint: Checkpoint, module: str) -> str:
+    if lacking := _lacking(module):
         return lacking
     smallest = min((FP32, *CPU_PRECISIONS.values()), key=lambda p: weight_bytes(checkpoint.config, p))
     return _too_large(checkpoint.config, smallest)

@@ -85,6 +85,7 @@ def test_too_large_for_this_machine() -> None:
 def test_runtimes_of_molmopoint(tmp_path: Path) -> None:
     reasons = runtimes_here(load_checkpoint(str(write_point(tmp_path / "point"))))
     assert reasons["onnx"] == "" and reasons["eager"] == "transformers has no MolmoPoint"
+    assert reasons["openvino"] in ("", "openvino not installed")
 
 
 def test_a_download_that_fails_says_so(tmp_path: Path) -> None:

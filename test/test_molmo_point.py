@@ -181,6 +181,15 @@ def test_drafts_and_the_second_question(name: str, cases: dict[str, Case]) -> No
     assert molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS).token_ids == case.answer.token_ids
 
 
+def test_openvino_says_the_same(cases: dict[str, Case]) -> None:
+    pytest.importorskip("openvino")
+    for case in cases.values():
+        answer = Molmo.load(str(case.folder), "openvino", threads=1).answer(
+            IMAGE, PROMPT, max_new_tokens=STEPS
+        )
+        assert answer.token_ids == case.answer.token_ids
+
+
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "int8_dynamic"])
 def test_precisions(precision: str, cases: dict[str, Case]) -> None:
     """What points is never rounded: only what it is fed differs."""
