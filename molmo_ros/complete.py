@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.spatial import cKDTree
 
 from molmo_ros.cloud import Horizon, normals, voxel_down
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
@@ -21,6 +22,7 @@ from molmo_ros.transforms import invert, rotate_vectors, transform_points
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
 MIN_POINTS = 10
+MIRRORED = 160  # points that a mirror is judged by
 BACKS_M = (0.015, 0.035, 0.055)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
@@ -96,7 +98,10 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
         if found is None:
             break
         coarse, dense, first = _with_image(coarse, *found), _with_image(dense, *found), found[0]
-    return Views(_with_skirts(coarse), _with_skirts(dense)) if mirror else Views(coarse, dense)
+    if mirror:
+        angle = rectangle_angle(coarse.points[:, :2])
+        coarse, dense = _with_skirts(coarse, angle), _with_skirts(dense, angle)
+    return Views(coarse, replace(dense, scene=_with_backs(dense)))
 
 
 def _pixel_spacing(cloud: Array) -> float:
@@ -114,17 +119,41 @@ def _densified(coarse: Shape, cloud: Array, spacing: float, scene: Array, T_supp
         normals=coarse.normals[nearest],
         seen=np.ones(len(points), dtype=np.bool_),
         spacing=spacing,
-        scene=_with_backs(transform_points(T_support_camera, scene), coarse),
+        scene=transform_points(T_support_camera, scene),
     )
 
 
-def _with_backs(scene: Array, shape: Shape) -> Array:
-    """Give the other things (S,3) some thickness: what is just behind their seen faces is theirs, too."""
+def _with_backs(shape: Shape) -> Array:
+    """Give the other things (S,3) some thickness: what is just behind their seen faces is theirs, too.
+
+    Unless it is the object's own: what nobody saw within its outline belongs to it.
+    """
+    scene = shape.scene
+    if len(scene) == 0:
+        return scene
     view = scene - shape.eye
     view[:, 2] = 0.0
     view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-6)
     backs = (scene[:, None] + np.array(BACKS_M)[:, None] * view[:, None]).reshape(-1, 3)
-    return np.concatenate([scene, backs[shape.depth_behind_seen(backs) > 0.005]])
+    backs = backs[shape.depth_behind_seen(backs) > 0.005]
+    return np.concatenate([scene, backs[~in_hull(backs[:, :2], shape.points[:, :2], 0.004)]])
+
+
+def in_hull(points: Array, of: Array, margin: float) -> Mask:
+    """Mark the points (N,2) in the convex hull of others (M,2) m, or within margin m of it."""
+    corners = hull(of)
+    edge = np.roll(corners, -1, axis=0) - corners
+    length = np.hypot(edge[:, 0], edge[:, 1])
+    corners, edge = corners[length > 1e-9], edge[length > 1e-9] / length[length > 1e-9, None]
+    outward = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
+    beyond = points @ outward.T - np.sum(corners * outward, axis=1)
+    return np.asarray(beyond.max(axis=1, initial=-np.inf) < margin)
+
+
+def hull(points: Array) -> Array:
+    """Return the corners (C,2) of the convex hull of points (N,2), counter-clockwise."""
+    corners = cv2.convexHull(points.astype(np.float32), clockwise=False)[:, 0]
+    return np.asarray(corners, dtype=np.float64)
 
 
 def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | None:
@@ -134,7 +163,8 @@ def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | Non
     stricter measure. Returns None if every image sticks out into space that was seen to be free.
     """
     normal, offset = _mirror_planes(shape, first)
-    image = shape.points - 2 * (shape.points @ normal.T - offset).T[..., None] * normal[:, None]  # (M,N,3)
+    points = shape.points[:: max(1, len(shape.points) // MIRRORED)]
+    image = points - 2 * (points @ normal.T - offset).T[..., None] * normal[:, None]  # (M,N,3)
     behind = shape.depth_behind_seen(image)
     tolerance = 0.003 + 0.5 * shape.spacing
     free, hidden = (behind < -tolerance).mean(axis=1), (behind > tolerance).mean(axis=1)
@@ -159,8 +189,9 @@ def _with_image(shape: Shape, normal: Array, offset: float) -> Shape:
     )
 
 
-def _with_skirts(shape: Shape) -> Shape:
-    """Let the outline hang straight down to the support on each side of which nothing is known.
+def _with_skirts(shape: Shape, angle: float) -> Shape:
+    """Let the outline hang straight down to the support on each side (angle rad, and square
+    to it) of which nothing is known.
 
     What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
     image; but each is at least as far out as the outline. A side that is known is only continued where it
@@ -168,7 +199,6 @@ def _with_skirts(shape: Shape) -> Shape:
     """
     if not shape.has_floor:
         return shape
-    angle = rectangle_angle(shape.points[:, :2])
     skirts = [_skirt(shape, np.array([np.cos(a), np.sin(a), 0.0])) for a in angle + np.arange(4) * np.pi / 2]
     points, n = (np.concatenate(parts) for parts in zip(*skirts, strict=True))
     return replace(
@@ -246,12 +276,7 @@ def rectangle_angle(points: Array) -> float:
 
     Source: Freeman and Shapira 1975: one side of it is flush with the convex hull.
     """
-    try:
-        corners = points[ConvexHull(points).vertices]
-    except (QhullError, ValueError):  # on a line
-        spread = points - points.mean(axis=0)
-        direction = np.linalg.svd(spread, full_matrices=False)[2][0]
-        return float(np.arctan2(direction[1], direction[0]))
+    corners = hull(points)
     edge = np.roll(corners, -1, axis=0) - corners
     angle = np.arctan2(edge[:, 1], edge[:, 0])
     c, s = np.cos(angle), np.sin(angle)
