@@ -102,3 +102,19 @@ def test_parameter_files_hold_known_settings_only(path: Path) -> None:
         kind = kinds[node_name.strip("/*")]
         names = {setting.name for setting in fields(kind)}
         assert set(content["ros__parameters"]) <= names | {"use_sim_time"}
+
+
+def test_a_dump_of_all_parameters_starts_the_same_node(context: None, tmp_path: Path) -> None:
+    """What ``ros2 param dump`` writes, by the same services, is a parameter file that the node takes."""
+    node, config, _ = declared(timeout_s=7.5, cameras=["front", "wrist"], max_targets=3, target_frame="map")
+    names = [name for name in node._parameters if not name.startswith("qos_overrides")]
+    values = {
+        p.name: list(p.value) if isinstance(p.value, tuple) else p.value for p in node.get_parameters(names)
+    }
+    values = {n: list(v) if hasattr(v, "tolist") or isinstance(v, tuple) else v for n, v in values.items()}
+    path = tmp_path / "dump.yaml"
+    path.write_text(yaml.safe_dump({"/params_test": {"ros__parameters": values}}))
+    node.destroy_node()
+    again = Node("params_test", cli_args=["--ros-args", "--params-file", str(path)])
+    assert vars(declare(again, NodeConfig, lambda config: None)) == vars(config)
+    again.destroy_node()

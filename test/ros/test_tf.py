@@ -98,3 +98,32 @@ def test_frame_before_the_first_transform(camera: Camera, client: GraspClient, m
     assert (response.success, response.code) == (False, "NO_TRANSFORM")
     assert "extrapolation into the past" in response.message
     camera.forget()
+
+
+def test_followed_target_is_moved_by_the_transform_of_each_image(
+    camera: Camera, client: GraspClient, moving: MovingCamera
+) -> None:
+    """The camera moves by tf and sees the same all the time: so the thing moves along in the base."""
+    end = threading.Event()
+
+    def film() -> None:
+        while not end.wait(1 / 15):
+            camera.publish(*camera.messages(age_s=0.4))  # "latest" would be SPEED * 0.4 s = 0.2 m off
+
+    thread = threading.Thread(target=film, daemon=True)
+    camera.show(age_s=0.4)
+    seen = client.find(GOOD).targets[0]
+    thread.start()
+    goal, offsets, travelled = client.track(GOOD, target_frame="base_link", duration_s=20.0), [], []
+    while len(offsets) < 12:
+        feedback = next(goal)
+        if feedback.stage == "following":
+            there = feedback.targets[0]
+            assert (there.header.frame_id, there.status) == ("base_link", there.OK)
+            travelled.append(moving.x_at(stamp_to_ns(there.header.stamp)))
+            offsets.append(there.position.x - seen.position.x - travelled[-1])
+    goal.close()
+    end.set()
+    thread.join(2.0)
+    assert travelled[-1] - travelled[0] > 0.2
+    assert np.abs(offsets).max() < 0.02
