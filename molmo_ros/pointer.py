@@ -50,6 +50,11 @@ class Pointer:
         self._keys: Float32 = self._no_point[None]  # (P+1,E) after ``remember``
         self._scores: dict[int, Float32] = {}  # of image tokens, by the length of the answer before them
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        return self._embeds.nbytes + self._patch_embeds.nbytes + self._patch_keys.nbytes + self._keys.nbytes
+
     def remember(self, pointing: Float32) -> None:
         """Take the keys from the network's rows (P,3E+places) of the image tokens."""
         size = self._config.embed_size
