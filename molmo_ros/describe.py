@@ -14,7 +14,7 @@ from molmo_ros.engine import find_engine
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.network.config import V1, V2, ModelConfig
 from molmo_ros.network.precision import CPU_PRECISIONS, FP32, GPU_PRECISIONS, Precision, block_size
-from molmo_ros.network.weights import EXTRA_HEAD, HEAD, TEXT, network_shapes
+from molmo_ros.network.weights import BUILD_VIT, EXTRA_HEAD, HEAD, POINT_PREDICTOR, TEXT, network_shapes
 
 CONTEXTS = (1024, 2048, 4096)
 # Next to weights and cache: libraries, activations of one query.
@@ -74,6 +74,8 @@ def _bytes(name: str, shape: tuple[int, ...], precision: Precision) -> float:
     count, plain = float(np.prod(shape)), _item_bytes(precision)
     if ".experts." in name and precision.rounds_experts:
         return count + count / shape[2] * plain  # (experts, out, in)
+    if name.startswith((POINT_PREDICTOR, BUILD_VIT)) and not name.endswith("norm.weight"):
+        return count * 4  # never rounded
     head = name in (HEAD, EXTRA_HEAD)
     matrix = name.startswith(f"{TEXT}blocks.") and len(shape) == 2 and not name.endswith("mlp.gate.weight")
     kind = precision.head if head else precision.weights if matrix else ""

@@ -36,7 +36,7 @@ class Seen:
 
     @property
     def nbytes(self) -> int:
-        return self.cache.nbytes + self.rgb.nbytes
+        return self.cache.nbytes + self.rgb.nbytes + (self.pointer.nbytes if self.pointer else 0)
 
 
 class SeenImages:

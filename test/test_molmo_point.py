@@ -224,6 +224,7 @@ def test_graphs(cases: dict[str, Case], tmp_path: Path) -> None:
     assert outputs[DECODER] == ["pointing", "logits", "new_kv"]
     points = [n for n in weights if ("point_predictor" in n and "x_norm" not in n) or "build_vit" in n]
     assert len(points) == 12 and all(weights[n] == onnx.TensorProto.FLOAT for n in points)
+    assert cases["many"].pointer.nbytes > 4 * cases["many"].places.no_more * (64 + 4 * 64 + 4 * 32 + 32)
 
 
 @pytest.mark.slow
