@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -227,7 +228,8 @@ class _Part:
         self, trt: Any, loader: Any, folder: Path, manifest: Manifest, part: str, stream: Any
     ) -> None:
         path = folder / manifest.files[part]["name"]
-        self._engine = loader.deserialize_cuda_engine(path.read_bytes())
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            self._engine = loader.deserialize_cuda_engine(plan)  # without a copy of gigabytes on the host
         if self._engine is None:
             raise EngineError(f"{path} cannot be loaded by {trt.__name__} {trt.__version__}; build it anew.")
         self._profiles = manifest.profiles[part]
@@ -295,7 +297,8 @@ class _Part:
         return self._buffers[name]
 
     def _bind(self, context: Any, name: str, address: int, shape: tuple[int, ...]) -> None:
-        if not (context.set_input_shape(name, shape) and context.set_tensor_address(name, address)):
+        fits = not shape or context.set_input_shape(name, shape)  # a single number has no shape to set
+        if not (fits and context.set_tensor_address(name, address)):
             raise EngineError(f"The {self._part} engine takes no {name} of shape {shape}; build it anew.")
 
 
