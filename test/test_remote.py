@@ -342,6 +342,9 @@ def test_the_key_is_sent_and_never_shown(
     shown = [str(caught.value), str(garbled.value), repr(model.server), str(model.info), caplog.text]
     assert not any(KEY in text for text in shown)
     assert Server("http://robot.example/v1", 1.0, 0, KEY) and "unencrypted" in caplog.text
+    with pytest.raises(ParameterError) as odd:  # http.client would show it in its own error
+        Server("https://robot.example/v1", 1.0, 0, f"{KEY}\n{KEY}")
+    assert KEY not in str(odd.value)
 
 
 @pytest.mark.parametrize(

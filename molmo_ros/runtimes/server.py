@@ -57,6 +57,8 @@ class Server:
 
     def __post_init__(self) -> None:
         self._parts = check_url(self.url)
+        if self.key and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            raise ParameterError("The server's key holds spaces or characters that no key has; set it anew.")
         if self.key and self._parts.scheme == "http" and self._parts.hostname not in LOCAL:
             log.warning("The key for %s travels unencrypted; use https.", self._address)
 
