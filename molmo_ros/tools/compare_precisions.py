@@ -1,23 +1,26 @@
-"""What a precision costs in accuracy: the same questions on the same scenes, compared with fp32."""
+"""What a precision or a runtime costs in accuracy: the same questions on the same scenes, beside fp32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.datatypes import Answer, Image
+from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.prompt import pointing_prompt
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
-from molmo_ros.runtimes.ort import OrtRuntime
+from molmo_ros.runtimes.base import OPENVINO, Cache, Float32, Index, Runtime, load_runtime
 from molmo_ros.sim import SimCamera
 
 Progress = Callable[[int, int], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,16 +54,16 @@ class Recorder:
 def compare_precisions(
     scenes: int, seed: int, progress: Progress | None = None, checkpoint: str = "tiny"
 ) -> dict[str, Any]:
-    """Ask for each object of each scene in every precision that ONNX Runtime has on a CPU.
+    """Ask for each object of each scene in every precision and by every runtime that works on this CPU.
 
-    Per precision: same_answer, share of answers whose text is that of fp32; logit_cosine_mean and _min over
-    the tokens up to the first that differs; top1, share of those tokens with the same arg-max; px_shift_p50
-    and _max between points of answers with as many points.
+    Each is compared with ONNX Runtime in fp32: same_answer, share of answers with its text; logit_cosine_mean
+    and _min, and logit_error_max, over the tokens up to the first that differs; top1, share of those tokens
+    with the same arg-max; px_shift_p50 and _max between points of answers with as many points.
     """
     opened = load_checkpoint(checkpoint)
-    recorders = {name: Recorder(OrtRuntime(opened, name)) for name in CPU_PRECISIONS}
+    recorders = {name: Recorder(runtime) for name, runtime in _runtimes(opened)}
     models = {name: Molmo(opened, recorder) for name, recorder in recorders.items()}
-    tallies = {name: _Tally() for name in CPU_PRECISIONS if name != "fp32"}
+    tallies = {name: _Tally() for name in recorders if name != "fp32"}
     questions = 0
     for i in range(scenes):
         camera = SimCamera(int(np.random.default_rng([seed, i]).integers(1 << 29)))
@@ -81,10 +84,23 @@ def compare_precisions(
     return {"precisions": rows, "scenes": scenes, "seed": seed, "questions": questions}
 
 
+def _runtimes(checkpoint: Checkpoint) -> Iterator[tuple[str, Runtime]]:
+    """By a name for the table: the precisions of ONNX Runtime, and what else there is here."""
+    for precision in CPU_PRECISIONS:
+        yield precision, load_runtime(checkpoint, "onnx", precision)
+    others = [("eager", "fp32"), *(("openvino", precision) for precision in OPENVINO)]
+    for runtime, precision in others:
+        try:
+            yield f"{runtime} {precision}", load_runtime(checkpoint, runtime, precision)
+        except RuntimeUnavailableError as error:
+            log.info("not compared: %s", error)
+
+
 @dataclass
 class _Tally:
     same: list[bool] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
     top1: list[bool] = field(default_factory=list)
     shifts: list[float] = field(default_factory=list)
 
@@ -92,6 +108,7 @@ class _Tally:
         self.same.append(reference.text == answer.text)
         for a, b in zip(expected.logits, found.logits, strict=False):
             self.cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+            self.errors.append(float(np.abs(a - b).max()))
             self.top1.append(bool(a.argmax() == b.argmax()))
             if not self.top1[-1]:
                 break
@@ -104,6 +121,7 @@ class _Tally:
             "same_answer": float(np.mean(self.same)),
             "logit_cosine_mean": float(np.mean(self.cosines)),
             "logit_cosine_min": float(np.min(self.cosines)),
+            "logit_error_max": float(np.max(self.errors)),
             "top1": float(np.mean(self.top1)),
             "px_shift_p50": float(np.median(self.shifts)) if self.shifts else float("nan"),
             "px_shift_max": float(np.max(self.shifts)) if self.shifts else float("nan"),
