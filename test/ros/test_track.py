@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ros_helpers import ABSENT, GOOD, Camera
 
+from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
@@ -135,6 +136,28 @@ def test_goal_is_cancelled_at_once_while_the_model_is_asked(
         assert molmo._tracking._running == 0
     finally:
         release.set()
+
+
+def test_cancel_reaches_the_model_in_the_middle_of_its_work(
+    film: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that would think for ever, but asks between its steps whether to go on."""
+    thinks, stopped = threading.Event(), threading.Event()
+
+    def think(*args: Any, should_stop: Callable[[], bool], **options: Any) -> None:
+        thinks.set()
+        while not should_stop():
+            time.sleep(0.001)
+        stopped.set()
+        raise CancelledError("stopped")
+
+    monkeypatch.setattr(molmo.engine.grounder(), "grasp", think)
+    goal = client.track(GOOD)
+    assert next(goal).stage == "grounding"
+    assert thinks.wait(5.0)
+    goal.close()
+    assert stopped.wait(5.0)
+    molmo.worker.submit(lambda job: None, 5.0).result()  # the worker is free again
 
 
 def test_more_goals_than_max_tracks_are_told_busy(
