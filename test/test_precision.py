@@ -159,15 +159,16 @@ def test_auto_is_fp32_for_a_small_model_and_int8_for_a_large_one(
 
 
 def test_all_runtimes_and_precisions_side_by_side() -> None:
-    """On two scenes: transformers and OpenVINO in fp32 give the same numbers, rounded ones nearly the same."""
+    """On a scene: transformers and OpenVINO in fp32 give the same numbers, rounded ones nearly the same."""
     pytest.importorskip("open3d", reason="the scenes are simulated")
     pytest.importorskip("transformers", reason="the reference")
     from molmo_ros.tools.compare_precisions import compare_precisions
 
-    rows = compare_precisions(scenes=2, seed=5)["precisions"]
+    rows = compare_precisions(scenes=1, seed=5)["precisions"]
     assert {"fp16", "int8", "int8_dynamic", "int4", "eager fp32"} <= rows.keys()
     for name, row in rows.items():
         if name.endswith(" fp32"):
-            assert (row["same_answer"], row["px_shift_max"]) == (1, 0) and row["logit_error_max"] <= 1e-4, name
+            assert (row["same_answer"], row["px_shift_max"]) == (1, 0), name
+            assert row["logit_error_max"] <= 1e-4, name
         else:
-            assert 0 < row["logit_error_max"] and row["logit_cosine_min"] > 0.9, name
+            assert row["logit_error_max"] > 0 and row["logit_cosine_min"] > 0.9, name
