@@ -33,10 +33,15 @@ class Engine:
 
         To be called before the executor spins; whatever is wrong is told by ``load``.
         """
-        from molmo_ros import pipeline  # noqa: F401
+        from molmo_ros import answer, pipeline  # noqa: F401
         from molmo_ros.checkpoint import resolve
         from molmo_ros.prompt import read_tokenizer
 
+        if config.runtime in ("auto", "onnx"):
+            with suppress(ImportError):
+                import onnxruntime  # noqa: F401
+
+                from molmo_ros.network import export  # noqa: F401
         with suppress(CheckpointError):
             read_tokenizer(resolve(config.checkpoint) / "tokenizer.json")
 
