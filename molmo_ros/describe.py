@@ -57,7 +57,7 @@ def runtimes_here(checkpoint: Checkpoint) -> dict[str, str]:
     """Every runtime, and "" or why it cannot serve this checkpoint on this machine."""
     return {
         "onnx": _on_cpu(checkpoint, "onnxruntime"),
-        "openvino": _on_cpu(checkpoint, "openvino"),
+        "openvino": _openvino(checkpoint),
         "tensorrt": _tensorrt(checkpoint, "tensorrt"),
         "tensorrt_rtx": _tensorrt(checkpoint, "tensorrt_rtx"),
         "eager": _eager(checkpoint),
@@ -91,6 +91,12 @@ def _on_cpu(checkpoint: Checkpoint, module: str) -> str:
         return lacking
     smallest = min((FP32, *CPU_PRECISIONS.values()), key=lambda p: weight_bytes(checkpoint.config, p))
     return _too_large(checkpoint.config, smallest)
+
+
+def _openvino(checkpoint: Checkpoint) -> str:
+    if checkpoint.config.text.experts:
+        return "OpenVINO cannot compile a mixture of experts"
+    return _on_cpu(checkpoint, "openvino")
 
 
 def _eager(checkpoint: Checkpoint) -> str:

@@ -71,6 +71,7 @@ def test_generations() -> None:
 def test_runtimes_of_v1(fields: dict[str, Any], tmp_path: Path) -> None:
     reasons = runtimes_here(load_checkpoint(str(write_v1(tmp_path / "v1", fields))))
     assert reasons["onnx"] == "" and reasons["eager"].startswith("transformers has no Molmo")
+    assert ("mixture of experts" in reasons["openvino"]) == (fields is MIXTURE)
     assert reasons["tensorrt"]  # no engine was built for it, whether or not TensorRT is here
 
 
