@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,3 +205,44 @@ def test_confidence_falls_from_point_to_point() -> None:
     assert (one.confidence, two.confidence) == pytest.approx((0.81, 0.81 * 0.8))
     (slanted,) = annotated((OPENING, 0.9, {}), (point_token(460), 0.9, {460: 0.5, 484: 0.5}), *rest)
     assert slanted.covariance[0, 1] > 1, "down to the right"
+
+
+def share(box: tuple[float, ...], mean: np.ndarray, sigma: float) -> float:
+    """Of a round Gaussian (px of 640x480) that lies in a box (0..1)."""
+    edges = [(box[0] * 640, box[2] * 640, mean[0]), (box[1] * 480, box[3] * 480, mean[1])]
+    return math.prod(
+        (math.erf((high - m) / sigma / 2**0.5) - math.erf((low - m) / sigma / 2**0.5)) / 2
+        for low, high, m in edges
+    )
+
+
+@pytest.mark.parametrize("sigma", [3.0, 6.0, 12.0])
+def test_covariance_of_a_model_that_knows_how_unsure_it_is(sigma: float) -> None:
+    """Probabilities of tokens, patches and places are those of a Gaussian around a random point."""
+    rng, found = np.random.default_rng(5), []
+    for _ in range(20):
+        mean = rng.uniform([150, 120], [490, 360])
+        chosen: list[int] = []
+        parts = []
+        for kind in (range(196, 725), range(726, 730), range(730, 739)):
+            boxes = {n: box_of(chosen, n) for n in kind}
+            weights = {n: share(box, mean, sigma) for n, box in boxes.items()}
+            total = sum(weights.values())
+            chances = {n: w / total for n, w in weights.items() if w / total > 1e-4}
+            chosen.append(max(chances, key=lambda n: chances[n]))
+            parts.append((point_token(chosen[-1]), chances[chosen[-1]], chances))
+        (point,) = annotated(*parts)
+        assert np.hypot(point.x + 0.5 - mean[0], point.y + 0.5 - mean[1]) < 12
+        found.append(math.sqrt(np.trace(point.covariance) / 2))
+    assert 0.7 * sigma < np.mean(found) < 1.3 * sigma
+
+
+def box_of(chosen: list[int], number: int) -> tuple[float, ...]:
+    if not chosen:
+        return VGA.token_box(number) or (0.0, 0.0, 0.0, 0.0)
+    if len(chosen) == 1:
+        return VGA.patch_box(chosen[0], number) or (0.0, 0.0, 0.0, 0.0)
+    left, top, right, bottom = VGA.patch_box(*chosen) or (0.0, 0.0, 0.0, 0.0)
+    column, row = divmod(number - 730, 3)
+    width, height = (right - left) / 3, (bottom - top) / 3
+    return left + column * width, top + row * height, left + (column + 1) * width, top + (row + 1) * height
