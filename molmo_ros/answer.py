@@ -8,21 +8,18 @@ expect is verified many tokens at a time (see ``pointing``).
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from molmo_ros.calibration import Calibration
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.confidence import Token
 from molmo_ros.datatypes import Answer, Image
-from molmo_ros.errors import AnswerError, CancelledError, QueryError
+from molmo_ros.decoding import AnyGrammar, Clock, Drafting, ShouldStop, Steps
+from molmo_ros.errors import QueryError
 from molmo_ros.grammar import Format, Grammar, Plan
 from molmo_ros.grammar_point import PatchGrammar
 from molmo_ros.network.config import V1
@@ -35,8 +32,6 @@ from molmo_ros.seen import Seen, SeenImages
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-ShouldStop = Callable[[], bool]
-AnyGrammar = Grammar | PatchGrammar
 
 
 class Molmo:
@@ -141,13 +136,13 @@ class Molmo:
         should_stop: ShouldStop | None,
     ) -> Answer:
         with self._lock:
-            clock = _Clock(should_stop)
+            clock = Clock(should_stop)
             rgb = as_rgb(rgb)
             turn = self._checkpoint.encoder.turn(prompt)
             seen = self._look(rgb, clock)
             grammar = self._grammar if seen.pointer is None else PatchGrammar(seen.pointer.places)
-            steps = _Steps(self._checkpoint.encoder.decode, self._digits, seen.pointer, max_new_tokens)
-            draft = _Drafting(drafter, plan, grammar, self._checkpoint.encoder.eos_ids)
+            steps = Steps(self._checkpoint.encoder.decode, self._digits, seen.pointer, max_new_tokens)
+            draft = Drafting(drafter, plan, grammar, self._checkpoint.encoder.eos_ids)
             logits, first = self._prefill(seen, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
             with clock.stage("decode"):
                 self._decode(logits, first, seen, steps, draft, clock)
@@ -160,7 +155,7 @@ class Molmo:
             self._images.clear()
             self._runtime.close()
 
-    def _look(self, rgb: Image, clock: _Clock) -> Seen:
+    def _look(self, rgb: Image, clock: Clock) -> Seen:
         """The image, encoded if it is none of those seen last."""
         seen = self._images.take(rgb)
         if seen is None:
@@ -172,7 +167,7 @@ class Molmo:
             seen.pointer.begin()
         return seen
 
-    def _encode(self, rgb: Image, clock: _Clock) -> Seen:
+    def _encode(self, rgb: Image, clock: Clock) -> Seen:
         """Embed everything before the user's words; image features are added to the image's tokens."""
         encoder, config = self._checkpoint.encoder, self._checkpoint.image
         pointer = None
@@ -194,7 +189,7 @@ class Molmo:
         return Seen(rgb.copy(), cache, len(ids), embeds, places, pointer)
 
     def _prefill(
-        self, seen: Seen, turn: list[int], draft: list[int], clock: _Clock
+        self, seen: Seen, turn: list[int], draft: list[int], clock: Clock
     ) -> tuple[Float32, list[int]]:
         """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
 
@@ -243,9 +238,9 @@ class Molmo:
         logits: Float32,
         drafted: list[int],
         seen: Seen,
-        steps: _Steps,
-        drafting: _Drafting,
-        clock: _Clock,
+        steps: Steps,
+        drafting: Drafting,
+        clock: Clock,
     ) -> None:
         """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
         at the end of the cache."""
@@ -272,108 +267,13 @@ class Molmo:
         return seen.pointer.embed(self._runtime.embed, answer, tokens)
 
     def _answer(
-        self, text: str, steps: _Steps, grammar: AnyGrammar, width: int, height: int, clock: _Clock
+        self, text: str, steps: Steps, grammar: AnyGrammar, width: int, height: int, clock: Clock
     ) -> Answer:
         points = self.calibration.apply(grammar.points(text, steps.tokens, width, height))
         log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
         return Answer(
             text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
         )
-
-
-@dataclass
-class _Steps:
-    """Greedy decoding so far: ids, log-probabilities, and the text that each token added."""
-
-    decode: Callable[[list[int]], str]
-    digits: dict[int, str]
-    pointer: Pointer | None = None
-    most: int = 192  # tokens
-    passes: int = 0
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    tokens: list[Token] = field(default_factory=list)
-    text: str = ""
-    _pending: list[int] = field(default_factory=list)
-
-    def take(self, logits: Float32) -> None:
-        """Append the most probable token; logits (vocabulary,). Raises: AnswerError if not finite."""
-        best = int(logits.argmax())  # of NaN, if there is one
-        if not np.isfinite(logits[best]):
-            raise AnswerError(
-                f"The network gave {logits[best]} instead of a probability; its numbers overflow in this "
-                "precision or the weights are damaged: take fp32 or bf16, and check the checkpoint."
-            )
-        odds = np.exp(logits - logits[best])
-        total = float(odds.sum(dtype=np.float64))
-        self.ids.append(best)
-        self.logprobs.append(-math.log(total))
-        piece = self._piece(best)
-        others = {}
-        if best in self.digits:
-            others = {text: float(odds[i]) / total for i, text in self.digits.items()}
-        elif self.pointer is not None:
-            others = self.pointer.alternatives(logits, self.ids)
-        self.tokens.append(Token(piece, len(self.text), 1.0 / total, others))
-        self.text += piece
-
-    def _piece(self, token: int) -> str:
-        """The text that a token adds; a character spread over several tokens comes with the last of them."""
-        self._pending.append(token)
-        piece = self.decode(self._pending)
-        if piece.endswith("\N{REPLACEMENT CHARACTER}") and len(self._pending) < 4:
-            return ""
-        self._pending.clear()
-        return piece
-
-
-@dataclass(frozen=True)
-class _Drafting:
-    """What is expected next, and how far an answer has come."""
-
-    drafter: Drafter | None
-    plan: Plan
-    grammar: AnyGrammar
-    eos_ids: frozenset[int]
-
-    def next(self, steps: _Steps, most: int) -> list[int]:
-        """At most so many tokens that probably come next."""
-        if self.drafter is None:
-            return []
-        most = min(most, steps.most - len(steps.ids) - 1)
-        draft = self.grammar.draft(steps.text, self.plan)
-        return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
-
-    def verify(self, steps: _Steps, logits: Float32, drafted: list[int]) -> bool:
-        """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
-        for row, expected in zip(logits, [*drafted, None], strict=True):
-            if len(steps.ids) >= steps.most:
-                return True
-            steps.take(row)
-            if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
-                return True
-            if steps.ids[-1] != expected:
-                break
-        return len(steps.ids) >= steps.most
-
-
-class _Clock:
-    """Milliseconds per stage, and the question whether to go on."""
-
-    def __init__(self, should_stop: ShouldStop | None) -> None:
-        self.ms: dict[str, float] = {}
-        self._should_stop = should_stop
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.check()
-        start = time.perf_counter()
-        yield
-        self.ms[name] = (time.perf_counter() - start) * 1e3
-
-    def check(self) -> None:
-        if self._should_stop is not None and self._should_stop():
-            raise CancelledError("The query was cancelled before its answer was complete; ask again.")
 
 
 def _grammar(checkpoint: Checkpoint) -> AnyGrammar:

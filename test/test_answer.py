@@ -10,8 +10,9 @@ import pytest
 from scripted import Script
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer import Molmo, _kv_limits, _Steps
+from molmo_ros.answer import Molmo, _kv_limits
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.decoding import Steps
 from molmo_ros.errors import AnswerError, CancelledError, FrameError, QueryError
 
 TWO = '<points coords="1 1 308 305 2 752 377">mugs</points>'
@@ -169,7 +170,7 @@ def test_kv_limits() -> None:
 
 def test_pieces_of_a_character_over_several_tokens(checkpoint: Checkpoint) -> None:
     encoder = checkpoint.encoder
-    steps = _Steps(encoder.decode, encoder.digit_tokens())
+    steps = Steps(encoder.decode, encoder.digit_tokens())
     for token in encoder._plain("Öl 30€"):
         steps.take(np.eye(400, dtype=np.float32)[token] * 20)
     assert steps.text == "Öl 30€"

@@ -1,0 +1,117 @@
+"""One answer while it is being written: its tokens so far, what is expected next, and the time it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from molmo_ros.confidence import Token
+from molmo_ros.errors import AnswerError, CancelledError
+from molmo_ros.grammar import Grammar, Plan
+from molmo_ros.grammar_point import PatchGrammar
+from molmo_ros.pointer import Pointer
+from molmo_ros.pointing import Drafter
+from molmo_ros.runtimes.base import Float32
+
+AnyGrammar = Grammar | PatchGrammar
+ShouldStop = Callable[[], bool]
+
+
+@dataclass
+class Steps:
+    """Greedy decoding so far: ids, log-probabilities, and the text that each token added."""
+
+    decode: Callable[[list[int]], str]
+    digits: dict[int, str]
+    pointer: Pointer | None = None
+    most: int = 192  # tokens
+    passes: int = 0
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    text: str = ""
+    _pending: list[int] = field(default_factory=list)
+
+    def take(self, logits: Float32) -> None:
+        """Append the most probable token; logits (vocabulary,). Raises: AnswerError if not finite."""
+        best = int(logits.argmax())  # of NaN, if there is one
+        if not np.isfinite(logits[best]):
+            raise AnswerError(
+                f"The network gave {logits[best]} instead of a probability; its numbers overflow in this "
+                "precision or the weights are damaged: take fp32 or bf16, and check the checkpoint."
+            )
+        odds = np.exp(logits - logits[best])
+        total = float(odds.sum(dtype=np.float64))
+        self.ids.append(best)
+        self.logprobs.append(-math.log(total))
+        piece = self._piece(best)
+        others = {}
+        if best in self.digits:
+            others = {text: float(odds[i]) / total for i, text in self.digits.items()}
+        elif self.pointer is not None:
+            others = self.pointer.alternatives(logits, self.ids)
+        self.tokens.append(Token(piece, len(self.text), 1.0 / total, others))
+        self.text += piece
+
+    def _piece(self, token: int) -> str:
+        """The text that a token adds; a character spread over several tokens comes with the last of them."""
+        self._pending.append(token)
+        piece = self.decode(self._pending)
+        if piece.endswith("\N{REPLACEMENT CHARACTER}") and len(self._pending) < 4:
+            return ""
+        self._pending.clear()
+        return piece
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What is expected next, and how far an answer has come."""
+
+    drafter: Drafter | None
+    plan: Plan
+    grammar: AnyGrammar
+    eos_ids: frozenset[int]
+
+    def next(self, steps: Steps, most: int) -> list[int]:
+        """At most so many tokens that probably come next."""
+        if self.drafter is None:
+            return []
+        most = min(most, steps.most - len(steps.ids) - 1)
+        draft = self.grammar.draft(steps.text, self.plan)
+        return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
+
+    def verify(self, steps: Steps, logits: Float32, drafted: list[int]) -> bool:
+        """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
+        for row, expected in zip(logits, [*drafted, None], strict=True):
+            if len(steps.ids) >= steps.most:
+                return True
+            steps.take(row)
+            if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
+                return True
+            if steps.ids[-1] != expected:
+                break
+        return len(steps.ids) >= steps.most
+
+
+class Clock:
+    """Milliseconds per stage, and the question whether to go on."""
+
+    def __init__(self, should_stop: ShouldStop | None) -> None:
+        self.ms: dict[str, float] = {}
+        self._should_stop = should_stop
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.check()
+        start = time.perf_counter()
+        yield
+        self.ms[name] = (time.perf_counter() - start) * 1e3
+
+    def check(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise CancelledError("The query was cancelled before its answer was complete; ask again.")
