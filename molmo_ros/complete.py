@@ -74,7 +74,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
         )
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
     cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=420)
-    dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=4000)
+    dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=3000)
     # noise grows with the square of the distance: farther away it takes more surface to tell its direction
     n = normals(cloud, dense_cloud, max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing))
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
@@ -152,8 +152,9 @@ def in_hull(points: Array, of: Array, margin: float) -> Mask:
 
 def hull(points: Array) -> Array:
     """Return the corners (C,2) of the convex hull of points (N,2), counter-clockwise."""
-    corners = cv2.convexHull(points.astype(np.float32), clockwise=False)[:, 0]
-    return np.asarray(corners, dtype=np.float64)
+    return np.asarray(
+        points[cv2.convexHull(points.astype(np.float32), clockwise=False, returnPoints=False)[:, 0]]
+    )
 
 
 def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | None:

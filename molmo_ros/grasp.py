@@ -8,15 +8,17 @@ import numpy.typing as npt
 from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp_candidates import propose
+from molmo_ros.grasp_candidates import Candidates, propose
 from molmo_ros.grasp_checks import TRAVEL_M, check, clearance
 from molmo_ros.grasp_fits import Fits, Refusals
-from molmo_ros.grasp_score import score
+from molmo_ros.grasp_score import promise, score
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
-BATCH = 32  # of the roughly checked grasps, best first, are checked against the dense cloud at a time
+FIRST = 160  # of the proposed ones, the most promising, are looked at before the rest
+GOOD = 0.6  # a quality that ends the search
+BATCH = 24  # of the roughly checked grasps, best first, are checked against the dense cloud at a time
 
 
 def plan_grasps(
@@ -38,16 +40,28 @@ def plan_grasps(
     T_support_camera = invert(views.coarse.T_camera_support)
     click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
     candidates = propose(views, click, gripper)
+    order = np.argsort(-promise(views.coarse, candidates, click), kind="stable")
+    refusals = Refusals()
+    for some in (order[:FIRST], order):  # most often the first look finds a good one
+        fits, refusals = _fitting(views, candidates.take(some), click, gripper)
+        quality = score(views.dense, fits, click, gripper)
+        chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
+        good = len(chosen) >= max_grasps and quality.max(initial=0.0) >= GOOD
+        if good or (chosen and len(some) == len(order)):
+            return [_grasp(views.dense, fits, k, float(quality[k])) for k in chosen]
+    raise _refusal(views.dense, gripper, len(candidates), refusals)
+
+
+def _fitting(views: Views, candidates: Candidates, click: Array, gripper: Gripper) -> tuple[Fits, Refusals]:
+    """Check against the coarse cloud, and the best of what passes against the dense one, until some do."""
     rough, refusals = check(views.coarse, candidates, gripper)
     order = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
     for first in range(0, len(order), BATCH):
         fits, refused = check(views.dense, rough.candidates(order[first : first + BATCH]), gripper)
         refusals = refusals + refused
         if len(fits) > 0:
-            quality = score(views.dense, fits, click, gripper)
-            chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
-            return [_grasp(views.dense, fits, k, float(quality[k])) for k in chosen]
-    raise _refusal(views.dense, gripper, len(candidates), refusals)
+            return fits, refusals
+    return rough.take(order[:0]), refusals
 
 
 def _grasp(shape: Shape, fits: Fits, k: int, quality: float) -> Grasp:

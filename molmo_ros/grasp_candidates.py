@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -20,6 +21,7 @@ TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
 PAIRS = 64
+FIRSTS = 200  # seen points that a pair may begin at
 MOST_PAIRS = 8000
 RIMS = 20
 
@@ -85,6 +87,7 @@ def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Ind
     """Return the indices of at most PAIRS diverse antipodal pairs (i seen, j any)."""
     points, n = shape.points.astype(np.float32), shape.normals.astype(np.float32)
     first = np.flatnonzero(shape.seen)
+    first = first[:: 1 + len(first) // FIRSTS]
     # d = p_j - p_i, and its projections on both normals, without ever forming (I,J,3)
     square = np.sum(points**2, axis=1)
     distance = np.sqrt(np.maximum(square[first, None] + square[None] - 2 * points[first] @ points.T, 1e-12))
@@ -148,7 +151,7 @@ def rim_candidates(views: Views, click: Array) -> Candidates:
     rotation = _leaning(across, RIM_TILTS_DEG)
     count = len(rotation)
     return Candidates(
-        rotation, np.repeat(edge, len(RIM_TILTS_DEG), axis=0), np.full(count, 0.002), np.full(count, 0.015)
+        rotation, np.repeat(edge, len(RIM_TILTS_DEG), axis=0), np.full(count, 0.002), np.full(count, 0.012)
     )
 
 
@@ -157,7 +160,8 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
 
     Looks at the neighbours of points (N,3) within radius m among a denser cloud (M,3).
     """
-    k = min(64, len(among))
+    points = points[_may_be_top(points, radius)]
+    k = min(48, len(among))
     distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
     near = np.isfinite(distance)
     around = among[np.where(near, index, 0)]
@@ -171,6 +175,14 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
     thin = local_top & (count >= 8) & (deviation[:, 0] < 0.0035) & (deviation[:, 1] > 1.8 * deviation[:, 0])
     across = np.concatenate([vectors[thin, :, 0], np.zeros((np.count_nonzero(thin), 1))], axis=1)
     return np.concatenate([mean[thin, :2], points[thin, 2:]], axis=1), across
+
+
+def _may_be_top(points: Array, radius: float) -> Mask:
+    """Leave out points (N,3) beside which, in the cells of radius m around, there are much higher ones."""
+    column, row = np.floor((points[:, :2] - points[:, :2].min(axis=0)) * 2 / radius).astype(np.intp).T + 1
+    highest = np.full((int(row.max()) + 2, int(column.max()) + 2), -1.0, dtype=np.float32)
+    np.maximum.at(highest, (row, column), points[:, 2].astype(np.float32))
+    return np.asarray(points[:, 2] > cv2.dilate(highest, np.ones((3, 3), np.uint8))[row, column] - 0.0041)
 
 
 def _top_at(shape: Shape, spot: Array) -> float:

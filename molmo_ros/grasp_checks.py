@@ -102,7 +102,7 @@ class _Touched:
     """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
 
     hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
-    object's (own), the rest the scene's; weight (T,) is what a hit of it counts, 1 vetoes. `local` (C,3,N+S) are
+    object's (own), the rest the scene's; weight (T,) is what a hit counts, 1 vetoes. `local` (C,3,N+S) are
     all points in all hands' frames, and weights (N+S,) theirs; the first `objects` of them are the object's.
     """
 
@@ -131,7 +131,17 @@ class _Touched:
         weights = np.concatenate(
             [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
         ).astype(np.float32)
-        return _Touched(hand, point, at_y, at_z, point < len(shape.points), weights[point], local, weights, len(shape.points))
+        return _Touched(
+            hand,
+            point,
+            at_y,
+            at_z,
+            point < len(shape.points),
+            weights[point],
+            local,
+            weights,
+            len(shape.points),
+        )
 
 
 def _free_opening(
@@ -253,12 +263,14 @@ def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:
 
 def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:
     """Tell which hands' palms (C,) meet nothing on their way in."""
-    x, y, z = touched.local[:, 0], touched.local[:, 1], touched.local[:, 2]
     back = gripper.finger_length
     # neighbours are wider than what is seen of them
     room = np.full(len(touched.weights), PALM_CLEARANCE_M, dtype=np.float32)
     room[: touched.objects] = CLEARANCE_M
-    hit = (z < room - back) & (z > -(back + gripper.palm[2] + TRAVEL_M))
-    hit &= np.abs(x) < gripper.palm[0] / 2 + room
-    hit &= np.abs(y - shift[:, None].astype(np.float32)) < gripper.palm[1] / 2 + room
-    return np.asarray(hit.astype(np.float32) @ touched.weights < 0.99)
+    high = touched.local[:, 2]
+    hand, point = np.nonzero((high < room - back) & (high > -(back + gripper.palm[2] + TRAVEL_M)))
+    x, y = touched.local[hand, 0, point], touched.local[hand, 1, point] - shift[hand]
+    hit = np.abs(x) < gripper.palm[0] / 2 + room[point]
+    hit &= np.abs(y) < gripper.palm[1] / 2 + room[point]
+    hits = np.bincount(hand[hit], weights=touched.weights[point[hit]], minlength=len(shift))
+    return np.asarray(hits < 0.99)

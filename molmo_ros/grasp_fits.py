@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Fits:
 
     def __len__(self) -> int:
         return len(self.opening)
+
+    def take(self, index: Index) -> Fits:
+        """Return a choice of them."""
+        return Fits(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def candidates(self, index: Index) -> Candidates:
         """Return a choice of them as candidates, to be checked again."""

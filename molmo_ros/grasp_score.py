@@ -6,6 +6,7 @@ import numpy as np
 
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array
+from molmo_ros.grasp_candidates import Candidates
 from molmo_ros.grasp_checks import THIN_M
 from molmo_ros.grasp_fits import Fits
 from molmo_ros.gripper import Gripper
@@ -14,7 +15,8 @@ from molmo_ros.gripper import Gripper
 ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.18
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
-OCCLUDED, GUESSED, LATERAL, SQUEEZE = 0.12, 0.02, 0.05, 0.30
+OCCLUDED, GUESSED, LATERAL, SQUEEZE = 0.35, 0.02, 0.05, 0.30
+PROBE_M = 0.007  # above and below the tips
 
 
 def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
@@ -45,15 +47,33 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     return np.asarray(np.clip(total / BEST, 0, 1))
 
 
+def promise(shape: Shape, candidates: Candidates, click: Array) -> Array:
+    """Rate candidates (C,) by what is known of them before they are checked: the same, as far as it goes."""
+    middle = shape.points.mean(axis=0)
+    off_middle = np.linalg.norm(candidates.contact - middle, axis=1)
+    off_click = np.linalg.norm(candidates.contact - click, axis=1)
+    return np.asarray(
+        CENTRE * np.exp(-((off_middle / 0.035) ** 2))
+        + VERTICAL * np.clip(-candidates.rotation[:, 2, 2], 0, 1)
+        + CLICK * np.exp(-((off_click / 0.045) ** 2))
+        + ANTIPODAL * (candidates.half > 0)
+    )
+
+
 def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
-    """Return the share (P,) of the fingers that lies behind what the camera saw, where anything may be."""
-    along = -gripper.finger_length * np.array([0.1, 0.4, 0.7])
-    side = np.array([-1.0, 1.0])
-    z, s = (g.ravel() for g in np.meshgrid(along, side, indexing="ij"))
-    across = s * (fits.opening[:, None] + gripper.finger_thickness) / 2
+    """Return the share (P,) of the fingers' way that lies behind what the camera saw, where anything may be.
+
+    From where they are open to where they touch, and just below: behind a mug there may be its handle.
+    """
+    along = np.array([PROBE_M, -PROBE_M, -0.4 * gripper.finger_length])
+    closed = np.array([0.1, 0.5, 0.9])
+    z, shut, side = (g.ravel() for g in np.meshgrid(along, closed, [-1.0, 1.0], indexing="ij"))
+    half = fits.opening[:, None] / 2 - shut * (fits.opening - fits.width)[:, None] / 2
+    across = side * (half + gripper.finger_thickness / 2)
+    middle = np.sum((fits.contact - fits.tips) * fits.rotation[:, :, 1], axis=1)[:, None]
     points = (
         fits.tips[:, None]
-        + across[..., None] * fits.rotation[:, None, :, 1]
+        + (across + shut * middle)[..., None] * fits.rotation[:, None, :, 1]
         + z[:, None] * fits.rotation[:, None, :, 2]
     )
     return np.asarray(np.mean(shape.depth_behind_seen(points) > 0.005, axis=1))

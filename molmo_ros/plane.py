@@ -15,8 +15,8 @@ class PlaneOptions:
     """samples points and hypotheses of the search; tilt_deg: widest angle to a known "up";
     min_share: of the points near the object that must lie on a plane for it to count."""
 
-    samples: int = 2000
-    hypotheses: int = 200
+    samples: int = 1500
+    hypotheses: int = 160
     tilt_deg: float = 25.0
     min_share: float = 0.1
     seed: int = 0
@@ -77,7 +77,7 @@ def _hypotheses(sample: Array, up: Array | None, options: PlaneOptions, rng: np.
 
 def _refined(points: Array, plane: Array, tolerance: float) -> Array:
     """Fit the plane to its inliers among points (N,3) by least squares, twice."""
-    points = points[:: max(1, len(points) // 10_000)]
+    points = points[:: max(1, len(points) // 5_000)]
     for _ in range(2):
         near = points[np.abs(points @ plane[:3] + plane[3]) < tolerance]
         if len(near) < 10:

@@ -220,10 +220,13 @@ def _dbscan(count: int, pairs: Index, core: Mask) -> Index:
 
 def _lab(frame: RgbdFrame, region: _Region) -> Array:
     """Return colours (N,3) of the region's pixels in which shading counts less than hue."""
-    v0, u0 = region.v.min(initial=0), region.u.min(initial=0)
-    cut = np.ascontiguousarray(frame.rgb[v0 : region.v.max(initial=0) + 1, u0 : region.u.max(initial=0) + 1])
-    lab = cv2.cvtColor(cv2.medianBlur(cut, 3), cv2.COLOR_RGB2LAB)
-    return np.asarray(lab[region.v - v0, region.u - u0] * np.array([SHADING, 1.0, 1.0]))
+    if len(region.v) == 0:
+        return np.zeros((0, 3))
+    v0, u0 = region.v.min(), region.u.min()
+    cut = np.ascontiguousarray(frame.rgb[v0 : region.v.max() + 1, u0 : region.u.max() + 1])
+    own = cv2.medianBlur(cut, 3)[region.v - v0, region.u - u0]
+    lab = cv2.cvtColor(own[:, None], cv2.COLOR_RGB2LAB)[:, 0]
+    return np.asarray(lab * np.array([SHADING, 1.0, 1.0]))
 
 
 def _linked(tree: cKDTree, centres: Array, colour: Array, pairs: Index, near: float) -> Mask:
@@ -233,17 +236,17 @@ def _linked(tree: cKDTree, centres: Array, colour: Array, pairs: Index, near: fl
     lid is flush with what it is on, or sticks out of it.
     """
     i, j = pairs.T
-    linked = np.linalg.norm(colour[i] - colour[j], axis=1) < SAME_COLOUR
-    other = np.flatnonzero(~linked)
+    change = colour[i] - colour[j]
+    linked = np.einsum("pc,pc->p", change, change) < SAME_COLOUR**2
+    d = centres[j] - centres[i]
+    length = np.sqrt(np.einsum("pc,pc->p", d, d))
+    other = np.flatnonzero(~linked & (length < 1.5 * near))
     if len(other) == 0:
         return np.asarray(linked)
-    i, j = i[other], j[other]
-    needed, index = np.unique(np.concatenate([i, j]), return_inverse=True)
+    needed, index = np.unique(np.concatenate([i[other], j[other]]), return_inverse=True)
     n = _normals_by_colour(tree, centres, colour, needed, 3.5 * near)
-    d = centres[j] - centres[i]
-    length = np.linalg.norm(d, axis=1)
-    valley = np.sum(d * (n[index[: len(i)]] - n[index[len(i) :]]), axis=1) / length
-    linked[other] = (length < 1.5 * near) & (valley < VALLEY)
+    turn = n[index[: len(other)]] - n[index[len(other) :]]
+    linked[other] = np.einsum("pc,pc->p", d[other], turn) < VALLEY * length[other]
     return np.asarray(linked)
 
 
