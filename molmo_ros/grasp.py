@@ -11,7 +11,7 @@ from molmo_ros.errors import GraspError
 from molmo_ros.grasp_candidates import Candidates, propose
 from molmo_ros.grasp_checks import TRAVEL_M, check, clearance
 from molmo_ros.grasp_fits import Fits, Refusals
-from molmo_ros.grasp_score import promise, score
+from molmo_ros.grasp_score import known_opening, promise, score
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
@@ -48,7 +48,7 @@ def plan_grasps(
         chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
         good = len(chosen) >= max_grasps and quality.max(initial=0.0) >= GOOD
         if good or (chosen and len(some) == len(order)):
-            return [_grasp(views.dense, fits, k, float(quality[k])) for k in chosen]
+            return [_grasp(views.dense, fits, k, float(quality[k]), gripper) for k in chosen]
     raise _refusal(views.dense, gripper, len(candidates), refusals)
 
 
@@ -64,14 +64,14 @@ def _fitting(views: Views, candidates: Candidates, click: Array, gripper: Grippe
     return rough.take(order[:0]), refusals
 
 
-def _grasp(shape: Shape, fits: Fits, k: int, quality: float) -> Grasp:
+def _grasp(shape: Shape, fits: Fits, k: int, quality: float, gripper: Gripper) -> Grasp:
     R, tips = fits.rotation[k], fits.tips[k]
     grasp = Grasp(
         pose=pose_from_matrix(make_transform(R, tips)),
         pregrasp=pose_from_matrix(make_transform(R, tips - TRAVEL_M * R[:, 2])),
         width=float(fits.width[k]),
         quality=quality,
-        opening=float(fits.opening[k]),
+        opening=known_opening(shape, fits, k, gripper),
     )
     return transform_grasp(shape.T_camera_support, grasp)
 

@@ -18,6 +18,7 @@ from molmo_ros.gripper import Gripper
 HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.4
 MIN_INSIDE = 4  # points between the pads
 MIN_COSINE = 0.7  # of the worse contact normal to the closing direction; rubber holds up to 0.88
+MAX_SQUEEZE = 0.4  # sine of the slope of both contacts by which the object is pushed out of the hand
 THIN_M = 0.012
 BIN_M = 0.001
 CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at every outline
@@ -42,7 +43,7 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
     touched = _Touched.of(shape, candidates.rotation, tips, gripper)
     opening, shift, free = _free_opening(touched, candidates, low, gripper, clearance(shape))
     held = _hold(shape, touched, candidates.rotation, opening, shift, gripper)
-    firm = (held.inside >= MIN_INSIDE) & (held.cosine >= MIN_COSINE)
+    firm = (held.inside >= MIN_INSIDE) & (held.cosine >= MIN_COSINE) & (held.squeeze <= MAX_SQUEEZE)
     alone = held.intruders * HIT_SCENE < 0.99
     palm = _palm_free(touched, shift, gripper)
     good = free & firm & alone & palm

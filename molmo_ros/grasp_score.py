@@ -16,6 +16,7 @@ ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.18
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL, SQUEEZE = 0.35, 0.02, 0.05, 0.30
+FINGER_ROOM_M = 0.006
 PROBE_M = 0.007  # above and below the tips
 
 
@@ -77,3 +78,22 @@ def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
         + z[:, None] * fits.rotation[:, None, :, 2]
     )
     return np.asarray(np.mean(shape.depth_behind_seen(points) > 0.005, axis=1))
+
+
+def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
+    """Return the widest opening (m) of one hand at which least of its fingers comes down where nobody saw.
+
+    Never narrower than a finger's room beside what it holds, nor wider than what is free.
+    """
+    least = min(float(fits.width[k]) + 2 * FINGER_ROOM_M, float(fits.opening[k]))
+    openings = np.linspace(float(fits.opening[k]), least, 6)
+    across = np.stack([openings / 2 + share * gripper.finger_thickness for share in (0.0, 0.5, 1.0)])
+    along = -gripper.finger_length * np.array([0.0, 0.2, 0.5])
+    x = gripper.finger_width * np.array([-0.5, 0.5])
+    R, tips = fits.rotation[k], fits.tips[k]
+    a, z, x, side = np.broadcast_arrays(
+        across[:, :, None, None, None], along[:, None, None], x[:, None], np.array([-1.0, 1.0])
+    )
+    points = tips + x[..., None] * R[:, 0] + (side * a)[..., None] * R[:, 1] + z[..., None] * R[:, 2]
+    hidden = (shape.depth_behind_seen(points) > 0.003).mean(axis=(0, 2, 3, 4))
+    return float(openings[np.argmin(hidden)])
