@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import threading
 from contextlib import suppress
@@ -77,6 +79,8 @@ class Engine:
             grounder, self._grounder = self._grounder, None
         if grounder is not None:
             grounder.close()
+            del grounder
+            _give_memory_back()
 
     def grounder(self) -> Grounder:
         """The model, ready to answer.
@@ -109,3 +113,10 @@ class Engine:
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)
+
+
+def _give_memory_back() -> None:
+    """glibc keeps what is freed in pieces for the process; after a large model that is worth the while."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
