@@ -11,7 +11,7 @@ from molmo_ros.errors import GraspError
 from molmo_ros.grasp_candidates import Candidates, propose
 from molmo_ros.grasp_checks import TRAVEL_M, check, clearance
 from molmo_ros.grasp_fits import Fits, Refusals
-from molmo_ros.grasp_score import known_opening, promise, score
+from molmo_ros.grasp_score import known_opening, probability, promise, score
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
@@ -70,7 +70,7 @@ def _grasp(shape: Shape, fits: Fits, k: int, quality: float, gripper: Gripper) -
         pose=pose_from_matrix(make_transform(R, tips)),
         pregrasp=pose_from_matrix(make_transform(R, tips - TRAVEL_M * R[:, 2])),
         width=float(fits.width[k]),
-        quality=quality,
+        quality=probability(quality),
         opening=known_opening(shape, fits, k, gripper),
     )
     return transform_grasp(shape.T_camera_support, grasp)
