@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,22 @@ SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
 FIRST = 160  # of the proposed ones, the most promising, are looked at before the rest
 GOOD = 0.6  # a quality that ends the search
 BATCH = 24  # of the roughly checked grasps, best first, are checked against the dense cloud at a time
+
+
+class GraspPlanner(Protocol):
+    """What `plan_grasps` is, and what another planner must be to take over (docs/other_planners.md)."""
+
+    def __call__(
+        self,
+        segment: ObjectSegment,
+        camera_point: CameraPoint,
+        gripper: Gripper,
+        up: Array | None = None,
+        max_grasps: int = 1,
+        views: Views | None = None,
+    ) -> list[Grasp]:
+        """Return at least one grasp in the camera's optical frame, best first, or raise GraspError."""
+        ...
 
 
 def plan_grasps(

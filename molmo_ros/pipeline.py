@@ -22,11 +22,12 @@ from molmo_ros.datatypes import (
     Grounding,
     Image,
     ImagePoint,
+    Mask,
     RgbdFrame,
     TargetStatus,
 )
 from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
-from molmo_ros.grasp import plan_grasps
+from molmo_ros.grasp import GraspPlanner, plan_grasps
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point
 from molmo_ros.prompt import ask_prompt, clean_query, noun, pointing_prompt
@@ -53,10 +54,16 @@ ShouldStop = Callable[[], bool]
 
 
 class Grounder:
-    """Molmo, and what turns its points into targets. Not thread-safe: one query at a time."""
+    """Molmo, and what turns its points into targets. Not thread-safe: one query at a time.
+
+    planner and segmenter may be replaced (docs/other_planners.md). segmenter: (frame, point) -> mask (H,W) of
+    the object, in place of its geometry; None: by geometry.
+    """
 
     def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper) -> None:
         self.model, self.gripper = model, gripper
+        self.planner: GraspPlanner = plan_grasps
+        self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
 
     @staticmethod
     def load(
@@ -228,12 +235,13 @@ class Grounder:
         stages: dict[str, float],
     ) -> GraspTarget:
         with _timed(stages, "segment"):
-            segment = segment_object(frame, target.point, lifted, up)
+            mask = None if self.segmenter is None else self.segmenter(frame, target.point)
+            segment = segment_object(frame, target.point, lifted, up, mask)
         with _timed(stages, "grasp"):
             views = complete_shape(segment, up)
             target = replace(target, segment=segment, box=oriented_box(segment, up, views))
             try:
-                best = plan_grasps(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
+                best = self.planner(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
             except GraspError as error:
                 return replace(target, status=TargetStatus[error.code], status_text=str(error))
         return replace(target, grasp=best)
