@@ -33,6 +33,11 @@ class Job(Generic[R]):
         self._cancelled.set()
 
     @property
+    def cancelled(self) -> bool:
+        """True once somebody has asked it to stop."""
+        return self._cancelled.is_set()
+
+    @property
     def done(self) -> bool:
         """True once ``result`` would not wait."""
         return self._done.is_set()
@@ -131,6 +136,11 @@ class Worker:
     def waiting(self) -> int:
         """Jobs in the queue, without the one that runs."""
         return len(self._queue)
+
+    @property
+    def current(self) -> Job[object] | None:
+        """The job that runs, if one does."""
+        return self._current
 
     @property
     def busy(self) -> bool:

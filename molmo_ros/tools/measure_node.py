@@ -51,12 +51,14 @@ def idle(seconds: float) -> dict[str, float]:
     with Processes() as first, Processes() as second, Processes() as ours:
         for processes, camera in zip((first, second), CAMERAS, strict=True):
             processes.start_node(SHOW, {"rate": RATE_HZ}, ["-r", f"__ns:=/{camera}"])
-        node = ours.start_node("molmo_ros.ros.node", {"cameras": list(CAMERAS)})
+        node = ours.start_node("molmo_ros.ros.node", {"cameras": list(CAMERAS), "frame_wait_s": 60.0})
         bare = subprocess.Popen([sys.executable, "-c", BARE])
         try:
             with GraspClient() as client:
                 client.wait_ready()
-            time.sleep(15.0)  # the cameras build their scenes
+                for camera in CAMERAS:  # they build their scenes
+                    client.find(QUERY, camera=camera, timeout_s=60.0)
+            time.sleep(2.0)
             before, start = [_cpu_s(p.pid) for p in (node, bare)], time.monotonic()
             time.sleep(seconds)
             spent = [_cpu_s(p.pid) - b for p, b in zip((node, bare), before, strict=True)]
@@ -165,10 +167,13 @@ def _gaps(ticks: list[float], work: Callable[[], object]) -> dict[str, float]:
 
 
 def _ms_until_idle(node: MolmoNode, stop: Callable[[], object]) -> float:
+    """From the moment that the cancel has reached the node; its way there is that of any service call."""
     asked = threading.Thread(target=stop)
-    start = time.monotonic()
     asked.start()
-    while node.worker.busy:
+    start = time.monotonic()
+    while (job := node.worker.current) is not None:
+        if not job.cancelled:
+            start = time.monotonic()
         time.sleep(0.0002)
     spent = 1e3 * (time.monotonic() - start)
     asked.join()
@@ -188,7 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     rclpy.init()
     if args.what == "idle":
-        result: dict[str, Any] = idle(30.0)
+        result: dict[str, Any] = idle(20.0)
     elif args.what == "heartbeat":
         result = heartbeat(args.checkpoint)
     elif args.what == "cancel":
