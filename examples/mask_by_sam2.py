@@ -2,20 +2,27 @@
 
 import sys
 
-from transformers import Sam2Model, Sam2Processor
+import cv2
+import numpy as np
+import torch
+from transformers import Sam2Model
 
 from molmo_ros import Grounder
 from molmo_ros.sim import SimCamera
 
-name = sys.argv[1] if len(sys.argv) > 1 else "facebook/sam2.1-hiera-tiny"
-model, processor = Sam2Model.from_pretrained(name).eval(), Sam2Processor.from_pretrained(name)
+model = Sam2Model.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else "facebook/sam2.1-hiera-tiny").eval()
+SIZE, MEAN, STD = 1024, np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 def segmenter(frame, point):
-    asked = {"input_points": [[[[point.x, point.y]]]], "input_labels": [[[1]]]}
-    inputs = processor(images=frame.rgb, **asked, return_tensors="pt")
-    masks = model(**inputs, multimask_output=False).pred_masks.detach()
-    return processor.post_process_masks(masks, inputs["original_sizes"])[0][0, 0].numpy()
+    height, width = frame.depth.shape
+    pixels = (cv2.resize(frame.rgb, (SIZE, SIZE)) / 255 - MEAN) / STD
+    at = torch.tensor([[[[point.x * SIZE / width, point.y * SIZE / height]]]])
+    with torch.no_grad():
+        image = torch.tensor(pixels).float().permute(2, 0, 1)[None]
+        label = torch.ones(1, 1, 1, dtype=torch.int)
+        seen = model(image, input_points=at, input_labels=label, multimask_output=False)
+    return cv2.resize(seen.pred_masks[0, 0, 0].numpy(), (width, height)) > 0
 
 
 grounder = Grounder.load()
