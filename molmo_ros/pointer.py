@@ -68,8 +68,8 @@ class Pointer:
     def embed(self, plain: Callable[[list[int]], Float32], answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``; ``plain`` embeds those of the vocabulary.
 
-        An image token is read as it was in the image, a patch as its features alone: so the released code does
-        it; in training, <|vit_index|> was added to them.
+        An image token is read as it was in the image, a patch as its features alone: so does the released
+        code; in training, <|vit_index|> was added to them.
         """
         embeds = plain([self._read_as(token) for token in tokens])
         for i, number in enumerate(self._numbers(tokens)):
