@@ -17,6 +17,7 @@ pytest.importorskip("open3d", reason="the simulated camera casts rays with open3
 from molmo_ros.cli import main
 from molmo_ros.datatypes import Array, Grasp
 from molmo_ros.errors import ParameterError
+from molmo_ros.grasp_score import probability
 from molmo_ros.gripper import Gripper
 from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box, lathe
@@ -258,3 +259,9 @@ def test_a_sweep_runs_each_setting_once(tmp_path: Path) -> None:
 
 def test_what_is_too_wide_depends_on_the_hand() -> None:
     assert run_target("infeasible", 0, Setting(gripper="robotiq_2f_140")).feasible is None
+
+
+def test_a_score_becomes_a_chance() -> None:
+    """By hand: log-odds -3.38 + 9.85 * 0.5 = 1.545, and 1 / (1 + exp(-1.545)) = 0.8242."""
+    assert probability(0.5) == pytest.approx(0.8242, abs=1e-4)
+    assert 0 < probability(0.0) < probability(1.0) < 1
