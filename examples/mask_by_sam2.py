@@ -25,7 +25,7 @@ def segmenter(frame, point):
     return cv2.resize(seen.pred_masks[0, 0, 0].numpy(), (width, height)) > 0
 
 
-grounder = Grounder.load()
+camera, grounder = SimCamera(seed=7), Grounder.load()
 grounder.segmenter = segmenter
-for target in grounder.grasp(SimCamera(seed=7).frame(), "all mugs").targets:
+for target in grounder.grasp(camera.frame(), f"the {camera.truth.objects[0].name}").targets:
     print(target.point.label, target.status.name, target.status_text)
