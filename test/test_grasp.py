@@ -24,6 +24,9 @@ HELD: dict[str, tuple[Solid, float | None]] = {
     "can": (can(0, 0, 0.033, 0.11), 0.066),
     "ball": (sphere(0, 0, 0.03), 0.06),
     "lying can": (roll(0, 0, 0.025, 0.12, yaw=0.9), 0.05),
+    "large ball": (sphere(0, 0, 0.038), 0.076),  # at its equator: above it, closing pushes it out
+    "pen": (roll(0, 0, 0.0055, 0.14, yaw=0.4), 0.011),
+    "phone": (block(0, 0, (0.055, 0.13, 0.010), yaw=0.5), 0.055),
     "marker": (roll(0, 0, 0.008, 0.13, yaw=0.4), 0.016),
     "flat box": (block(0, 0, (0.05, 0.09, 0.015), yaw=0.3), 0.05),
     "cup": (cup(0, 0, 0.045, 0.09), 0.004),  # wider than the hand: by the rim

@@ -64,6 +64,25 @@ def test_a_flat_thing_is_found() -> None:
     assert np.count_nonzero(view.segment().mask & view.mask()) > 0.4 * np.count_nonzero(view.mask())
 
 
+def test_things_that_touch_part_where_the_colour_changes_in_a_valley() -> None:
+    """Two balls of different colours, 1 mm apart: nearer than the points of one thing may be."""
+    view = look(sphere(0, 0, 0.03), sphere(0.0, 0.061, 0.03), noise=1, size=(640, 480))
+    for which in (1, 2):
+        assert iou(view.segment(which).mask, view.mask(which)) > 0.85
+
+
+def test_a_label_is_part_of_what_it_is_on() -> None:
+    view = look(can(0, 0, 0.033, 0.1), noise=1, size=(640, 480))
+    rgb = view.frame.rgb.copy()
+    v = int(view.middle().y)
+    band = view.mask()
+    band[: v - 15] = band[v + 15 :] = False
+    rgb[band] = (240, 240, 40)
+    point = view.middle()
+    segment = segment_object(replace(view.frame, rgb=rgb), point, view.lifted(), view.up)
+    assert iou(segment.mask, view.mask()) > 0.85
+
+
 def test_the_bare_table_is_no_object(pair: View) -> None:
     v, u = np.nonzero(pair.mask(0))
     k = int(np.argmin((v - 200) ** 2 + (u - 40) ** 2))
