@@ -57,12 +57,16 @@ class Molmo:
         precision: str = "auto",
         threads: int | None = None,
         allow_download: bool = False,
+        max_crops: int | None = None,
     ) -> Molmo:
         """Load "tiny", a checkpoint folder, or a hub id: in the local cache, or fetched if that is allowed.
 
-        Raises: CheckpointError, RuntimeUnavailableError.
+        ``max_crops``: high-resolution crops of an image, if not as many as the checkpoint says.
+        Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
         """
-        opened = load_checkpoint(checkpoint, progress=progress, allow_download=allow_download)
+        opened = load_checkpoint(
+            checkpoint, progress=progress, allow_download=allow_download, max_crops=max_crops
+        )
         return cls(opened, load_runtime(opened, runtime, precision, threads=threads, progress=progress))
 
     @property

@@ -116,12 +116,14 @@ def load_checkpoint(
     *,
     cache_dir: Path | None = None,
     allow_download: bool = False,
+    max_crops: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Checkpoint:
     """Resolve ``name`` and check everything that can be checked without reading the weights.
 
-    ``allow_download``: fetch a hub id that the cache lacks.
-    Raises: CheckpointError naming the file and the mend.
+    ``allow_download``: fetch a hub id that the cache lacks. ``max_crops``: high-resolution crops of an image,
+    if not as many as the checkpoint says.
+    Raises: CheckpointError naming the file and the mend; ParameterError.
     """
     if allow_download and progress:
         progress("looking for the checkpoint", 0.0)
@@ -130,6 +132,8 @@ def load_checkpoint(
     path = folder / "preprocessor_config.json"
     image = ImageConfig.parse(_read_json(path), str(path))
     _check_image(image, config, path)
+    if max_crops is not None and max_crops != image.max_crops:
+        image = image.with_max_crops(max_crops)
     encoder = encoder_class(config.model_type).load(folder)
     _check_vocabulary(encoder, config, folder)
     if progress:

@@ -57,6 +57,13 @@ class NodeConfig:
         choices=PRECISIONS,
         read_only=True,
     )
+    max_crops: int = _setting(
+        -1,
+        "High-resolution crops of an image: fewer are faster, more show more; -1 is the checkpoint's own.",
+        low=-1,
+        high=36,
+        read_only=True,
+    )
     remote_url: str = _setting(
         "http://localhost:8000/v1",
         "Runtime remote: address of the OpenAI-compatible server that has the model.",

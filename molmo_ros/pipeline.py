@@ -74,6 +74,7 @@ class Grounder:
         *,
         precision: str = "auto",
         allow_download: bool = False,
+        max_crops: int | None = None,
         remote: RemoteOptions | None = None,
     ) -> Grounder:
         """Load a model and a gripper.
@@ -81,6 +82,7 @@ class Grounder:
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
         bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache;
+        max_crops, high-resolution crops of an image if not as many as the checkpoint says;
         remote, the server of runtime "remote", which has the checkpoint then.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
@@ -92,7 +94,12 @@ class Grounder:
 
             return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand)
         model = Molmo.load(
-            str(checkpoint), runtime, progress, precision=precision, allow_download=allow_download
+            str(checkpoint),
+            runtime,
+            progress,
+            precision=precision,
+            allow_download=allow_download,
+            max_crops=max_crops,
         )
         return Grounder(model, hand)
 

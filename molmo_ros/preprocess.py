@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.datatypes import Image
-from molmo_ros.errors import CheckpointError, FrameError
+from molmo_ros.errors import CheckpointError, FrameError, ParameterError
 from molmo_ros.letterbox import letterbox
 
 Index = npt.NDArray[np.int64]
@@ -99,6 +99,16 @@ class ImageConfig:
         if odd or config.window <= 0:
             raise ValueError("patches and margins do not fit the image tokens")
         return config
+
+    def with_max_crops(self, max_crops: int) -> ImageConfig:
+        """The same with another number of high-resolution crops, at the price of detail or of time.
+
+        Raises: ParameterError if it is not 1 to 36, or the model has never seen such crops.
+        """
+        if self.max_crops == 0 or not 1 <= max_crops <= 36:
+            usable = f"1 to 36 (its own: {self.max_crops})" if self.max_crops else "0, it was made without"
+            raise ParameterError(f"max_crops is {max_crops}; for this checkpoint it must be {usable}.")
+        return replace(self, max_crops=max_crops)
 
     @property
     def grid(self) -> int:

@@ -13,9 +13,10 @@ import pytest
 from tiny_molmo2 import OLMO, QWEN, config_fields, random_weights, tokenizer, write_checkpoint
 
 from molmo_ros.checkpoint import check_weights, load_checkpoint, open_weights, resolve
-from molmo_ros.errors import CheckpointError
+from molmo_ros.errors import CheckpointError, ParameterError
 from molmo_ros.network.config import parse_config
 from molmo_ros.network.weights import expected_shapes
+from molmo_ros.preprocess import preprocess
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +273,15 @@ def test_built_in_checkpoint_loads() -> None:
     checkpoint = load_checkpoint("tiny")
     assert checkpoint.image.max_crops == 0 and checkpoint.config.vision.image_size == 160
     assert sum(f.stat().st_size for f in checkpoint.folder.iterdir()) < 10e6
+
+
+def test_another_number_of_crops(good: Path) -> None:
+    image = np.zeros((480, 640, 3), np.uint8)
+    own = load_checkpoint(str(good))
+    fewer = load_checkpoint(str(good), max_crops=1)
+    assert own.image.max_crops > 1
+    assert len(preprocess(image, fewer.image).crops) == 2 < len(preprocess(image, own.image).crops)
+    with pytest.raises(ParameterError, match="max_crops is 37; for this checkpoint it must be 1 to 36"):
+        load_checkpoint(str(good), max_crops=37)
+    with pytest.raises(ParameterError, match="max_crops is 4; for this checkpoint it must be 0"):
+        load_checkpoint("tiny", max_crops=4)
