@@ -214,22 +214,27 @@ class Grounder:
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
         targets = []
         for point in answer.points:  # all: the model names them from left to right, not the best first
-            if should_stop is not None and should_stop():
-                raise CancelledError("The query was cancelled before all targets were planned; ask again.")
-            target = self._target(frame, point, up, grasp, stages)
+            target = self._target(frame, point, up, grasp, stages, should_stop)
             targets.append(target if T is None else moved(target, T, target_frame))
         best_first = sorted(targets, key=_rank)
         return Grounding(query, answer, tuple(best_first[:max_targets]), stages)
 
     def _target(
-        self, frame: RgbdFrame, point: ImagePoint, up: Array | None, grasp: bool, stages: dict[str, float]
+        self,
+        frame: RgbdFrame,
+        point: ImagePoint,
+        up: Array | None,
+        grasp: bool,
+        stages: dict[str, float],
+        should_stop: ShouldStop | None,
     ) -> GraspTarget:
+        _go_on(should_stop)
         target = GraspTarget(point, TargetStatus.OK, "", frame.frame_id, frame.stamp_ns)
         try:
             with _timed(stages, "lift"):
                 lifted = lift_point(frame, point)
             target = replace(target, position=lifted.position, covariance=lifted.covariance)
-            return self._with_grasp(frame, target, lifted, up, stages) if grasp else target
+            return self._with_grasp(frame, target, lifted, up, stages, should_stop) if grasp else target
         except (DepthError, SegmentError) as error:
             return replace(target, status=TargetStatus[error.code], status_text=str(error))
 
@@ -240,10 +245,12 @@ class Grounder:
         lifted: CameraPoint,
         up: Array | None,
         stages: dict[str, float],
+        should_stop: ShouldStop | None,
     ) -> GraspTarget:
         with _timed(stages, "segment"):
             mask = None if self.segmenter is None else self.segmenter(frame, target.point)
             segment = segment_object(frame, target.point, lifted, up, mask)
+        _go_on(should_stop)
         with _timed(stages, "grasp"):
             views = complete_shape(segment, up)
             target = replace(target, segment=segment, box=oriented_box(segment, up, views))
@@ -273,6 +280,12 @@ def _rank(target: GraspTarget) -> tuple[bool, float]:
     quality = 1.0 if target.grasp is None else target.grasp.quality
     sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
     return target.status is not TargetStatus.OK, -sure * quality
+
+
+def _go_on(should_stop: ShouldStop | None) -> None:
+    """Raises: CancelledError if the caller has given up."""
+    if should_stop is not None and should_stop():
+        raise CancelledError("The query was cancelled before all targets were planned; ask again.")
 
 
 @contextmanager

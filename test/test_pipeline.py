@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from molmo_ros import Grounder
-from molmo_ros.datatypes import Answer, RgbdFrame, TargetStatus
+from molmo_ros.datatypes import Answer, ImagePoint, RgbdFrame, TargetStatus
 from molmo_ros.errors import (
     AnswerError,
     CameraInfoError,
@@ -158,6 +158,24 @@ def test_a_query_given_up_plans_no_more_grasps(
     monkeypatch.setattr(grounder.model, "point", lambda *_, **__: answer)
     with pytest.raises(CancelledError, match="planned"):
         grounder.grasp(frame, query, should_stop=lambda: True)
+
+
+def test_a_query_given_up_while_its_object_is_cut_out_plans_no_grasp(
+    grounder: Grounder, found: tuple[SimCamera, RgbdFrame, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planning is the longest stage after the model, so the last look is right before it."""
+    camera, frame, query = found
+    given_up, planned = [], []
+
+    def cut_out(frame: RgbdFrame, point: ImagePoint) -> np.ndarray:
+        given_up.append(True)
+        return camera.truth.ids == camera.truth.ids[round(point.y), round(point.x)]
+
+    monkeypatch.setattr(grounder, "segmenter", cut_out)
+    monkeypatch.setattr(grounder, "planner", lambda *args, **named: planned.append(args))
+    with pytest.raises(CancelledError):
+        grounder.grasp(frame, query, should_stop=lambda: bool(given_up))
+    assert given_up and not planned
 
 
 def test_targets_are_limited_and_ordered(grounder: Grounder) -> None:
