@@ -101,6 +101,14 @@ class NodeConfig:
     gripper: str = _setting(
         "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", read_only=True
     )
+    max_tilt_deg: float = _setting(
+        180.0,
+        "How far the approach of a grasp may lean from straight down, for arms that reach no other way.",
+        unit="degrees",
+        low=0.0,
+        high=180.0,
+        read_only=True,
+    )
     autostart: bool = _setting(
         True, "Configure and activate at start; false: wait for a lifecycle manager.", read_only=True
     )

@@ -46,11 +46,14 @@ def plan_grasps(
     up: Array | None = None,
     max_grasps: int = 1,
     views: Views | None = None,
+    max_tilt_deg: float = 180.0,
 ) -> list[Grasp]:
     """Plan grasps in the camera's optical frame, best first, each different from those before it.
 
     Args: camera_point, what was asked for: grasps near it are preferred; up (3,), away from the ground,
-    used where the segment has no support plane; views, the completed segment if it is known already.
+    used where the segment has no support plane; views, the completed segment if it is known already;
+    max_tilt_deg, how far the approach may lean from straight down on the support, for arms that reach no
+    other way.
     Raises: GraspError, with code TOO_WIDE if the gripper cannot open around the object anywhere, else
     COLLISION.
     """
@@ -58,6 +61,8 @@ def plan_grasps(
     T_support_camera = invert(views.coarse.T_camera_support)
     click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
     candidates = propose(views, click, gripper)
+    down = -candidates.rotation[:, 2, 2]
+    candidates = candidates.take(down >= np.cos(np.radians(max_tilt_deg)) - 1e-9)
     order = np.argsort(-promise(views.coarse, candidates, click), kind="stable")
     refusals = Refusals()
     for some in (order[:FIRST], order):  # most often the first look finds a good one

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,9 @@ class Grounder:
     the object, in place of its geometry; None: by geometry.
     """
 
-    def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper) -> None:
+    def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
-        self.planner: GraspPlanner = plan_grasps
+        self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
         self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
 
     @staticmethod
@@ -75,6 +76,7 @@ class Grounder:
         precision: str = "auto",
         allow_download: bool = False,
         max_crops: int | None = None,
+        max_tilt_deg: float = 180.0,
         remote: RemoteOptions | None = None,
     ) -> Grounder:
         """Load a model and a gripper.
@@ -82,8 +84,9 @@ class Grounder:
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
         bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache;
-        max_crops, high-resolution crops of an image if not as many as the checkpoint says;
-        remote, the server of runtime "remote", which has the checkpoint then.
+        max_crops, high-resolution crops of an image if not as many as the checkpoint says; max_tilt_deg, how
+        far grasps may lean from straight down on what the object stands on; remote, the server of runtime
+        "remote", which has the checkpoint then.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
         from molmo_ros.answer import Molmo
@@ -92,7 +95,7 @@ class Grounder:
         if runtime == "remote":
             from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
 
-            return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand)
+            return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand, max_tilt_deg)
         model = Molmo.load(
             str(checkpoint),
             runtime,
@@ -101,7 +104,7 @@ class Grounder:
             allow_download=allow_download,
             max_crops=max_crops,
         )
-        return Grounder(model, hand)
+        return Grounder(model, hand, max_tilt_deg)
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -142,6 +142,19 @@ def test_what_was_asked_for_draws_the_hand() -> None:
     assert reached[0] < reached[1] - 0.01
 
 
+def test_an_arm_that_cannot_lean_gets_grasps_from_above() -> None:
+    view = look(HELD["box"][0], noise=1)
+    segment, lifted = view.segment(), view.lifted()
+
+    def leans(max_tilt_deg: float) -> list[float]:
+        grasps = plan_grasps(segment, lifted, FRANKA, view.up, max_grasps=50, max_tilt_deg=max_tilt_deg)
+        down = [-matrix_from_quaternion(g.pose.orientation)[:, 2] @ view.up for g in grasps]
+        return [float(np.degrees(np.arccos(np.clip(d, -1, 1)))) for d in down]
+
+    assert max(leans(180.0)) > 20
+    assert max(leans(20.0)) < 22  # the support is known to a degree or so
+
+
 def test_several_grasps_are_ranked_and_different() -> None:
     view = look(HELD["box"][0], noise=1)
     segment, lifted = view.segment(), view.lifted()

@@ -62,6 +62,7 @@ class Engine:
                 progress=self._report,
                 precision=config.precision,
                 allow_download=config.allow_download,
+                max_tilt_deg=config.max_tilt_deg,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
                 remote=remote_options(config),
             )
