@@ -100,7 +100,8 @@ class Molmo:
         """The model's whole greedy answer about an image (H,W,3) uint8, and the points in it, in its pixels.
 
         ``max_points``: stop before the model writes one more than these. ``drafts`` False: one pass a token,
-        the reference for the rest. ``should_stop`` is asked before every pass.
+        the reference for the rest. ``should_stop`` is asked before every pass, and by another thread
+        during the long ones, vision and prefill, which then end half way.
         Raises: CancelledError if it said yes; QueryError, FrameError.
         """
         plan = Plan(max_points=max_points, exact=True)
@@ -179,7 +180,7 @@ class Molmo:
             inputs = preprocess(rgb, config)
             ids = encoder.prefix(image_token_ids(inputs, encoder, config))
             self._check_length(len(ids))
-        with clock.stage("vision"):
+        with clock.long_stage("vision", self._runtime.interrupt):
             if self._checkpoint.config.point:
                 runtime = cast(PointRuntime, self._runtime)
                 features, *patches = runtime.encode_patches(inputs.crops, inputs.pooling)
@@ -201,7 +202,7 @@ class Molmo:
         """
         self._check_length(seen.length + len(turn))
         draft = draft[: self._max_positions - seen.length - len(turn)]
-        with clock.stage("prefill"):
+        with clock.long_stage("prefill", self._runtime.interrupt):
             past = seen.cache.length
             embeds = self._embed(seen, [], [*turn, *draft])
             if not past:

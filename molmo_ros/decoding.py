@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from molmo_ros.runtimes.base import Float32
 
 AnyGrammar = Grammar | PatchGrammar
 ShouldStop = Callable[[], bool]
+ASK_EVERY_S = 0.005  # while a long pass runs
 
 
 @dataclass
@@ -112,6 +114,42 @@ class Clock:
         yield
         self.ms[name] = (time.perf_counter() - start) * 1e3
 
+    @contextmanager
+    def long_stage(self, name: str, interrupt: Callable[[], None]) -> Iterator[None]:
+        """A stage whose pass is ended by ``interrupt``, from another thread, once it is to stop."""
+        with self.stage(name), self._watched(interrupt):
+            yield
+
+    @contextmanager
+    def _watched(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        should_stop = self._should_stop
+        if should_stop is None:
+            yield
+            return
+        over, interrupted = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not over.wait(ASK_EVERY_S):  # on and on: the pass may not have begun when it is first ended
+                if should_stop():
+                    interrupted.set()
+                    interrupt()
+
+        watcher = threading.Thread(target=watch, name="should_stop", daemon=True)
+        watcher.start()
+        try:
+            yield
+        except Exception as error:
+            if interrupted.is_set():
+                raise _cancelled() from error
+            raise
+        finally:
+            over.set()
+            watcher.join()
+
     def check(self) -> None:
         if self._should_stop is not None and self._should_stop():
-            raise CancelledError("The query was cancelled before its answer was complete; ask again.")
+            raise _cancelled()
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError("The query was cancelled before its answer was complete; ask again.")

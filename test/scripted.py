@@ -127,5 +127,8 @@ class Script:
         """The tokens that open the model's turn."""
         return turn[len(turn) - 1 - turn[::-1].index(self.encoder._turn_start) :]
 
+    def interrupt(self) -> None:
+        """Its passes are over at once."""
+
     def close(self) -> None:
         self.closed = True

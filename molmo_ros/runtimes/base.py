@@ -50,7 +50,7 @@ class Cache(Protocol):
 
 
 class Runtime(Protocol):
-    """One loaded network. Not safe for two threads at a time."""
+    """One loaded network. Not safe for two threads at a time, but for `interrupt`."""
 
     name: str
     precision: str
@@ -73,6 +73,13 @@ class Runtime(Protocol):
 
         embeds (T,D); kv_limit (T,): how many leading positions of the whole sequence each token may see;
         rows (N,): indices into the T tokens.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """End the pass that runs in another thread, if one does: it raises, and its cache is as before.
+
+        Safe at any time. Does nothing where the pass is not the runtime's to end; it then ends by itself.
         """
         ...
 

@@ -124,6 +124,9 @@ class EagerRuntime:
             ).last_hidden_state
             return self._numpy(self._model.lm_head(hidden[0, self._tensor(rows)]))
 
+    def interrupt(self) -> None:
+        """PyTorch has no way to end a pass: it ends by itself."""
+
     def close(self) -> None:
         del self._model
 

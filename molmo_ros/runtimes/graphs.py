@@ -36,6 +36,10 @@ class Session(Protocol):
         """The named outputs. ``new_kv`` need only live until the next run."""
         ...
 
+    def interrupt(self) -> None:
+        """End the run in another thread, if there is one: it raises at its next node."""
+        ...
+
 
 class GraphRuntime:
     """The vision and the decoder graph as two sessions, embeddings by table on the host."""
@@ -110,6 +114,10 @@ class GraphRuntime:
         *found, new_kv = self._decoder.run([*outputs, "new_kv"], inputs)
         cache.append(new_kv)
         return found
+
+    def interrupt(self) -> None:
+        self._vision.interrupt()
+        self._decoder.interrupt()
 
     def close(self) -> None:
         del self._vision, self._decoder, self._embedding

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS, PRECISIONS, Precision
-from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, GraphRuntime, Progress, graph_source
+from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source
 
 
 class OrtRuntime(GraphRuntime):
@@ -26,7 +27,7 @@ class OrtRuntime(GraphRuntime):
         held = cpu_precision(checkpoint, precision)
         self.precision = held.name
         super().__init__(
-            checkpoint, lambda part: _session(checkpoint, part, held, threads), held.dtype, progress
+            checkpoint, lambda part: _Session(checkpoint, part, held, threads), held.dtype, progress
         )
 
 
@@ -50,7 +51,26 @@ def cpu_precision(checkpoint: Checkpoint, name: str) -> Precision:
     raise RuntimeUnavailableError(f'There is no precision "{name}"; choose one of {names}.')
 
 
-def _session(checkpoint: Checkpoint, part: str, precision: Precision, threads: int | None) -> Any:
+class _Session:
+    """One graph, loaded."""
+
+    def __init__(self, checkpoint: Checkpoint, part: str, precision: Precision, threads: int | None) -> None:
+        import onnxruntime as ort
+
+        self._session = _load(checkpoint, part, precision, threads)
+        self._new_options = ort.RunOptions
+        self._options = ort.RunOptions()
+
+    def run(self, outputs: list[str], inputs: dict[str, Array]) -> Sequence[Array]:
+        self._options = self._new_options()  # those of an interrupted run would end this one too
+        found: Sequence[Array] = self._session.run(outputs, inputs, self._options)
+        return found
+
+    def interrupt(self) -> None:
+        self._options.terminate = True
+
+
+def _load(checkpoint: Checkpoint, part: str, precision: Precision, threads: int | None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -67,6 +67,9 @@ class _Session:
         found = {name: self._request.get_tensor(name).data for name in outputs}
         return [data if name == "new_kv" else data.copy() for name, data in found.items()]
 
+    def interrupt(self) -> None:
+        self._request.cancel()
+
 
 def _has_bf16(core: Any) -> bool:
     """Whether this processor multiplies bf16 matrices faster than fp32."""

@@ -214,6 +214,9 @@ class TrtRuntime:
             buffer.download(shape, self._stream) for buffer, shape in zip(found, shapes.values(), strict=True)
         ]
 
+    def interrupt(self) -> None:
+        """An engine's pass cannot be ended, and is short: it ends by itself."""
+
     def close(self) -> None:
         self._vision.close()
         self._decoder.close()

@@ -57,6 +57,9 @@ class Prompted:
     def new_cache(self) -> Cache:
         return self._runtime.new_cache()
 
+    def interrupt(self) -> None:
+        self._runtime.interrupt()
+
     def close(self) -> None:
         self._runtime.close()
 

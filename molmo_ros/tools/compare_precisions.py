@@ -47,6 +47,9 @@ class Recorder:
         self.logits.append(logits[-1])
         return logits
 
+    def interrupt(self) -> None:
+        self.inner.interrupt()
+
     def close(self) -> None:
         self.inner.close()
 
