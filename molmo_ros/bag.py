@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
+from molmo_ros.rectify import is_rectified
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
 from molmo_ros.ros.frames import TOPICS, FramePairer, Sample, Triple
@@ -87,7 +88,7 @@ class Bag:
         for triple in self._triples(topics, slop_s):
             pairs += 1
             try:
-                yield triple.stamp_ns, _decode(triple)
+                yield triple.stamp_ns, _decode(triple, is_rectified(topics.image))
             except (FrameError, CameraInfoError) as error:
                 yield triple.stamp_ns, error
         if not pairs:
@@ -213,13 +214,13 @@ def readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _decode(triple: Triple) -> RgbdFrame:
+def _decode(triple: Triple, rectified: bool) -> RgbdFrame:
     image: Any = triple.image.payload
     depth: Any = triple.depth.payload
     info: Any = triple.camera_info.payload
     rgb = decode_compressed_color(image) if _is_compressed(image) else decode_color(image)
     metres = decode_compressed_depth(depth) if _is_compressed(depth) else decode_depth(depth)
-    return make_frame(rgb, metres, info, image.header)
+    return make_frame(rgb, metres, info, image.header, rectified)
 
 
 def _is_compressed(msg: Any) -> bool:

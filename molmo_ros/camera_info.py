@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from molmo_ros.datatypes import Array, RgbdFrame
+from molmo_ros.datatypes import Array, Lens, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
-
-log = logging.getLogger(__name__)
+from molmo_ros.rectify import make_lens
 
 
 def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the field's own name)
@@ -63,13 +61,13 @@ def check_frame(frame: RgbdFrame) -> None:
     check_K(frame.K, width, height)
 
 
-def load_camera_info(path: str | Path) -> tuple[Array, int, int, str]:
-    """Read K (3,3) px, width, height and frame_id from a YAML file.
+def load_camera_info(path: str | Path, rectified: bool = False) -> tuple[Array, int, int, str, Lens | None]:
+    """Read K (3,3) px of the rectified image, width, height, frame_id and the lens from a YAML file.
 
     Takes the format of camera_calibration (camera_matrix, image_width, ...) and that of
     ``ros2 topic echo --once .../camera_info``. K is the left 3x3 of the projection matrix where there is
-    one, for images are expected rectified. frame_id falls back on camera_name, then on the default of
-    RgbdFrame. Raises: CameraInfoError.
+    one. frame_id falls back on camera_name, then on the default of RgbdFrame. The lens is None if there is no
+    distortion, or the images are rectified already. Raises: CameraInfoError.
     """
     path = Path(path)
     info = _read_mapping(path)
@@ -77,16 +75,19 @@ def load_camera_info(path: str | Path) -> tuple[Array, int, int, str]:
     height = _integer(info, path, "image_height", "height")
     K = _matrix(info, path, 9, "camera_matrix", "k", "K")
     P = _matrix(info, path, 12, "projection_matrix", "p", "P")
+    R = _matrix(info, path, 9, "rectification_matrix", "r", "R")
     D = _matrix(info, path, None, "distortion_coefficients", "d", "D")
     if K is None and P is None:
         raise CameraInfoError(f"{path} has no camera_matrix, no projection_matrix; give a camera_info YAML.")
-    if D is not None and np.any(np.abs(D) > 1e-9):
-        log.warning("%s has lens distortion; image and depth are taken to be rectified already.", path)
-    if P is not None and P[0] > 0:
-        K = P.reshape(3, 4)[:, :3]
-    assert K is not None or P is not None
-    K = check_K(K if K is not None else np.zeros(9), width, height)
-    return K, width, height, _frame_id(info)
+    K_raw = K if K is not None else np.zeros(9)
+    K_new = check_K(P.reshape(3, 4)[:, :3] if P is not None and P[0] > 0 else K_raw, width, height)
+    lens = None
+    if D is not None and not rectified:
+        model = str(info.get("distortion_model", ""))
+        lens = make_lens(model, D, K_raw, R, K_new, (width, height))
+    if lens is not None:
+        check_K(K_raw, width, height)
+    return K_new, width, height, _frame_id(info), lens
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

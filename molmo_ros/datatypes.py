@@ -19,11 +19,28 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Lens:
+    """The distorting lens of a raw image, and the pinhole camera to which it is rectified (``rectify``).
+
+    model and D as in sensor_msgs/CameraInfo; K and K_new, row-major 3x3 px, of the raw and of the rectified
+    image, which have the same size. Tuples, so that it can be a key.
+    """
+
+    model: str
+    D: tuple[float, ...]
+    K: tuple[float, ...]
+    K_new: tuple[float, ...]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class RgbdFrame:
     """One registered pair of colour and depth.
 
     rgb (H,W,3) uint8; depth (H,W) float32 metres along z (REP-118), NaN where invalid; K (3,3) px of the
-    rectified image; frame_id the optical frame; stamp_ns the stamp of the image.
+    rectified image; frame_id the optical frame; stamp_ns the stamp of the image; lens that of the raw image,
+    if this one was rectified from it.
     """
 
     rgb: Image
@@ -31,6 +48,7 @@ class RgbdFrame:
     K: Array
     frame_id: str = "camera_color_optical_frame"
     stamp_ns: int = 0
+    lens: Lens | None = None
 
 
 @dataclass(frozen=True)

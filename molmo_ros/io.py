@@ -13,6 +13,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from molmo_ros.camera_info import check_frame, load_camera_info
 from molmo_ros.datatypes import Array, Depth, Image, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
+from molmo_ros.rectify import is_rectified, rectify
 
 MM_PER_M = 1000.0
 MAX_MM = np.iinfo(np.uint16).max
@@ -47,12 +48,14 @@ def read_depth(path: str | Path) -> Depth:
 
 
 def read_frame(color: str | Path, depth: str | Path, camera_info: str | Path) -> RgbdFrame:
-    """Read a whole frame and check that its parts fit each other.
+    """Read a whole frame, check that its parts fit each other, and rectify it.
+
+    It counts as rectified already if the name of the colour file says so (image_rect.png).
 
     Raises: FrameError, CameraInfoError.
     """
     rgb = read_color(color)
-    K, width, height, frame_id = load_camera_info(camera_info)
+    K, width, height, frame_id, lens = load_camera_info(camera_info, is_rectified(Path(color).name))
     if rgb.shape[:2] != (height, width):
         raise CameraInfoError(
             f"{camera_info} is for {width}x{height} and {color} is {rgb.shape[1]}x{rgb.shape[0]}; "
@@ -60,7 +63,7 @@ def read_frame(color: str | Path, depth: str | Path, camera_info: str | Path) ->
         )
     frame = RgbdFrame(rgb, read_depth(depth), K, frame_id)
     check_frame(frame)
-    return frame
+    return rectify(frame, lens)
 
 
 def write_color(path: str | Path, rgb: Image) -> None:

@@ -39,7 +39,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_reads_the_calibration_format(tmp_path: Path) -> None:
-    got, width, height, frame_id = load_camera_info(written(tmp_path, CALIBRATION))
+    got, width, height, frame_id, _ = load_camera_info(written(tmp_path, CALIBRATION))
     assert np.array_equal(got, K)
     assert (width, height, frame_id) == (640, 480, "wrist")
 
@@ -50,14 +50,19 @@ def test_the_rectified_image_has_the_projection_matrix(tmp_path: Path) -> None:
 
 
 def test_reads_what_topic_echo_prints(tmp_path: Path) -> None:
-    got, _, _, frame_id = load_camera_info(written(tmp_path, ECHO))
+    got, _, _, frame_id, _ = load_camera_info(written(tmp_path, ECHO))
     assert np.array_equal(got, K)  # an all-zero p says nothing
     assert frame_id == "camera_optical"
 
 
-def test_distortion_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load_camera_info(written(tmp_path, CALIBRATION.replace("[0, 0, 0, 0, 0]", "[0.1, 0, 0, 0, 0]")))
-    assert "rectified" in caplog.text
+def test_distortion_gives_a_lens_unless_rectified(tmp_path: Path) -> None:
+    bent = CALIBRATION.replace("[0, 0, 0, 0, 0]", "[0.1, 0, 0, 0, 0]")
+    path = written(tmp_path, bent + PROJECTION)
+    lens = load_camera_info(path)[4]
+    assert lens is not None
+    assert (lens.model, lens.D, lens.K[0], lens.K_new[0]) == ("plumb_bob", (0.1, 0, 0, 0, 0), 600.0, 590.0)
+    assert load_camera_info(path, rectified=True)[4] is None
+    assert load_camera_info(written(tmp_path, CALIBRATION))[4] is None
 
 
 @pytest.mark.parametrize(

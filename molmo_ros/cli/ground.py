@@ -57,10 +57,11 @@ def _grasps(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.draw import picture
     from molmo_ros.gripper import Gripper
     from molmo_ros.io import read_frame, save_picture
+    from molmo_ros.rectify import raw_grounding
 
     frame = read_frame(args.image, args.depth, args.camera_info)
     gripper = Gripper.load(args.gripper)
     grounding = options.load_grounder(args).grasp(frame, args.query)
     if args.out:
         save_picture(picture(frame, grounding, gripper), args.out)
-    return report.grounding_keys(grounding)
+    return report.grounding_keys(raw_grounding(grounding, frame.lens))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from molmo_ros.cli import options, report
 from molmo_ros.cli.output import to_plain
 from molmo_ros.errors import FrameError, MolmoRosError
+from molmo_ros.rectify import raw_grounding
 
 if TYPE_CHECKING:
     from molmo_ros.bag import Bag, BagTopics
@@ -105,7 +106,8 @@ def _record(result: Replayed) -> dict[str, Any]:
     head = {"frame": result.number, "stamp_ns": result.stamp_ns, "asked": result.asked}
     if result.found is None:
         return {**head, "error": str(result.error), "code": getattr(result.error, "code", "ERROR")}
-    return {**head, **report.grounding_keys(result.found)}
+    lens = None if result.frame is None else result.frame.lens
+    return {**head, **report.grounding_keys(raw_grounding(result.found, lens))}
 
 
 def _check_out(path: str, endings: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame
 from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
+from molmo_ros.rectify import raw_grounding
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.diagnostics import LatencyLog
 from molmo_ros.ros.engine import Engine
@@ -72,7 +73,8 @@ class Answering:
             raise CancelledError("The query was given up before its targets were published.")
         frame_id = query.target_frame or frame.frame_id
         age_s = max(0.0, query.camera.age_s(frame.stamp_ns))
-        targets = target_array(grounding, frame_id, frame.frame_id, frame.stamp_ns, age_s)
+        told = raw_grounding(grounding, frame.lens)
+        targets = target_array(told, frame_id, frame.frame_id, frame.stamp_ns, age_s)
         self._outputs.publish_targets(targets)
         job.deliver(targets)
         total_ms = (time.perf_counter() - started) * 1e3

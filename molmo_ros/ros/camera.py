@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import CancelledError, FrameError
+from molmo_ros.rectify import is_rectified
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame
 from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Sample, Triple
@@ -177,7 +178,7 @@ class CameraInput:
         info = deserialize_message(triple.camera_info.payload, CameraInfo)
         rgb = decode_compressed_color(color) if self._color_compressed else decode_color(color)
         metres = decode_compressed_depth(depth) if self._depth_compressed else decode_depth(depth)
-        return make_frame(rgb, metres, info, color.header)
+        return make_frame(rgb, metres, info, color.header, is_rectified(self.topic_name("image")))
 
     def _why_none(self, triple: Triple | None, config: NodeConfig) -> str:
         problem = self.problem(config)

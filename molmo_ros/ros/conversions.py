@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.camera_info import check_K
-from molmo_ros.datatypes import Array, Depth, Image, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, Image, Lens, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
+from molmo_ros.rectify import make_lens, rectify
 
 log = logging.getLogger(__name__)
 
@@ -121,26 +122,36 @@ def decode_intrinsics(msg: Any, width: int, height: int) -> Array:
             f"camera_info is of a {msg.width}x{msg.height} image, but the image is {width}x{height}; "
             "remap 'camera_info' to the one published beside the image."
         )
-    if np.any(np.abs(msg.d) > 1e-6) and np.allclose(K, np.reshape(msg.k, (3, 3)), rtol=1e-6):
-        _warn_of_distortion(width, height, tuple(float(value) for value in msg.d))
     return check_K(K, width, height)
 
 
+def decode_lens(msg: Any, width: int, height: int) -> Lens | None:
+    """sensor_msgs/CameraInfo of a raw image -> its lens, None without distortion. Raises: CameraInfoError."""
+    K_new = decode_intrinsics(msg, width, height)
+    lens = make_lens(
+        str(msg.distortion_model), msg.d, np.asarray(msg.k), np.asarray(msg.r), K_new, (width, height)
+    )
+    if lens is not None:
+        check_K(np.asarray(msg.k), width, height)
+        _tell_of_distortion(lens)
+    return lens
+
+
 @lru_cache(maxsize=64)  # once for each calibration
-def _warn_of_distortion(width: int, height: int, coefficients: tuple[float, ...]) -> None:
-    """Distortion with P equal to K: nobody has computed a rectification, so the image is hardly rectified."""
-    log.warning(
-        "camera_info of the %dx%d image has lens distortion (%s), but no rectification; positions are off "
-        "towards the edges unless the images are rectified: remap 'image' and 'depth' to rectified ones.",
-        width,
-        height,
-        ", ".join(f"{value:.3g}" for value in coefficients),
+def _tell_of_distortion(lens: Lens) -> None:
+    log.info(
+        "camera_info of the %dx%d image has lens distortion (%s): image and depth are rectified here. If "
+        "they are rectified already, their topic's name must say so, as image_rect does.",
+        lens.width,
+        lens.height,
+        lens.model,
     )
 
 
-def make_frame(rgb: Image, depth: Depth, info: Any, header: Any) -> RgbdFrame:
-    """Decoded images, the CameraInfo message and the header of the image -> RgbdFrame.
+def make_frame(rgb: Image, depth: Depth, info: Any, header: Any, rectified: bool = False) -> RgbdFrame:
+    """Decoded images, the CameraInfo message and the header of the image -> rectified RgbdFrame.
 
+    rectified: the images are so already; the distortion in camera_info is that of the raw image.
     Raises: FrameError if the sizes differ, or the image names no frame; CameraInfoError.
     """
     height, width = rgb.shape[:2]
@@ -152,7 +163,8 @@ def make_frame(rgb: Image, depth: Depth, info: Any, header: Any) -> RgbdFrame:
     if not header.frame_id:
         raise FrameError("The image names no frame_id; set the optical frame in the camera driver.")
     K = decode_intrinsics(info, width, height)
-    return RgbdFrame(rgb, depth, K, str(header.frame_id), stamp_to_ns(header.stamp))
+    frame = RgbdFrame(rgb, depth, K, str(header.frame_id), stamp_to_ns(header.stamp))
+    return frame if rectified else rectify(frame, decode_lens(info, width, height))
 
 
 def image_message(pixels: npt.NDArray[Any], encoding: str, header: Any) -> Any:

@@ -15,6 +15,7 @@ from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Array, GraspTarget, Grounding, RgbdFrame, TargetStatus
 from molmo_ros.errors import BusyError, CancelledError, FrameError, LostError, MolmoRosError, TransformError
 from molmo_ros.pipeline import moved
+from molmo_ros.rectify import raw_target
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.live import Followed, LiveTargets
@@ -232,7 +233,12 @@ class Following:
         pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
         age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
         messages = [
-            target_message(target, frame.frame_id, age_s, age_s + (frame.stamp_ns - planned_ns) / 1e9)
+            target_message(
+                raw_target(target, frame.lens),
+                frame.frame_id,
+                age_s,
+                age_s + (frame.stamp_ns - planned_ns) / 1e9,
+            )
             for target, planned_ns in pairs
         ]
         if self._cancelled.is_set():

@@ -15,6 +15,7 @@ from molmo_ros.config import NodeConfig
 from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError, ParameterError, QueryError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.prompt import clean_query
+from molmo_ros.rectify import raw_point
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.conversions import stamp_to_ns
@@ -80,7 +81,8 @@ class Interfaces:
                 lambda job: self._answering.ask(job, query, config), query.timeout_s
             ).result()
             response.success, response.answer = True, answer.text
-            response.points = [point_message(p, frame.frame_id, frame.stamp_ns) for p in answer.points]
+            points = [raw_point(point, frame.lens) for point in answer.points]
+            response.points = [point_message(p, frame.frame_id, frame.stamp_ns) for p in points]
         except Exception as error:
             self._fail(response, error)
         return response

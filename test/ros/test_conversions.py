@@ -127,16 +127,15 @@ def test_broken_intrinsics(msg: CameraInfo, word: str) -> None:
         decode_intrinsics(msg, 640, 480)
 
 
-@pytest.mark.parametrize(("P", "warned"), [([0.0] * 12, 1), (P12, 0)])
-def test_distortion_without_rectification_is_told_once(
-    P: list[float], warned: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    msg = info(K9, P)
-    msg.d = [0.1, -0.2, 0.0, 0.0, 0.0]
-    with caplog.at_level("WARNING", "molmo_ros.ros.conversions"):
-        decode_intrinsics(msg, 640, 480)
-        decode_intrinsics(msg, 640, 480)
-    assert [record.message.count("remap") for record in caplog.records] == [1] * warned
+def test_a_raw_image_is_rectified_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    msg = info(K9, P12)
+    msg.d, msg.distortion_model = [0.1, -0.2, 0.0, 0.0, 0.0], "plumb_bob"
+    rgb, depth = np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32)
+    with caplog.at_level("INFO", "molmo_ros.ros.conversions"):
+        frames = [make_frame(rgb, depth, msg, Header(frame_id="eye")) for _ in range(2)]
+    assert [record.message.count("rectified here") for record in caplog.records] == [1]
+    assert frames[0].lens is not None and frames[0].K[0, 0] == 500.0
+    assert make_frame(rgb, depth, msg, Header(frame_id="eye"), rectified=True).rgb is rgb
 
 
 def test_camera_info_round_trip() -> None:

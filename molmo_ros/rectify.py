@@ -1,0 +1,129 @@
+"""Lens distortion: frames of a raw image made pinhole frames, and points in them led back to the raw one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.datatypes import Array, GraspTarget, Grounding, ImagePoint, Lens, RgbdFrame
+from molmo_ros.errors import CameraInfoError
+
+FISHEYE = "equidistant"
+# How many coefficients each model of sensor_msgs/distortion_models has; OpenCV takes the shorter and the
+# longer forms (rational with thin prism and tilt) alike.
+MODELS: dict[str, tuple[int, ...]] = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), FISHEYE: (4,)}
+NO_DISTORTION = 1e-6  # coefficients up to this are zeros that went through a file
+
+
+def is_rectified(name: str) -> bool:
+    """Whether a topic or file is named as rectified images are: image_rect (image_proc), rect/image (ZED)."""
+    return bool({"rect", "rectified"} & set(re.split(r"[/_.-]", name.lower())))
+
+
+def make_lens(
+    model: str, D: Sequence[float] | Array, K: Array, R: Array | None, K_new: Array, size: tuple[int, int]
+) -> Lens | None:
+    """The lens of a raw image, None if it does not distort.
+
+    D, K and R (None or all zeros: identity) as in sensor_msgs/CameraInfo; K_new (3,3) px the camera to
+    rectify to; size is width, height.
+    Raises: CameraInfoError if the model, the number of coefficients or R is of no use.
+    """
+    coefficients = np.asarray(D, dtype=np.float64).ravel()
+    if np.all(np.abs(coefficients) <= NO_DISTORTION):
+        return None
+    if model not in MODELS:
+        raise CameraInfoError(
+            f"camera_info has the distortion model {model!r}; known are {', '.join(MODELS)}: calibrate the "
+            "camera with one of them, or use rectified images (image_proc)."
+        )
+    if coefficients.size not in MODELS[model] or not np.isfinite(coefficients).all():
+        wanted = " or ".join(map(str, MODELS[model]))
+        raise CameraInfoError(
+            f"camera_info has {coefficients.size} distortion coefficients {coefficients.tolist()}; {model} "
+            f"has {wanted} finite ones: correct the calibration."
+        )
+    if R is not None and np.any(R) and not np.allclose(np.reshape(R, (3, 3)), np.eye(3), atol=1e-6):
+        raise CameraInfoError(
+            "camera_info has lens distortion and a rectification that turns the camera (R is not the "
+            "identity: a raw image of a stereo pair); use its rectified image and the depth aligned to that."
+        )
+    return Lens(model, _numbers(coefficients), _numbers(K), _numbers(K_new), *size)
+
+
+def rectify(frame: RgbdFrame, lens: Lens | None) -> RgbdFrame:
+    """A raw frame (depth registered to it) -> what a pinhole camera of the same size sees.
+
+    z along the optical axis is the same in both. Depth takes the nearest pixel, never a mean over an edge;
+    what the raw image does not show is black and NaN. Without a lens the frame itself.
+    """
+    if lens is None:
+        return frame
+    import cv2
+
+    x, y = _maps(lens)
+    rgb = cv2.remap(frame.rgb, x, y, cv2.INTER_LINEAR)
+    depth = cv2.remap(
+        frame.depth, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan")
+    )
+    K = np.reshape(lens.K_new, (3, 3))
+    return replace(frame, rgb=np.asarray(rgb, np.uint8), depth=np.asarray(depth, np.float32), K=K, lens=lens)
+
+
+def raw_point(point: ImagePoint, lens: Lens | None) -> ImagePoint:
+    """A point of the rectified image where it is in the raw one, its covariance turned and scaled with it."""
+    if lens is None:
+        return point
+    half = 0.5
+    steps = np.array([[0, 0], [half, 0], [-half, 0], [0, half], [0, -half]])
+    raw = distort(np.array([point.x, point.y]) + steps, lens)
+    J = np.stack([raw[1] - raw[2], raw[3] - raw[4]], axis=1)  # d raw / d rectified, over one pixel
+    x, y = map(float, raw[0])
+    return replace(point, x=x, y=y, covariance=J @ point.covariance @ J.T)
+
+
+def raw_target(target: GraspTarget, lens: Lens | None) -> GraspTarget:
+    """A target whose pixel is that of the raw image; the rest of it is in 3D and stays."""
+    return target if lens is None else replace(target, point=raw_point(target.point, lens))
+
+
+def raw_grounding(grounding: Grounding, lens: Lens | None) -> Grounding:
+    """All points of an answer as in ``raw_point``: the pixels that whoever published the image knows."""
+    if lens is None:
+        return grounding
+    points = tuple(raw_point(point, lens) for point in grounding.answer.points)
+    targets = tuple(raw_target(target, lens) for target in grounding.targets)
+    return replace(grounding, answer=replace(grounding.answer, points=points), targets=targets)
+
+
+def distort(pixels: npt.NDArray[Any], lens: Lens) -> Array:
+    """(N,2) px of the rectified image -> (N,2) px of the raw image."""
+    import cv2
+
+    K_new, K, D = np.reshape(lens.K_new, (3, 3)), np.reshape(lens.K, (3, 3)), np.array(lens.D)
+    pixels = np.asarray(pixels, dtype=np.float64)
+    rays = np.linalg.solve(K_new, np.column_stack([pixels, np.ones(len(pixels))]).T).T
+    project: Any = cv2.fisheye.projectPoints if lens.model == FISHEYE else cv2.projectPoints
+    raw = project(np.ascontiguousarray(rays[:, None]), np.zeros(3), np.zeros(3), K, D)[0]
+    return np.asarray(raw, dtype=np.float64).reshape(-1, 2)
+
+
+@lru_cache(maxsize=8)  # once for each camera; 2.5 MB at 640x480
+def _maps(lens: Lens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Where each rectified pixel is in the raw image, x and y (H,W)."""
+    import cv2
+
+    K, D, K_new = np.reshape(lens.K, (3, 3)), np.array(lens.D), np.reshape(lens.K_new, (3, 3))
+    find = cv2.fisheye.initUndistortRectifyMap if lens.model == FISHEYE else cv2.initUndistortRectifyMap
+    x, y = find(K, D, np.eye(3), K_new, (lens.width, lens.height), cv2.CV_32FC1)
+    return np.asarray(x, np.float32), np.asarray(y, np.float32)
+
+
+def _numbers(values: npt.NDArray[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.asarray(values).ravel())
