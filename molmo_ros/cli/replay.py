@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from molmo_ros.cli import options, report
 from molmo_ros.cli.output import to_plain
 from molmo_ros.errors import FrameError, MolmoRosError
-from molmo_ros.rectify import raw_grounding
 
 if TYPE_CHECKING:
     from molmo_ros.bag import Bag, BagTopics
@@ -103,6 +102,8 @@ def _replay(args: argparse.Namespace, bag: Bag, topics: BagTopics) -> dict[str, 
 
 def _record(result: Replayed) -> dict[str, Any]:
     """One line: the keys of ``molmo-ros ground --json``, or the error."""
+    from molmo_ros.rectify import raw_grounding
+
     head = {"frame": result.number, "stamp_ns": result.stamp_ns, "asked": result.asked}
     if result.found is None:
         return {**head, "error": str(result.error), "code": getattr(result.error, "code", "ERROR")}
