@@ -66,7 +66,7 @@ def test_topic_of_another_type_is_named(pair: tuple[Node, Node]) -> None:
     rclpy.init(context=apart)
     writer = Node("writes", namespace="/faults", context=apart)
     writer.create_publisher(String, "image", 1)
-    text = why_none(CameraInput(pair[0], "", NEVER), "std_msgs")
+    text = why_none(CameraInput(pair[0], "", NEVER), "writes publishes")
     writer.destroy_node()
     apart.try_shutdown()
     assert "writes publishes std_msgs/msg/String, not sensor_msgs/msg/Image" in text
