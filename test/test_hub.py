@@ -87,7 +87,13 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
 def test_a_hub_id(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
     """Not without permission; then weights and JSON, no code, no pickle; then from the cache alone."""
     address, served = hub
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",  # the other tests set it
+        "NO_PROXY": "*",
+    }
 
     def load(allowed: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", LOAD, NAME, allowed]
