@@ -20,7 +20,7 @@ from molmo_ros.ros.params import declare
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 # Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
-# a model remembers (``seen``), also if only every third is asked about: a real camera never repeats a picture.
+# a model remembers (``seen``), also if every third is asked about: a real camera never repeats a picture.
 FRAMES = 11
 
 
