@@ -10,7 +10,8 @@ from transformers import Sam2Model
 from molmo_ros import Grounder
 from molmo_ros.sim import SimCamera
 
-model = Sam2Model.from_pretrained(sys.argv[1] if len(sys.argv) > 1 else "facebook/sam2.1-hiera-tiny").eval()
+checkpoint = sys.argv[1] if len(sys.argv) > 1 else "facebook/sam2.1-hiera-tiny"  # fetched if it is not cached
+model = Sam2Model.from_pretrained(checkpoint, use_safetensors=True).eval()
 SIZE, MEAN, STD = 1024, np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
