@@ -7,6 +7,7 @@ pixel gives a weighted median.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,10 @@ class DepthOptions:
     """What is known of the depth sensor, and how to read it. Defaults: a D435-like stereo camera.
 
     min_range_m, max_range_m: outside, a reading is OUT_OF_RANGE. baseline_m and subpixel_px: stereo noise
-    sigma_z = z^2 subpixel / (f baseline) + floor_m. window_px: odd size of the window; where it holds less
-    than min_share of valid depth, wide_window_px is tried before giving up. layer_gap_m: least gap
-    between two layers. reach_px: sigma of the Gaussian that weights pixels.
+    sigma_z = z^2 subpixel / (f baseline) + floor_m; pixels less than blob_px apart err alike, and floor_m is
+    what no averaging removes. window_px: odd size of the window; where it holds less than min_share of valid
+    depth, wide_window_px is tried before giving up. layer_gap_m: least gap between two layers. reach_px:
+    sigma of the Gaussian that weights pixels.
     """
 
     min_range_m: float = 0.1
@@ -30,6 +32,7 @@ class DepthOptions:
     baseline_m: float = 0.05
     subpixel_px: float = 0.08
     floor_m: float = 0.0005
+    blob_px: float = 3.0
     window_px: int = 11
     wide_window_px: int = 25
     min_share: float = 0.15
@@ -41,13 +44,22 @@ class DepthOptions:
         """Standard deviation of one depth reading z m, of a camera with focal length fx px."""
         return z * z * (self.subpixel_px / (fx * self.baseline_m)) + self.floor_m
 
+    def median_sigma_m(self, z: float, fx: float, weights: Array) -> float:
+        """Standard deviation of the weighted median (weights (N,)) of readings around z m.
+
+        Source: that of a median of n normal values is sqrt(pi / 2n) sigma; n after Kish 1965.
+        """
+        count = float(weights.sum() ** 2 / (weights @ weights)) / self.blob_px**2
+        noise = float(self.sigma_m(z, fx)) - self.floor_m
+        return math.hypot(self.floor_m, noise * math.sqrt(min(1.0, math.pi / (2 * count))))
+
 
 DEFAULT_DEPTH = DepthOptions()
 
 
 @dataclass(frozen=True)
 class DepthReading:
-    """z in m along the optical axis and its sigma_m of one reading.
+    """z in m along the optical axis and its sigma_m.
 
     ambiguity 0..1 is the weight of the rejected layers and gap_m the median distance to pixels more than
     2 cm away (0 if none). hole_px is the distance to the nearest valid pixel. slope (2,) is d(1/z)/d(u,v)
@@ -119,7 +131,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     away = np.abs(z - z0) > 0.02
     return DepthReading(
         z=z0,
-        sigma_m=float(options.sigma_m(z0, fx)),
+        sigma_m=options.median_sigma_m(z0, fx, weight[own]),
         ambiguity=float(1 - mass[chosen] / mass.sum()),
         gap_m=float(np.median(np.abs(z[away] - z0))) if away.any() else 0.0,
         hole_px=0.0 if hole < 1 else hole,

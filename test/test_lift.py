@@ -15,6 +15,13 @@ from molmo_ros.lift import depth_gradient, lift_point
 K = np.array([[600.0, 0, 320.0], [0, 500.0, 240.0], [0, 0, 1]])
 
 
+def sigma_of(z: float) -> float:
+    """Of the median over a window without holes: blobs of 3 px under a Gaussian of 2.5 px, cut at 5 px."""
+    w = np.exp(-0.5 * (np.arange(-5, 6) / 2.5) ** 2)
+    blobs = (w.sum() ** 2 / (w**2).sum()) ** 2 / 9
+    return float(np.hypot(0.0005, z**2 * 0.08 / (600 * 0.05) * np.sqrt(np.pi / 2 / blobs)))
+
+
 def frame_of(depth: Array) -> RgbdFrame:
     return RgbdFrame(np.zeros((*depth.shape, 3), np.uint8), depth.astype(np.float32), K)
 
@@ -29,9 +36,8 @@ def test_a_pixel_is_deprojected() -> None:
 def test_covariance_of_a_wall_seen_straight() -> None:
     point = ImagePoint(320.0, 240.0, "it", covariance=np.diag([9.0, 4.0]))
     covariance = lift_point(frame_of(np.full((480, 640), 1.2)), point).covariance
-    sigma_z = 1.2**2 * 0.08 / (600 * 0.05) + 0.0005
     assert covariance == pytest.approx(
-        np.diag([9 * (1.2 / 600) ** 2, 4 * (1.2 / 500) ** 2, sigma_z**2]), rel=1e-3, abs=1e-12
+        np.diag([9 * (1.2 / 600) ** 2, 4 * (1.2 / 500) ** 2, sigma_of(1.2) ** 2]), rel=1e-3, abs=1e-12
     )
 
 
@@ -46,8 +52,7 @@ def test_covariance_on_a_slope_is_that_of_many_draws() -> None:
     drawn = np.column_stack([(pixels[:, 0] - 320) / 600, (pixels[:, 1] - 240) / 500, np.ones(len(pixels))])
     drawn *= (d / (drawn @ n))[:, None]
     ray = lifted.position / lifted.position[2]
-    sigma_z = lifted.position[2] ** 2 * 0.08 / (600 * 0.05) + 0.0005
-    expected = np.cov(drawn.T) + sigma_z**2 * np.outer(ray, ray)
+    expected = np.cov(drawn.T) + sigma_of(lifted.position[2]) ** 2 * np.outer(ray, ray)
     assert lifted.covariance == pytest.approx(expected, rel=0.03, abs=2e-8)
 
 
@@ -55,9 +60,8 @@ def test_two_layers_add_doubt_along_the_ray() -> None:
     depth = np.full((480, 640), 1.0)
     depth[:, 318:323] = 0.7
     lifted = lift_point(frame_of(depth), ImagePoint(320.0, 240.0, "it", covariance=np.eye(2) * 1e-6))
-    sigma_z = 0.7**2 * 0.08 / (600 * 0.05) + 0.0005
     assert lifted.ambiguity > 0.2
-    assert lifted.covariance[2, 2] == pytest.approx(sigma_z**2 + lifted.ambiguity * 0.3**2, rel=1e-3)
+    assert lifted.covariance[2, 2] == pytest.approx(sigma_of(0.7) ** 2 + lifted.ambiguity * 0.3**2, rel=1e-3)
 
 
 def test_slope_is_limited_at_grazing_view() -> None:
