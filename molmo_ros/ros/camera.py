@@ -29,6 +29,7 @@ from molmo_ros.errors import CancelledError, FrameError
 from molmo_ros.rectify import is_rectified
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame
+from molmo_ros.ros.distribution import received_ns
 from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Sample, Triple
 
 POLL_S = 0.01
@@ -237,14 +238,8 @@ def _take(subscription: Subscription) -> Sample | None:
     if taken is None:
         return None
     payload, info = taken
-    arrival_ns = int(_received_ns(info)) or time.time_ns()
+    arrival_ns = received_ns(info) or time.time_ns()
     return Sample(stamp_of(payload), arrival_ns, payload)
-
-
-def _received_ns(info: Any) -> int:
-    """When the middleware received it, on the system's clock; 0 if it does not say."""
-    value = info.get("received_timestamp", 0) if isinstance(info, dict) else info.received_timestamp
-    return int(value or 0)
 
 
 def stamp_of(serialized: bytes) -> int:

@@ -25,6 +25,7 @@ from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.conversions import decode_color, stamp_to_ns
+from molmo_ros.ros.distribution import on_this_machine
 from molmo_ros.ros.messages import clouds_by_instance, grounding_from_message
 from molmo_ros.ros.processes import Processes
 
@@ -65,9 +66,10 @@ def running_nodes(
     Raises: MolmoRosError with the node's own words if it does not get ready.
     """
     domain = 1 + (os.getpid() + DOMAINS // 2) % DOMAINS
+    os.environ.update(on_this_machine(os.environ))  # of this process too: its context reads them
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-    env = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", **os.environ, "ROS_DOMAIN_ID": str(domain)}
+    env = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     verbose = bool(os.environ.get("MOLMO_DEMO_VERBOSE"))
     try:
         with Processes(env, quiet=not verbose) as processes, GraspClient(context=context) as client:

@@ -14,7 +14,9 @@ pytest.importorskip("molmo_ros.msg", reason="the messages are not built here (co
 # Set before anything joins the network: parallel sessions must not hear each other. Domains beyond 101 would
 # use ports that the system gives to others.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+from molmo_ros.ros.distribution import on_this_machine  # noqa: E402  (no test here works without ROS)
+
+os.environ.update(on_this_machine(os.environ))
 
 if TYPE_CHECKING:
     from ros_helpers import Camera
