@@ -131,6 +131,14 @@ def test_problem_names_the_topic_that_is_apart() -> None:
     assert "0.02 s" in text
 
 
+def test_problem_of_topics_that_come_for_different_images() -> None:
+    pairer = FramePairer(SLOP_NS)
+    for topics, stamp_ns in ((("image", "depth"), NS), (("image", "camera_info"), NS + PERIOD_NS)):
+        for topic in topics:
+            pairer.add(topic, sample(stamp_ns, NS))
+    assert pairer.problem(NS, 1.0) == ("depth", "has come for other images than the rest so far")
+
+
 def test_a_clock_that_differs_by_seconds_is_told_whichever_message_came_last() -> None:
     pairer = FramePairer(SLOP_NS)
     for number in range(3):

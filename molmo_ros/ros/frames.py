@@ -130,6 +130,8 @@ class FramePairer:
         if self.newest() is None:
             topic, gap_ns = self._worst_gap()
             slop = self.slop_ns / NS
+            if gap_ns <= self.slop_ns:
+                return topic, "has come for other images than the rest so far"
             return topic, f"is {gap_ns / NS:.3f} s away from the nearest image stamp, more than {slop:g} s"
         return None
 
