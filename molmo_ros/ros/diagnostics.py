@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -14,6 +13,7 @@ from molmo_ros.config import NodeConfig
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.frames import TOPICS
+from molmo_ros.ros.memory import resident_mb
 from molmo_ros.ros.worker import Worker
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -57,6 +57,7 @@ def node_status(name: str, engine: Engine, worker: Worker, config: NodeConfig) -
     values = {
         "checkpoint": config.checkpoint,
         "runtime": config.runtime,
+        "running": engine.running,
         "gripper": config.gripper,
         "progress": f"{engine.progress:.0%}",
         "busy": str(worker.busy),
@@ -94,15 +95,6 @@ def diagnostic_array(stamp: object, statuses: Sequence[DiagnosticStatus]) -> Dia
     array = DiagnosticArray(status=list(statuses))
     array.header.stamp = stamp
     return array
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB; NaN where /proc does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return float("nan")
-    return pages * 4096 / 1e6
 
 
 def _status(name: str, level: bytes, message: str, values: Mapping[str, str]) -> DiagnosticStatus:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import threading
 from contextlib import suppress
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from molmo_ros.config import NodeConfig
 from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
+from molmo_ros.ros.memory import give_back, map_large_blocks
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
@@ -35,6 +34,7 @@ class Engine:
 
         To be called before the executor spins; whatever is wrong is told by ``load``.
         """
+        map_large_blocks()
         from molmo_ros import answer, pipeline  # noqa: F401
         from molmo_ros.checkpoint import resolve
         from molmo_ros.prompt import read_tokenizer
@@ -82,7 +82,7 @@ class Engine:
         if grounder is not None:
             grounder.close()
             del grounder
-            _give_memory_back()
+            give_back()
 
     def grounder(self) -> Grounder:
         """The model, ready to answer.
@@ -109,16 +109,18 @@ class Engine:
         return "ready"
 
     @property
+    def running(self) -> str:
+        """What the model runs on: "onnx, fp32" or "remote, http://gpu-box:8000/v1"; empty without one."""
+        grounder = self._grounder
+        if grounder is None:
+            return ""
+        info = grounder.model.info
+        return f"{info['runtime']}, {info.get('url') or info['precision']}"
+
+    @property
     def progress(self) -> float:
         """0..1 while loading, 1 when loaded."""
         return 1.0 if self._grounder is not None else self._progress
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)
-
-
-def _give_memory_back() -> None:
-    """glibc keeps what is freed in pieces for the process; after a large model that is worth the while."""
-    gc.collect()
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)

@@ -83,7 +83,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             self.get_logger().error(f"configure failed: {text}")
             return FAILURE
         seconds = time.perf_counter() - started
-        self.get_logger().info(f"loaded {self.config.checkpoint} ({self.config.runtime}) in {seconds:.1f} s")
+        model = "the model" if self.config.runtime == "remote" else self.config.checkpoint
+        self.get_logger().info(f"loaded {model} ({self.engine.running}) in {seconds:.1f} s")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

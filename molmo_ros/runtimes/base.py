@@ -120,14 +120,17 @@ def load_runtime(
         from molmo_ros.runtimes.trt import TrtRuntime
 
         return TrtRuntime(checkpoint, name, precision, progress=progress)
-    if name == "auto" and (runtime := _compiled(checkpoint, precision, progress)) is not None:
-        return runtime
-    if name == "openvino" or (name == "auto" and _openvino_is_faster(checkpoint, precision)):
+    if name == "auto":
+        if (runtime := _compiled(checkpoint, precision, progress)) is not None:
+            return runtime
+        name, why = _for_cpu(checkpoint, precision)
+        log.info("runtime auto is %s: no TensorRT engine fits, and %s", name, why)
+    if name == "openvino":
         _require("openvino", name, "pip install openvino")
         from molmo_ros.runtimes.ov import OvRuntime
 
         return OvRuntime(checkpoint, precision, threads=threads, progress=progress)
-    if name in ("auto", "onnx"):
+    if name == "onnx":
         _require("onnxruntime", name, "pip install onnxruntime")
         from molmo_ros.runtimes.ort import OrtRuntime
 
@@ -162,13 +165,20 @@ def _compiled(
     return None
 
 
-def _openvino_is_faster(checkpoint: Checkpoint, precision: str) -> bool:
-    """Where it is installed, for all but small models, which ONNX Runtime has ready sooner."""
+def _for_cpu(checkpoint: Checkpoint, precision: str) -> tuple[str, str]:
+    """The runtime, and why it. OpenVINO is faster, but ONNX Runtime has small models ready sooner."""
     from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
-    large = checkpoint.weights.parameters > IN_MEMORY_PARAMETERS
-    suits = precision in ("auto", *OPENVINO) and not checkpoint.config.text.experts
-    return large and suits and _has("openvino")
+    size = f"{checkpoint.weights.parameters / 1e6:.0f} M parameters"
+    if checkpoint.weights.parameters <= IN_MEMORY_PARAMETERS:
+        return "onnx", f"with {size} the model is small"
+    if checkpoint.config.text.experts:
+        return "onnx", "OpenVINO cannot compile a mixture of experts"
+    if precision not in ("auto", *OPENVINO):
+        return "onnx", f"OpenVINO has no {precision}"
+    if not _has("openvino"):
+        return "onnx", "OpenVINO, faster for large models, is not installed (pip install openvino)"
+    return "openvino", f"it is the faster one on a CPU for {size}"
 
 
 def _has(module: str) -> bool:

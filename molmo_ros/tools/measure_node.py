@@ -25,7 +25,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.parameter import Parameter
 
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.diagnostics import resident_mb
+from molmo_ros.ros.memory import resident_mb
 from molmo_ros.ros.node import SPARE_THREADS, MolmoNode, spin
 from molmo_ros.ros.processes import Processes
 

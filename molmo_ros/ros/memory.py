@@ -1,0 +1,40 @@
+"""Memory of this process, and how what a model leaves behind gets back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from contextlib import suppress
+from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt (malloc.h)
+LARGE_BYTES = 4 << 20  # a colour image in float32 stays below, a cache of keys and values lies above
+SPARE_BYTES = 64 << 20  # what is free at the end of the heap and may stay there between queries
+
+
+def map_large_blocks() -> None:
+    """Have each large block mapped for itself, so that it is gone once it is freed.
+
+    By itself glibc raises that bound, up to 32 MB, with each such block that is freed. The large ones then
+    lie among small ones that live on, and neither ``free`` nor ``malloc_trim`` gives them back.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
+
+
+def give_back() -> None:
+    """Hand what is free to the system; worth the while after a large model."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB; NaN where /proc does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return float("nan")
+    return pages * 4096 / 1e6
