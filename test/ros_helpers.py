@@ -43,9 +43,17 @@ class Spinning:
 class Camera:
     """Publishes one frame at a time, good or bad, and sees to it that the node has it."""
 
-    def __init__(self, frame: RgbdFrame, molmo: MolmoNode, namespace: str = "") -> None:
+    def __init__(
+        self,
+        frame: RgbdFrame,
+        molmo: MolmoNode,
+        namespace: str = "",
+        name: str = "",
+        frame_id: str = FRAME,
+    ) -> None:
+        """``name``: that of the camera in the node."""
         self.node = Node("test_camera", namespace=namespace)
-        self._frame, self._molmo = frame, molmo
+        self._frame, self._molmo, self._name, self._frame_id = frame, molmo, name, frame_id
         make = self.node.create_publisher
         self._image = make(Image, "image", qos_profile_sensor_data)
         self._depth = make(Image, "depth", qos_profile_sensor_data)
@@ -54,7 +62,7 @@ class Camera:
     def messages(self, age_s: float = 0.0) -> tuple[Image, Image, CameraInfo]:
         """A good triple, stamped now less age_s."""
         stamp_ns = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
-        headers = [make_header(FRAME, stamp_ns) for _ in range(3)]
+        headers = [make_header(self._frame_id, stamp_ns) for _ in range(3)]
         height, width = self._frame.depth.shape
         return (
             image_message(self._frame.rgb, "rgb8", headers[0]),
@@ -66,7 +74,7 @@ class Camera:
         self, change: Callable[[Image, Image, CameraInfo], None] | None = None, age_s: float = 0.0
     ) -> None:
         """Publish a triple, changed first if so wanted; returns when the node has paired it."""
-        camera = self._molmo.cameras[""]
+        camera = self._molmo.cameras[self._name]
         for _ in range(50):
             messages = self.messages(age_s)
             if change is not None:
@@ -84,7 +92,7 @@ class Camera:
 
     def forget(self) -> None:
         """Let the node have no frame at all."""
-        camera = self._molmo.cameras[""]
+        camera = self._molmo.cameras[self._name]
         for _ in range(5):
             camera.collect()
             threading.Event().wait(0.02)

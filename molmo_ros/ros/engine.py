@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from molmo_ros.config import NodeConfig
 from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
-from molmo_ros.ros.memory import give_back, map_large_blocks
+from molmo_ros.ros.memory import give_back, map_large_blocks, spare_the_collector
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
@@ -46,6 +46,7 @@ class Engine:
                 from molmo_ros.network import export  # noqa: F401
         with suppress(CheckpointError):
             read_tokenizer(resolve(config.checkpoint) / "tokenizer.json")
+        spare_the_collector()
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""
