@@ -25,6 +25,7 @@ MIN_POINTS = 10
 MIRRORED = 160  # points that a mirror is judged by
 BACKS_M = (0.015, 0.035, 0.055)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
+SKIRT_ROWS = 4  # at least
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
 MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
@@ -221,7 +222,9 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     slope = np.gradient(gaussian_filter1d(hem @ outward, 2.0), hem @ side)
     n = outward - slope[:, None] * side
     n /= np.linalg.norm(n, axis=1, keepdims=True)
-    steps = np.arange(1, int(hem[:, 2].max() / shape.spacing) + 1) * shape.spacing
+    highest = float(hem[:, 2].max())
+    step = min(shape.spacing, highest / SKIRT_ROWS)  # a flat thing has sides, too
+    steps = np.arange(1, int(highest / step) + 1) * step
     hanging = np.repeat(hem[:, None], len(steps), axis=1)
     hanging[..., 2] -= steps
     new = hanging[..., 2] > 0.002

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from molmo_ros.cloud import Index
 from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
@@ -18,9 +19,9 @@ from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
-FIRST = 160  # of the proposed ones, the most promising, are looked at before the rest
-GOOD = 0.6  # a quality that ends the search
-BATCH = 24  # of the roughly checked grasps, best first, are checked against the dense cloud at a time
+GOOD = 0.70  # a score that ends the search
+LOOKS = (slice(64), slice(64, 192), slice(192, None))  # the proposed ones are checked a part at a time,
+BEST = 12  # and the best of a part thoroughly
 
 
 class GraspPlanner(Protocol):
@@ -60,31 +61,63 @@ def plan_grasps(
     views = views or complete_shape(segment, up)
     T_support_camera = invert(views.coarse.T_camera_support)
     click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
-    candidates = propose(views, click, gripper)
-    down = -candidates.rotation[:, 2, 2]
-    candidates = candidates.take(down >= np.cos(np.radians(max_tilt_deg)) - 1e-9)
-    order = np.argsort(-promise(views.coarse, candidates, click), kind="stable")
-    refusals = Refusals()
-    for some in (order[:FIRST], order):  # most often the first look finds a good one
-        fits, refusals = _fitting(views, candidates.take(some), click, gripper)
-        quality = score(views.dense, fits, click, gripper)
-        chosen = _different(fits, np.argsort(-quality, kind="stable"), max_grasps)
-        good = len(chosen) >= max_grasps and quality.max(initial=0.0) >= GOOD
-        if good or (chosen and len(some) == len(order)):
-            return [_grasp(views.dense, fits, k, float(quality[k]), gripper) for k in chosen]
-    raise _refusal(views.dense, gripper, len(candidates), refusals)
-
-
-def _fitting(views: Views, candidates: Candidates, click: Array, gripper: Gripper) -> tuple[Fits, Refusals]:
-    """Check against the coarse cloud, and the best of what passes against the dense one, until some do."""
-    rough, refusals = check(views.coarse, candidates, gripper)
-    order = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
-    for first in range(0, len(order), BATCH):
-        fits, refused = check(views.dense, rough.candidates(order[first : first + BATCH]), gripper)
-        refusals = refusals + refused
+    down = np.cos(np.radians(max_tilt_deg)) - 1e-9
+    count, refusals = 0, Refusals()
+    for kinds in propose(views, click, gripper):
+        reached = [c.take(-c.rotation[:, 2, 2] >= down) for c in kinds]
+        candidates = _ranked(views.coarse, reached, click, gripper)
+        fits, quality, refused = _search(views, candidates, click, gripper, max_grasps)
         if len(fits) > 0:
-            return fits, refusals
-    return rough.take(order[:0]), refusals
+            return [_grasp(views.dense, fits, k, float(q), gripper) for k, q in enumerate(quality)]
+        count, refusals = count + len(candidates), refusals + refused
+    raise _refusal(views.dense, gripper, count, refusals)
+
+
+def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Gripper) -> Candidates:
+    """Put the most promising first, where each kind has its share: which of them fits here nobody knows."""
+    ranks = [np.argsort(np.argsort(-promise(shape, c, click, gripper), kind="stable")) for c in kinds]
+    share = np.concatenate([(rank + 0.5) / max(len(rank), 1) for rank in ranks])
+    return Candidates.joined(kinds).take(np.argsort(share, kind="stable"))
+
+
+def _search(
+    views: Views, candidates: Candidates, click: Array, gripper: Gripper, wanted: int
+) -> tuple[Fits, Array, Refusals]:
+    """Check candidates, the most promising first, until so many different good ones are found.
+
+    Returns these, best first, their scores, and what became of the others.
+    """
+    parts: list[Fits] = []
+    refusals = Refusals()
+    for fits, refused in _looks(views, candidates, click, gripper):
+        parts.append(fits)
+        found, refusals = Fits.joined(parts), refusals + refused
+        quality = score(views.dense, found, click, gripper)
+        chosen = _different(found, np.argsort(-quality, kind="stable"), wanted)
+        if len(chosen) >= wanted and quality[chosen[0]] >= GOOD:
+            break
+    return found.take(chosen), quality[chosen], refusals
+
+
+def _looks(
+    views: Views, candidates: Candidates, click: Array, gripper: Gripper
+) -> Iterator[tuple[Fits, Refusals]]:
+    """Check a part of the candidates at a time: all against the coarse cloud, the best against the dense one.
+
+    What else passes the coarse one is looked at only if nothing was found.
+    """
+    left, found = [], False
+    for look in LOOKS:
+        rough, refusals = check(views.coarse, candidates.take(look), gripper)
+        ranked = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
+        fits, refused = check(views.dense, rough.candidates(ranked[:BEST]), gripper)
+        left.append(rough.candidates(ranked[BEST:]))
+        found = found or len(fits) > 0
+        yield fits, refusals + refused
+    while left and not found:
+        fits, refusals = check(views.dense, left.pop(0), gripper)
+        found = len(fits) > 0
+        yield fits, refusals
 
 
 def _grasp(shape: Shape, fits: Fits, k: int, quality: float, gripper: Gripper) -> Grasp:
@@ -99,7 +132,7 @@ def _grasp(shape: Shape, fits: Fits, k: int, quality: float, gripper: Gripper) -
     return transform_grasp(shape.T_camera_support, grasp)
 
 
-def _different(fits: Fits, order: npt.NDArray[np.intp], wanted: int) -> list[int]:
+def _different(fits: Fits, order: Index, wanted: int) -> Index:
     """Walk down the ranking, leaving out what is within 3 cm and 30 degrees of a grasp already taken.
 
     Turning a hand by 180 degrees about its approach swaps the fingers and is no difference.
@@ -114,7 +147,7 @@ def _different(fits: Fits, order: npt.NDArray[np.intp], wanted: int) -> list[int
         angles = [min(_angle(fits.rotation[t], R), _angle(fits.rotation[t], R @ flip)) for t in near]
         if all(angle > SAME_ANGLE for angle in angles):
             taken.append(int(k))
-    return taken
+    return np.array(taken, dtype=np.intp)
 
 
 def _angle(a: Array, b: Array) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from molmo_ros.cloud import Index
@@ -14,16 +17,19 @@ from molmo_ros.datatypes import Array, Mask
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import unit
 
+Number = TypeVar("Number", bound=np.generic)
 FRICTION_CONE_DEG = 28.0  # of a rubber pad, mu = 0.53
 PAIR_TILTS_DEG = (0.0, 30.0, -30.0, 60.0, -60.0)
+LEANS_DEG, LEANING_TILTS_DEG = (25.0, -25.0), (0.0, 30.0, -30.0)
 LEVEL = np.sin(np.radians(15.0))
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
 PAIRS = 64
-FIRSTS = 200  # seen points that a pair may begin at
-MOST_PAIRS = 8000
+FIRSTS, SECONDS = 110, 500  # seen points that a pair may begin at, and points that it may end at
+MOST_PAIRS = 2500
 RIMS = 20
+TOPS = 120  # points of which it is asked whether they are thin tops
 
 
 @dataclass(frozen=True)
@@ -32,35 +38,36 @@ class Candidates:
 
     rotation (C,3,3) has the axes x, y (closing), z (approach) as columns; contact (C,3) m is the middle
     between the expected contacts; half (C,) m half their distance, 0 if unknown; depth (C,) m how far
-    the tips reach beyond `contact`.
+    the tips reach beyond `contact`; cosine (C,) of the worse contact's normal to y, as far as is known.
     """
 
     rotation: Array
     contact: Array
     half: Array
     depth: Array
+    cosine: Array
 
     def __len__(self) -> int:
         return len(self.half)
 
-    def take(self, index: Index | Mask) -> Candidates:
+    def take(self, index: Index | Mask | slice) -> Candidates:
         """Return a choice of them."""
-        return Candidates(self.rotation[index], self.contact[index], self.half[index], self.depth[index])
+        return Candidates(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence[Candidates]) -> Candidates:
+        """Put some together, one at least."""
+        return Candidates(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Candidates)))
 
 
-def propose(views: Views, click: Array, gripper: Gripper) -> Candidates:
-    """Collect pair, top and rim candidates for a shape clicked at (3,) m."""
-    parts = [
+def propose(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candidates]]:
+    """Yield candidates of each kind for a shape clicked at (3,) m; then, if these do not do, more of them."""
+    yield [
         pair_candidates(views.coarse, gripper),
         top_candidates(views.coarse, click, gripper),
         rim_candidates(views, click),
     ]
-    return Candidates(
-        rotation=np.concatenate([p.rotation for p in parts]),
-        contact=np.concatenate([p.contact for p in parts]),
-        half=np.concatenate([p.half for p in parts]),
-        depth=np.concatenate([p.depth for p in parts]),
-    )
+    yield [leaning_candidates(views.coarse, gripper)]
 
 
 def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
@@ -69,45 +76,74 @@ def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
     Source: Chen and Burdick 1993, antipodal points: the line between the contacts lies in both friction
     cones.
     """
-    i, j = _antipodal_pairs(shape, 0.004, gripper.max_opening - 0.004)
+    y, contact, half, cosine = _opposite(shape, gripper)
+    rotation = _tilted(y, _down_across(y), PAIR_TILTS_DEG)
+    return _by_pads(rotation, contact, half, cosine, gripper)
+
+
+def leaning_candidates(shape: Shape, gripper: Gripper) -> Candidates:
+    """Hold the same pairs by the fingertips, with a hand that leans towards either finger.
+
+    So it gets out of the way of neighbours; but it holds less well.
+    """
+    y, contact, half, cosine = _opposite(shape, gripper)
+    z = _down_across(y)
+    angle = np.radians(LEANS_DEG)
+    c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
+    closing = (c * y[:, None] - s * z[:, None]).reshape(-1, 3)
+    approach = (c * z[:, None] + s * y[:, None]).reshape(-1, 3)
+    rotation = _tilted(closing, approach, LEANING_TILTS_DEG)
+    return _by_pads(rotation, contact, half, cosine, gripper)
+
+
+def _by_pads(rotation: Array, contact: Array, half: Array, cosine: Array, gripper: Gripper) -> Candidates:
+    """Hold pairs (P,...) with the middle of the pads, each in its share of the rotations (C,3,3)."""
+    pair = np.repeat(np.arange(len(half)), len(rotation) // max(len(half), 1))
+    depth = np.full(len(rotation), gripper.pad_length / 2)
+    return Candidates(rotation, contact[pair], half[pair], depth, cosine[pair])
+
+
+def _opposite(shape: Shape, gripper: Gripper) -> tuple[Array, Array, Array, Array]:
+    """Return of pairs of opposite points the axis (P,3), the middle (P,3) m, half the distance (P,) m and the
+    cosine (P,) of the worse normal to the axis.
+    """
+    i, j, cosine = _antipodal_pairs(shape, 0.004, gripper.max_opening - 0.004)
     axis = shape.points[j] - shape.points[i]
     half = np.linalg.norm(axis, axis=1) / 2
     y = axis / (2 * half[:, None])
     # well within friction a level hand is as good, and comes closer to the table
     y = np.where(np.abs(y[:, 2:]) < LEVEL, unit(y * [1.0, 1.0, 0.0]), y)
-    contact = (shape.points[i] + shape.points[j]) / 2
-    rotation = _tilted(y, _down_across(y), PAIR_TILTS_DEG)
-    repeat = len(PAIR_TILTS_DEG)
-    half = np.repeat(half, repeat)
-    depth = np.full(len(half), gripper.pad_length / 2)
-    return Candidates(rotation, np.repeat(contact, repeat, axis=0), half, depth)
+    return y, (shape.points[i] + shape.points[j]) / 2, half, cosine
 
 
-def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Index, Index]:
-    """Return the indices of at most PAIRS diverse antipodal pairs (i seen, j any)."""
-    points, n = shape.points.astype(np.float32), shape.normals.astype(np.float32)
-    first = np.flatnonzero(shape.seen)
-    first = first[:: 1 + len(first) // FIRSTS]
-    # d = p_j - p_i, and its projections on both normals, without ever forming (I,J,3)
-    square = np.sum(points**2, axis=1)
-    distance = np.sqrt(np.maximum(square[first, None] + square[None] - 2 * points[first] @ points.T, 1e-12))
-    on_i = n[first] @ points.T - np.sum(n[first] * points[first], axis=1)[:, None]
-    on_j = np.sum(n * points, axis=1)[None] - points[first] @ n.T
+def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Index, Index, Array]:
+    """Return the indices of at most PAIRS diverse antipodal pairs (i seen, j any), and their worse cosine."""
+    first = _thinned(np.flatnonzero(shape.seen), FIRSTS)
+    second = _thinned(np.arange(len(shape.points)), SECONDS)
+    p, n = shape.points[first].astype(np.float32), shape.normals[first].astype(np.float32)
+    q, m = shape.points[second].astype(np.float32), shape.normals[second].astype(np.float32)
+    # d = q - p, and its projections on both normals, without ever forming (I,J,3)
+    square = np.sum(p**2, axis=1)[:, None] + np.sum(q**2, axis=1) - 2 * p @ q.T
+    distance = np.sqrt(np.maximum(square, 1e-12))
+    on_i = n @ q.T - np.sum(n * p, axis=1)[:, None]
+    on_j = np.sum(m * q, axis=1) - p @ m.T
     cosine = np.minimum(-on_i, on_j) / distance
     good = (cosine > np.cos(np.radians(FRICTION_CONE_DEG))) & (distance > nearest) & (distance < farthest)
-    a, j = np.nonzero(good)
-    once = ~shape.seen[j] | (first[a] < j)  # not (i, j) and (j, i)
-    a, j = a[once], j[once]
-    if len(a) > MOST_PAIRS:
-        a, j = a[:: len(a) // MOST_PAIRS], j[:: len(j) // MOST_PAIRS]
-    i = first[a]
+    a, b = _thinned(np.argwhere(good), MOST_PAIRS).T
+    i, j = first[a], second[b]
     # near to level axes first: a hand cannot come from below
-    level = 1 - np.abs(points[j, 2] - points[i, 2]) / distance[a, j]
-    return _diverse(shape.points, i, j, cosine[a, j] + 0.1 * level + 0.03 * shape.seen[j])
+    level = 1 - np.abs(q[b, 2] - p[a, 2]) / distance[a, b]
+    some = _diverse(shape.points, i, j, cosine[a, b] + 0.1 * level + 0.03 * shape.seen[j])
+    return i[some], j[some], cosine[a, b][some]
 
 
-def _diverse(points: Array, i: Index, j: Index, quality: Array) -> tuple[Index, Index]:
-    """Keep the best pair of each cell of position (12 mm) and direction, then the best PAIRS, spread out."""
+def _thinned(values: npt.NDArray[Number], at_most: int) -> npt.NDArray[Number]:
+    """Return about at_most of the values (N,...), evenly spread."""
+    return values[:: max(1, round(len(values) / at_most))]
+
+
+def _diverse(points: Array, i: Index, j: Index, quality: Array) -> Index:
+    """Choose the best pair of each cell of position (12 mm) and direction, then PAIRS of these."""
     order = np.argsort(-quality)
     i, j = i[order], j[order]
     d = points[j] - points[i]
@@ -121,7 +157,7 @@ def _diverse(points: Array, i: Index, j: Index, quality: Array) -> tuple[Index, 
         rest = first[PAIRS // 2 :]
         spread = rest[:: max(1, len(rest) // (PAIRS // 2))][: PAIRS // 2]
         first = np.concatenate([first[: PAIRS // 2], spread])
-    return i[first], j[first]
+    return order[first]
 
 
 def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
@@ -135,7 +171,9 @@ def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     depths = np.minimum((*TOP_DEPTHS, 0.6 * float(top[1, 2])), gripper.finger_length - 0.006)
     rotation = _tilted(y, np.broadcast_to([0.0, 0.0, -1.0], y.shape), (0.0,))
     spot, turn, reach = (g.ravel() for g in np.meshgrid(range(2), range(len(angle)), depths, indexing="ij"))
-    return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach)
+    # what has sides is best held flush with them
+    likely = np.where(np.arange(len(angle)) < TOP_ANGLES, 0.7, 1.0)
+    return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach, likely[turn])
 
 
 def rim_candidates(views: Views, click: Array) -> Candidates:
@@ -151,7 +189,11 @@ def rim_candidates(views: Views, click: Array) -> Candidates:
     rotation = _leaning(across, RIM_TILTS_DEG)
     count = len(rotation)
     return Candidates(
-        rotation, np.repeat(edge, len(RIM_TILTS_DEG), axis=0), np.full(count, 0.002), np.full(count, 0.012)
+        rotation,
+        np.repeat(edge, len(RIM_TILTS_DEG), axis=0),
+        half=np.full(count, 0.002),
+        depth=np.full(count, 0.012),
+        cosine=np.ones(count),
     )
 
 
@@ -160,9 +202,8 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
 
     Looks at the neighbours of points (N,3) within radius m among a denser cloud (M,3).
     """
-    points = points[_may_be_top(points, radius)]
-    k = min(48, len(among))
-    distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
+    points = _thinned(points[_may_be_top(points, radius)], TOPS)
+    distance, index = cKDTree(among).query(points, k=min(48, len(among)), distance_upper_bound=radius)
     near = np.isfinite(distance)
     around = among[np.where(near, index, 0)]
     local_top = points[:, 2] > np.where(near, around[..., 2], -np.inf).max(axis=1) - 0.004
@@ -170,11 +211,21 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
     count = np.maximum(high.sum(axis=1), 1)
     mean = np.where(high[..., None], around, 0.0).sum(axis=1) / count[:, None]
     centred = np.where(high[..., None], around - mean[:, None], 0.0)[..., :2]
-    values, vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred / count[:, None, None])
-    deviation = np.sqrt(np.maximum(values, 0))
-    thin = local_top & (count >= 8) & (deviation[:, 0] < 0.0035) & (deviation[:, 1] > 1.8 * deviation[:, 0])
-    across = np.concatenate([vectors[thin, :, 0], np.zeros((np.count_nonzero(thin), 1))], axis=1)
-    return np.concatenate([mean[thin, :2], points[thin, 2:]], axis=1), across
+    narrow, wide, angle = _spread(np.swapaxes(centred, 1, 2) @ centred / count[:, None, None])
+    thin = local_top & (count >= 8) & (narrow < 0.0035) & (wide > 1.8 * narrow)
+    across = np.stack([np.cos(angle), np.sin(angle), np.zeros(len(angle))], axis=1)
+    return np.concatenate([mean[thin, :2], points[thin, 2:]], axis=1), across[thin]
+
+
+def _spread(covariance: Array) -> tuple[Array, Array, Array]:
+    """Return the deviations (N,) along the shorter and the longer axis of each (N,2,2), and where the shorter
+    one points (N,) rad.
+    """
+    a, b, c = covariance[:, 0, 0], covariance[:, 0, 1], covariance[:, 1, 1]
+    half = np.hypot((a - c) / 2, b)
+    angle = np.arctan2(2 * b, a - c) / 2 + np.pi / 2
+    middle = (a + c) / 2
+    return np.sqrt(np.maximum(middle - half, 0)), np.sqrt(middle + half), angle
 
 
 def _may_be_top(points: Array, radius: float) -> Mask:

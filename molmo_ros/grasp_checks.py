@@ -27,6 +27,8 @@ PALM_CLEARANCE_M = 0.006
 MAX_RETRACT_M = 0.014
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
 LEVEL = np.sin(np.radians(1.5))  # a hand that closes as level as this opens level
+FINGER_ROOM_M = 0.006  # that a finger should have beside what it holds
+NEAR_M = 0.006  # nearer things are in the way, if but a little more of them is there than was seen
 LATERAL_M = 0.012  # how far recentring may shift the hand
 
 
@@ -36,43 +38,47 @@ def clearance(shape: Shape) -> float:
 
 
 def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits, Refusals]:
-    """Fit the hand to each candidate, and keep those that touch nothing but the object, with the pads."""
+    """Fit the hand to each candidate, and keep those that touch nothing but the object, with the pads.
+
+    The cheap and telling checks come first, each for those that passed the ones before.
+    """
     tips, low, clear = _above_table(shape, candidates, gripper)
-    total = len(candidates)
     candidates, tips, low = candidates.take(clear), tips[clear], low[clear]
-    touched = _Touched.of(shape, candidates.rotation, tips, gripper)
-    opening, shift, free = _free_opening(touched, candidates, low, gripper, clearance(shape))
-    held = _hold(shape, touched, candidates.rotation, opening, shift, gripper)
+    swept = _Swept.of(shape, candidates.rotation, tips, gripper)
+    opening, shift, free = _free_opening(swept, candidates, low, gripper, clearance(shape))
+    rotation, opening, shift, low = candidates.rotation[free], opening[free], shift[free], low[free]
+    centre = tips[free] + shift[:, None] * rotation[:, :, 1]
+    held = _hold(shape, swept.by(free, shift), rotation, opening, gripper)
     firm = (held.inside >= MIN_INSIDE) & (held.cosine >= MIN_COSINE) & (held.squeeze <= MAX_SQUEEZE)
     alone = held.intruders * HIT_SCENE < 0.99
-    palm = _palm_free(touched, shift, gripper)
-    good = free & firm & alone & palm
+    good = np.flatnonzero(firm & alone)
+    good = good[_palm_free(shape, rotation[good], centre[good], gripper)]
+    crowd = np.zeros(len(centre), dtype=np.intp)
+    crowd[good] = _crowd(shape, rotation[good], centre[good], held.width[good], gripper)
     refusals = Refusals(
-        table=total - len(tips),
+        table=int(np.count_nonzero(~clear)),
         no_opening=int(np.count_nonzero(~free)),
-        nothing_between=int(np.count_nonzero(free & ~firm)),
-        neighbour=int(np.count_nonzero(free & firm & ~alone)),
-        palm=int(np.count_nonzero(free & firm & alone & ~palm)),
+        nothing_between=int(np.count_nonzero(~firm)),
+        neighbour=int(np.count_nonzero(firm & ~alone)),
+        palm=int(np.count_nonzero(firm & alone)) - len(good),
     )
-    y = candidates.rotation[good][:, :, 1]
-    z = candidates.rotation[good][:, :, 2]
-    centre = tips[good] + shift[good, None] * y
     fits = Fits(
-        rotation=candidates.rotation[good],
+        rotation=rotation,
         tips=centre,
-        opening=opening[good],
-        width=held.width[good],
-        contact=centre + held.depth[good, None] * z,
-        cosine=held.cosine[good],
-        squeeze=held.squeeze[good],
-        grip=held.grip[good],
-        slack=opening[good] - held.width[good],
-        table=low[good],
-        shift=np.abs(shift[good]),
-        guessed=held.guessed[good],
-        bite=held.bite[good],
+        opening=opening,
+        width=held.width,
+        contact=centre + held.depth[:, None] * rotation[:, :, 2],
+        cosine=held.cosine,
+        squeeze=held.squeeze,
+        grip=held.grip,
+        slack=opening - held.width,
+        table=low,
+        shift=np.abs(shift),
+        guessed=held.guessed,
+        bite=held.bite,
+        crowd=crowd,
     )
-    return fits, refusals
+    return fits.take(good), refusals
 
 
 def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, Array, Mask]:
@@ -99,12 +105,11 @@ def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, 
 
 
 @dataclass(frozen=True)
-class _Touched:
+class _Swept:
     """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
 
-    hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; points 0..N-1 are the
-    object's (own), the rest the scene's; weight (T,) is what a hit counts, 1 vetoes. `local` (C,3,N+S) are
-    all points in all hands' frames, and weights (N+S,) theirs; the first `objects` of them are the object's.
+    hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; own (T,) marks points of
+    the object, which come first, the rest are the scene's; weight (T,) is what a hit counts, 1 vetoes.
     """
 
     hand: Index
@@ -113,40 +118,52 @@ class _Touched:
     z: Array
     own: Mask
     weight: npt.NDArray[np.float32]
-    local: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
-    objects: int
 
     @staticmethod
-    def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Touched:
-        points = np.concatenate([shape.points, shape.scene]).astype(np.float32)
-        axes = rotation.astype(np.float32).transpose(0, 2, 1)  # (C,3,3), rows are the hand's axes
-        local = axes @ points.T - (axes @ tips[..., None].astype(np.float32))
-        x, y, z = local[:, 0], local[:, 1], local[:, 2]
+    def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> _Swept:
         room = clearance(shape)
         reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * room
-        strip = (np.abs(x) < gripper.finger_width / 2 + room) & (np.abs(y) < reach)
-        strip &= (z < room) & (z > -(gripper.finger_length + TRAVEL_M))
-        hand, point = np.nonzero(strip)
-        at_y, at_z = (axis[hand, point].astype(np.float64) for axis in (y, z))
-        weights = np.concatenate(
-            [np.where(shape.seen, HIT_SEEN, HIT_GUESSED), np.full(len(shape.scene), HIT_SCENE)]
-        ).astype(np.float32)
-        return _Touched(
-            hand,
-            point,
-            at_y,
-            at_z,
-            point < len(shape.points),
-            weights[point],
-            local,
-            weights,
-            len(shape.points),
-        )
+        half = np.array([gripper.finger_width / 2 + room, reach])
+        points = np.concatenate([shape.points, shape.scene])
+        hand, point, _, y, z = within(points, rotation, tips, half, -(gripper.finger_length + TRAVEL_M), room)
+        return _Swept(hand, point, y, z, point < len(shape.points), _weights(shape)[point])
+
+    def by(self, which: Mask, shift: Array) -> _Swept:
+        """Leave only some of the hands (C,), each shifted by (C,) m along y."""
+        number = np.cumsum(which) - 1
+        keep = which[self.hand]
+        hand = number[self.hand[keep]]
+        y = self.y[keep] - shift[hand]
+        return _Swept(hand, self.point[keep], y, self.z[keep], self.own[keep], self.weight[keep])
+
+
+def _weights(shape: Shape) -> npt.NDArray[np.float32]:
+    """Return what a hit of each point (N+S,) of object and scene counts; 1 vetoes."""
+    own = np.where(shape.seen, HIT_SEEN, HIT_GUESSED)
+    return np.concatenate([own, np.full(len(shape.scene), HIT_SCENE)]).astype(np.float32)
+
+
+def within(
+    points: Array, rotation: Array, tips: Array, half: Array, lowest: float, highest: float
+) -> tuple[Index, Index, Array, Array, Array]:
+    """Find the points (N,3) in a box about each hand: |x|, |y| below half (2,) m, z between two heights in m.
+
+    Returns the pairs' hand, point, and x, y, z m in the hand's frame, (T,) each.
+    """
+    homogeneous = np.concatenate([points.T, np.ones((1, len(points)))]).astype(np.float32)
+    axes = rotation.transpose(2, 0, 1)  # [k] (C,3) the hands' k-th axes
+    offset = -np.sum(axes * tips, axis=2, keepdims=True)
+    x, y, z = (axis @ homogeneous for axis in np.concatenate([axes, offset], axis=2).astype(np.float32))
+    flat = np.flatnonzero(np.abs(x) < half[0])  # a hand is narrow: this leaves few
+    y, z = y.ravel()[flat], z.ravel()[flat]
+    inside = (np.abs(y) < half[1]) & (z > lowest) & (z < highest)
+    flat, y, z = flat[inside], y[inside].astype(np.float64), z[inside].astype(np.float64)
+    hand, point = np.divmod(flat, max(len(points), 1))
+    return hand, point, x.ravel()[flat], y, z
 
 
 def _free_opening(
-    touched: _Touched, c: Candidates, low: Array, gripper: Gripper, room: float
+    swept: _Swept, c: Candidates, low: Array, gripper: Gripper, room: float
 ) -> tuple[Array, Array, Mask]:
     """Find the widest opening without a hit, and the shift that centres the hand on what lies between.
 
@@ -154,8 +171,8 @@ def _free_opening(
     object; the hand is centred between these, and opened as far as both sides stay free.
     Returns opening (C,) m, shift (C,) m along y, and which hands (C,) fit at all.
     """
-    right, right_end = _first_free(touched, 1, c, gripper, room)
-    left, left_end = _first_free(touched, -1, c, gripper, room)
+    right, right_end = _first_free(swept, 1, c, gripper, room)
+    left, left_end = _first_free(swept, -1, c, gripper, room)
     shift = (right - left) / 2
     least = (right + left) / 2
     widest = np.minimum(right_end - shift, left_end + shift)
@@ -168,7 +185,7 @@ def _free_opening(
 
 
 def _first_free(
-    t: _Touched, direction: int, c: Candidates, gripper: Gripper, room: float
+    t: _Swept, direction: int, c: Candidates, gripper: Gripper, room: float
 ) -> tuple[Array, Array]:
     """Return how far out a finger's inner face first fits (C,) m, and how far it stays free, along +-y."""
     bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
@@ -205,21 +222,18 @@ class _Hold:
     bite: Array
 
 
-def _hold(
-    shape: Shape, t: _Touched, rotation: Array, opening: Array, shift: Array, gripper: Gripper
-) -> _Hold:
+def _hold(shape: Shape, t: _Swept, rotation: Array, opening: Array, gripper: Gripper) -> _Hold:
     """Measure what the pads will meet when they close."""
-    count, objects = len(opening), len(shape.points)
-    y = t.y - shift[t.hand]
-    between = np.abs(y) < opening[t.hand] / 2
-    intruder = between & (t.point >= objects) & (t.z > -gripper.finger_length)
-    guessed = ~between & (t.point < objects)
+    count = len(opening)
+    between = np.abs(t.y) < opening[t.hand] / 2
+    intruder = between & ~t.own & (t.z > -gripper.finger_length)
+    guessed = ~between & t.own
     guessed[guessed] = ~shape.seen[t.point[guessed]]
-    caught = between & (t.point < objects) & (t.z > -gripper.finger_length)
+    caught = between & t.own & (t.z > -gripper.finger_length)
     bite = np.zeros(count)
     np.maximum.at(bite, t.hand[caught], -t.z[caught])
     pad = caught & (t.z > -gripper.pad_length)
-    hand, point, y, z = t.hand[pad], t.point[pad], y[pad], t.z[pad]
+    hand, point, y, z = t.hand[pad], t.point[pad], t.y[pad], t.z[pad]
     high, low = np.full(count, -np.inf), np.full(count, np.inf)
     np.maximum.at(high, hand, y)
     np.minimum.at(low, hand, y)
@@ -262,16 +276,31 @@ def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:
     return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9))
 
 
-def _palm_free(touched: _Touched, shift: Array, gripper: Gripper) -> Mask:
+def _palm_free(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> Mask:
     """Tell which hands' palms (C,) meet nothing on their way in."""
-    back = gripper.finger_length
+    palm = np.array(gripper.palm)
+    back = gripper.finger_length - PALM_CLEARANCE_M
+    corner = np.abs(rotation[:, 2, :2]) @ (palm[:2] / 2 + PALM_CLEARANCE_M)
+    lowest = (tips[:, 2] - back * rotation[:, 2, 2] - corner).min(initial=np.inf)
+    points = np.concatenate([shape.points, shape.scene])
     # neighbours are wider than what is seen of them
-    room = np.full(len(touched.weights), PALM_CLEARANCE_M, dtype=np.float32)
-    room[: touched.objects] = CLEARANCE_M
-    high = touched.local[:, 2]
-    hand, point = np.nonzero((high < room - back) & (high > -(back + gripper.palm[2] + TRAVEL_M)))
-    x, y = touched.local[hand, 0, point], touched.local[hand, 1, point] - shift[hand]
-    hit = np.abs(x) < gripper.palm[0] / 2 + room[point]
-    hit &= np.abs(y) < gripper.palm[1] / 2 + room[point]
-    hits = np.bincount(hand[hit], weights=touched.weights[point[hit]], minlength=len(shift))
-    return np.asarray(hits < 0.99)
+    room = np.full(len(points), PALM_CLEARANCE_M)
+    room[: len(shape.points)] = CLEARANCE_M
+    high = points[:, 2] > lowest  # often nothing is
+    room, weight = room[high], _weights(shape)[high]
+    behind = -(gripper.finger_length + palm[2] + TRAVEL_M)
+    hand, point, x, y, z = within(
+        points[high], rotation, tips, palm[:2] / 2 + PALM_CLEARANCE_M, behind, -back
+    )
+    hit = np.abs(x) < palm[0] / 2 + room[point]
+    hit &= (np.abs(y) < palm[1] / 2 + room[point]) & (z < room[point] - gripper.finger_length)
+    return np.asarray(np.bincount(hand[hit], weight[point[hit]], len(tips)) < 0.99)
+
+
+def _crowd(shape: Shape, rotation: Array, tips: Array, width: Array, gripper: Gripper) -> Index:
+    """Count the neighbours' points (C,) near the fingers, opened a little wider than what they hold."""
+    half = np.array([gripper.finger_width / 2 + NEAR_M, gripper.max_opening])
+    hand, _, _, y, _ = within(shape.scene, rotation, tips, half, -gripper.finger_length, NEAR_M)
+    beside = np.abs(y) - width[hand] / 2
+    near = (beside > 0) & (beside < FINGER_ROOM_M + gripper.finger_thickness + NEAR_M)
+    return np.bincount(hand[near], minlength=len(tips))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,7 +21,7 @@ class Fits:
     squeeze (P,) how far both contacts slope so that closing pushes the object out of the hand, as a sine;
     grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
     the least; shift (P,) m by recentring; guessed (P,) mirrored points hit by the fingers; bite (P,) m of
-    the object between the fingers, from the tips up.
+    the object between the fingers, from the tips up; crowd (P,) points of neighbours near the fingers.
     """
 
     rotation: Array
@@ -36,9 +37,15 @@ class Fits:
     shift: Array
     guessed: Index
     bite: Array
+    crowd: Index
 
     def __len__(self) -> int:
         return len(self.opening)
+
+    @staticmethod
+    def joined(parts: Sequence[Fits]) -> Fits:
+        """Put some together, one at least."""
+        return Fits(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Fits)))
 
     def take(self, index: Index) -> Fits:
         """Return a choice of them."""
@@ -47,7 +54,7 @@ class Fits:
     def candidates(self, index: Index) -> Candidates:
         """Return a choice of them as candidates, to be checked again."""
         depth = np.sum((self.tips - self.contact) * self.rotation[:, :, 2], axis=1)
-        return Candidates(self.rotation, self.contact, self.width / 2, depth).take(index)
+        return Candidates(self.rotation, self.contact, self.width / 2, depth, self.cosine).take(index)
 
 
 @dataclass(frozen=True)

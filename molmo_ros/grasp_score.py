@@ -7,16 +7,16 @@ import numpy as np
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array
 from molmo_ros.grasp_candidates import Candidates
-from molmo_ros.grasp_checks import THIN_M
+from molmo_ros.grasp_checks import FINGER_ROOM_M, NEAR_M, THIN_M, within
 from molmo_ros.grasp_fits import Fits
 from molmo_ros.gripper import Gripper
 
 # who asks for a part that is far from the middle means that part: the click outweighs the middle
-ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.18
+ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.25
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
-OCCLUDED, GUESSED, LATERAL, SQUEEZE = 0.35, 0.02, 0.05, 0.30
-FINGER_ROOM_M = 0.006
+OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.35, 0.02, 0.05, 0.30, 0.15
+CROWDED = 6  # points
 PROBE_M = 0.007  # above and below the tips
 
 # log-odds of holding against the score: 417 grasps executed in physics, on scenes kept for tuning
@@ -46,21 +46,28 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         - OCCLUDED * occluded_share(shape, fits, gripper)
         - GUESSED * np.clip(fits.guessed, 0, 2) / 2
         - SQUEEZE * np.clip((fits.squeeze - 0.1) / 0.3, 0, 1)
+        - CROWD * np.clip(fits.crowd / CROWDED, 0, 1)
         - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
     )
     return np.asarray(np.clip(total / BEST, 0, 1))
 
 
-def promise(shape: Shape, candidates: Candidates, click: Array) -> Array:
+def promise(shape: Shape, candidates: Candidates, click: Array, gripper: Gripper) -> Array:
     """Rate candidates (C,) by what is known of them before they are checked: the same, as far as it goes."""
     middle = shape.points.mean(axis=0)
     off_middle = np.linalg.norm(candidates.contact - middle, axis=1)
     off_click = np.linalg.norm(candidates.contact - click, axis=1)
+    down = np.clip(-candidates.rotation[:, 2, 2], 0, 1)
+    # too much of the object above the contact, or behind it, keeps the palm away
+    above = np.maximum(shape.points[:, 2].max() - candidates.contact[:, 2], 0) / np.maximum(down, 0.01)
+    behind = np.ptp(shape.points[:, :2], axis=0).min() / 2 / np.sqrt(np.maximum(1 - down**2, 1e-4))
+    within_reach = np.minimum(above, behind) < gripper.finger_length - candidates.depth
     return np.asarray(
         CENTRE * np.exp(-((off_middle / 0.035) ** 2))
-        + VERTICAL * np.clip(-candidates.rotation[:, 2, 2], 0, 1)
+        + VERTICAL * down
         + CLICK * np.exp(-((off_click / 0.045) ** 2))
-        + ANTIPODAL * (candidates.half > 0)
+        + ANTIPODAL * np.clip((candidates.cosine - 0.6) / 0.4, 0, 1)
+        + within_reach
     )
 
 
@@ -86,10 +93,12 @@ def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
 def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
     """Return the widest opening (m) of one hand at which least of its fingers comes down where nobody saw.
 
-    Never narrower than a finger's room beside what it holds, nor wider than what is free.
+    Never narrower than a finger's room beside what it holds, nor wider than what is free and keeps off the
+    neighbours as well as off what is held.
     """
-    least = min(float(fits.width[k]) + 2 * FINGER_ROOM_M, float(fits.opening[k]))
-    openings = np.linspace(float(fits.opening[k]), least, 6)
+    widest = min(float(fits.opening[k]), _amid(shape, fits, k, gripper))
+    least = min(float(fits.width[k]) + 2 * FINGER_ROOM_M, widest)
+    openings = np.linspace(widest, least, 6)
     across = np.stack([openings / 2 + share * gripper.finger_thickness for share in (0.0, 0.5, 1.0)])
     along = -gripper.finger_length * np.array([0.0, 0.2, 0.5])
     x = gripper.finger_width * np.array([-0.5, 0.5])
@@ -100,6 +109,16 @@ def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
     points = tips + x[..., None] * R[:, 0] + (side * a)[..., None] * R[:, 1] + z[..., None] * R[:, 2]
     hidden = (shape.depth_behind_seen(points) > 0.003).mean(axis=(0, 2, 3, 4))
     return float(openings[np.argmin(hidden)])
+
+
+def _amid(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
+    """Return the opening (m) that leaves each finger NEAR_M to the next neighbour, or half the gap."""
+    half = np.array([gripper.finger_width / 2 + NEAR_M, gripper.max_opening])
+    one = slice(k, k + 1)
+    y = within(shape.scene, fits.rotation[one], fits.tips[one], half, -gripper.finger_length, NEAR_M)[3]
+    held = float(fits.width[k]) / 2
+    room = np.abs(y[np.abs(y) > held]).min(initial=np.inf) - gripper.finger_thickness
+    return float(2 * max(room - NEAR_M, (held + room) / 2, held))
 
 
 def probability(score: float) -> float:
