@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -11,10 +12,12 @@ from molmo_ros.cloud import Index
 from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp_candidates import Candidates, propose
-from molmo_ros.grasp_checks import TRAVEL_M, check, clearance
+from molmo_ros.grasp_candidates import Candidates, leaning_candidates, pair_candidates, top_candidates
+from molmo_ros.grasp_checks import check
 from molmo_ros.grasp_fits import Fits, Refusals
+from molmo_ros.grasp_rims import rim_candidates
 from molmo_ros.grasp_score import known_opening, probability, promise, score
+from molmo_ros.grasp_sweep import TRAVEL_M, clearance
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
@@ -55,22 +58,34 @@ def plan_grasps(
     used where the segment has no support plane; views, the completed segment if it is known already;
     max_tilt_deg, how far the approach may lean from straight down on the support, for arms that reach no
     other way.
-    Raises: GraspError, with code TOO_WIDE if the gripper cannot open around the object anywhere, else
-    COLLISION.
+    Raises: GraspError, with code TOO_WIDE if the gripper could not open around the object even if nothing
+    stood near it, else COLLISION.
     """
     views = views or complete_shape(segment, up)
     T_support_camera = invert(views.coarse.T_camera_support)
     click = transform_points(T_support_camera, np.asarray(camera_point.position, dtype=np.float64))
     down = np.cos(np.radians(max_tilt_deg)) - 1e-9
-    count, refusals = 0, Refusals()
-    for kinds in propose(views, click, gripper):
+    tried: list[Candidates] = []
+    refusals = Refusals()
+    for kinds in _kinds(views, click, gripper):
         reached = [c.take(-c.rotation[:, 2, 2] >= down) for c in kinds]
         candidates = _ranked(views.coarse, reached, click, gripper)
         fits, quality, refused = _search(views, candidates, click, gripper, max_grasps)
         if len(fits) > 0:
             return [_grasp(views.dense, fits, k, float(q), gripper) for k, q in enumerate(quality)]
-        count, refusals = count + len(candidates), refusals + refused
-    raise _refusal(views.dense, gripper, count, refusals)
+        tried.append(candidates)
+        refusals = refusals + refused
+    raise _refusal(views.coarse, gripper, Candidates.joined(tried), refusals)
+
+
+def _kinds(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candidates]]:
+    """Yield candidates of each kind for a shape clicked at (3,) m; then, if these do not do, more of them."""
+    yield [
+        pair_candidates(views.coarse, gripper),
+        top_candidates(views.coarse, click, gripper),
+        rim_candidates(views, click),
+    ]
+    yield [leaning_candidates(views.coarse, gripper)]
 
 
 def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Gripper) -> Candidates:
@@ -155,18 +170,20 @@ def _angle(a: Array, b: Array) -> float:
     return float(np.arccos(np.clip((np.trace(a.T @ b) - 1) / 2, -1, 1)))
 
 
-def _refusal(shape: Shape, gripper: Gripper, count: int, refusals: Refusals) -> GraspError:
+def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusals) -> GraspError:
     angle = rectangle_angle(shape.points[:, :2])
     c, s = np.cos(angle), np.sin(angle)
     narrowest = float(np.ptp(shape.points[:, :2] @ np.array([[c, -s], [s, c]]), axis=0).min())
-    if narrowest > gripper.max_opening - 2 * clearance(shape):
+    alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(LOOKS[0]), gripper)
+    if len(alone) == 0 and narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
-            f"The object is {1000 * narrowest:.0f} mm wide at its narrowest and {gripper.name} opens "
-            f"{1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper.",
+            f"What hangs together there is {1000 * narrowest:.0f} mm wide at its narrowest, {gripper.name} "
+            f"opens {1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper, "
+            "or, if it is several things, move them apart.",
             code="TOO_WIDE",
         )
     return GraspError(
-        f"None of {count} grasps of an object {1000 * narrowest:.0f} mm wide is free ({refusals.text()}); "
-        "clear its surroundings, or look from another side.",
+        f"None of {len(tried)} grasps of an object {1000 * narrowest:.0f} mm wide is free "
+        f"({refusals.text()}); clear its surroundings, or look from another side.",
         code="COLLISION",
     )

@@ -7,15 +7,17 @@ import numpy as np
 from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array
 from molmo_ros.grasp_candidates import Candidates
-from molmo_ros.grasp_checks import FINGER_ROOM_M, NEAR_M, THIN_M, within
+from molmo_ros.grasp_checks import FINGER_ROOM_M
 from molmo_ros.grasp_fits import Fits
+from molmo_ros.grasp_hold import THIN_M
+from molmo_ros.grasp_sweep import NEAR_M, clearance, within
 from molmo_ros.gripper import Gripper
 
 # who asks for a part that is far from the middle means that part: the click outweighs the middle
 ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.25
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
-OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.35, 0.02, 0.05, 0.30, 0.15
+OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.50, 0.02, 0.05, 0.30, 0.15
 CROWDED = 6  # points
 PROBE_M = 0.007  # above and below the tips
 
@@ -118,7 +120,7 @@ def _amid(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
     y = within(shape.scene, fits.rotation[one], fits.tips[one], half, -gripper.finger_length, NEAR_M)[3]
     held = float(fits.width[k]) / 2
     room = np.abs(y[np.abs(y) > held]).min(initial=np.inf) - gripper.finger_thickness
-    return float(2 * max(room - NEAR_M, (held + room) / 2, held))
+    return float(2 * max(room - NEAR_M, (held + room) / 2, held + clearance(shape)))
 
 
 def probability(score: float) -> float:
