@@ -12,9 +12,8 @@ from molmo_ros.datatypes import Answer, Array, GraspTarget, Grounding, RgbdFrame
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.pipeline import Grounder, moved
 from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_patch import Seed
+from molmo_ros.track_target import seed_of, target_now
 from molmo_ros.track_view import make_view
-from molmo_ros.transforms import invert
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Replay:
             frame, self._query, T_target_camera=T, target_frame=self._target_frame if T is not None else ""
         )
         if self._tracker is not None:
-            seeds = [_seed(target, T) for target in found.targets]
+            seeds = [seed_of(target, T) for target in found.targets]
             tracked = self._tracker.correct([make_view(frame)], seeds)
             numbers = {id(t.seed.point): t.instance for t in tracked}
             return replace(found, targets=tuple(_numbered(t, numbers) for t in found.targets))
@@ -75,11 +74,8 @@ class Replay:
         return Grounding(self._query, Answer("", tuple(t.point for t in targets)), targets, stages)
 
     def _target(self, tracked: Tracked, frame: RgbdFrame, T: Array | None) -> GraspTarget:
-        """What the model's answer gave, moved to where the object is now."""
-        assert tracked.seed.target is not None
-        target = moved(tracked.seed.target, tracked.T_now_then, frame.frame_id)
-        point = replace(target.point, x=tracked.x, y=tracked.y, instance=tracked.instance)
-        target = replace(target, point=point, stamp_ns=frame.stamp_ns)
+        """Without the mask of the image that was asked about: it would be drawn where the object was then."""
+        target = replace(target_now(tracked, frame.frame_id, frame.stamp_ns), segment=None)
         return target if T is None else moved(target, T, self._target_frame)
 
 
@@ -87,10 +83,3 @@ def _numbered(target: GraspTarget, numbers: dict[int, int]) -> GraspTarget:
     """With the number by which the tracker knows it; a point that it could not take up keeps its own."""
     instance = numbers.get(id(target.point), target.point.instance)
     return replace(target, point=replace(target.point, instance=instance))
-
-
-def _seed(target: GraspTarget, T: Array | None) -> Seed:
-    """What the tracker follows: the target in the optical frame, where it was seen."""
-    mask = None if target.segment is None else target.segment.mask
-    there = target if T is None else moved(target, invert(T), "")
-    return Seed(target.point, mask, replace(there, segment=None))

@@ -1,7 +1,8 @@
 """Follow what the model found from frame to frame, between its answers. Knows no ROS and no model.
 
 An object is the patch of surface that was seen around its point: a few hundred samples with colour, and
-corners that optical flow follows. Each new frame moves it rigidly; the samples say whether it is still there.
+corners that optical flow follows to each new frame. There the samples are laid over the image to a fraction
+of a pixel, which keeps errors from adding up, and say whether it is still there.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from itertools import count, pairwise
 import numpy as np
 
 from molmo_ros.datatypes import Array
+from molmo_ros.track_align import align
 from molmo_ros.track_motion import ego_motion
-from molmo_ros.track_patch import Patch, Seed, begin, move, refresh, search, seen_share
+from molmo_ros.track_patch import Patch, Seed, begin, covered, move, refresh, search, seen_share
 from molmo_ros.track_view import DEFAULT_TRACK, TrackOptions, View, full_size, project
 from molmo_ros.transforms import transform_points
 
@@ -58,10 +60,8 @@ class Tracker:
     def update(self, view: View) -> tuple[Tracked, ...]:
         """Follow everything into the next view."""
         before, self._view = self._view, view
-        if before is not None and self._tracks:
-            ego = ego_motion(before, view, self.options)
-            for track in self._tracks:
-                self._follow(track, before, view, ego)
+        if before is not None:
+            self._advance(self._tracks, before, view)
         return self.targets()
 
     def correct(self, views: Sequence[View], seeds: Sequence[Seed]) -> tuple[Tracked, ...]:
@@ -73,9 +73,7 @@ class Tracker:
         fresh = [t for t in (begin(seed, views[0], self.options) for seed in seeds) if t is not None]
         self._identify(fresh, views[0].stamp_ns)
         for before, view in pairwise(views):
-            ego = ego_motion(before, view, self.options)
-            for track in fresh:
-                self._follow(track, before, view, ego)
+            self._advance(fresh, before, view)
         kept = {t.instance for t in fresh}
         for track in self._tracks:
             track.missed += 1
@@ -129,27 +127,42 @@ class Tracker:
         tint = float(np.linalg.norm(new.colors.mean(0) - old.colors.mean(0)))
         return float(np.linalg.norm(new.point - then)) / reach + (tint / self.options.color) ** 2 / 4
 
+    def _advance(self, tracks: list[Patch], before: View, view: View) -> None:
+        """Bring tracks from one view to the next."""
+        if not tracks:
+            return
+        ego = ego_motion(before, view, covered(tracks, before), self.options)
+        for track in tracks:
+            track.T = ego @ track.T
+            if track.lost_ns is None:
+                self._follow(track, before, view, ego)
+            if track.lost_ns is not None:
+                self._look_for(track, view)
+            if track.lost_ns is None:
+                refresh(track, view, self.options)
+            track.path[view.stamp_ns] = transform_points(track.T, track.point[None])[0]
+            if len(track.path) > 200:
+                del track.path[min(track.path)]
+
     def _follow(self, track: Patch, before: View, view: View, ego: Array) -> None:
-        options = self.options
-        track.T = ego @ track.T
-        if track.lost_ns is None:
-            held = track.T
-            move(track, before, view, options)
-            track.seen = seen_share(track, track.T, view, options)
-            if track.seen < options.found_again:  # flow has drifted, or it is half hidden: look around
-                T, seen = search(track, track.T, view, 4.0, options)
-                if seen > track.seen + 0.1:
-                    track.T, track.seen = T, seen
-                    track.corners = track.corners[:0]
-            if track.seen < options.least_seen:
-                track.T, track.lost_ns = held, view.stamp_ns
-        if track.lost_ns is not None:
-            self._look_for(track, view)
-        if track.lost_ns is None:
-            refresh(track, view, options)
-        track.path[view.stamp_ns] = transform_points(track.T, track.point[None])[0]
-        if len(track.path) > 200:
-            del track.path[min(track.path)]
+        """Follow what is seen; it is lost, and held where the scene carries it, if too little agrees."""
+        options, held = self.options, track.T
+        move(track, before, view, ego, options)
+        track.seen = seen_share(track, track.T, view, options)
+        if track.seen < options.found_again:  # flow has drifted, or it is half hidden: look around
+            T, seen = search(track, track.T, view, 4.0, options)
+            if seen > track.seen + 0.1:
+                track.T, track.seen, track.pixels = T, seen, track.pixels[:0]
+        self._align(track, view)
+        if track.seen < options.least_seen:
+            track.T, track.lost_ns = held, view.stamp_ns
+
+    def _align(self, track: Patch, view: View) -> None:
+        """Take a finer place, unless less is seen of it there: what hides a thing may look like it."""
+        T = align(track, view, self.options)
+        seen = seen_share(track, T, view, self.options)
+        if seen >= track.seen - 0.05:
+            track.T, track.seen = T, seen
 
     def _look_for(self, track: Patch, view: View) -> None:
         """Look for a lost track around where it would be if it stood still, ever farther."""
@@ -158,8 +171,8 @@ class Tracker:
         reach = min(self.options.search_px, 6.0 + 40.0 * lost_s)
         T, seen = search(track, track.T, view, reach, self.options)
         if seen >= self.options.found_again and not self._occupied(track, T):
-            track.T, track.seen, track.lost_ns = T, seen, None
-            track.corners = track.corners[:0]
+            track.T, track.seen, track.lost_ns, track.pixels = T, seen, None, track.pixels[:0]
+            self._align(track, view)
 
     def _occupied(self, track: Patch, T: Array) -> bool:
         """Whether another instance that is seen lies where this one would."""

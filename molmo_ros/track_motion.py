@@ -1,4 +1,4 @@
-"""How pixels and scenes move between two views: optical flow there and back, and rigid motion from it."""
+"""How pixels and the scene move between two views: optical flow there and back, and the camera's motion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.track_view import TrackOptions, View, depth_at, lift_pixels
-from molmo_ros.transforms import transform_points
+
+LEAST_SCENE = 20  # corners that tell how the camera moves
 
 
 def flow(before: View, view: View, pixels: Array, options: TrackOptions) -> tuple[Array, Mask]:
@@ -28,45 +29,38 @@ def flow(before: View, view: View, pixels: Array, options: TrackOptions) -> tupl
     return found, np.asarray(inside & near & (there.ravel() == 1) & (again.ravel() == 1))
 
 
-def rigid(then: Array, now: Array, T: Array, turn: bool) -> tuple[Array, Mask]:
-    """Rigid motion (4,4) from then (N,3) to now (N,3), without outliers; which of the points fit.
+def ego_motion(before: View, view: View, away: Mask, options: TrackOptions) -> Array:
+    """How the scene moved in the optical frame between two views (4,4); identity if that is not seen.
 
-    Source: Kabsch 1976. With few points, or without depth, only the shift is estimated.
+    away (h,w): where in the view before there is something that moves by itself, and tells nothing.
+    Corners are lifted in the view before and found again in the other: their pixels tell a pose far better
+    than two noisy depths would (perspective-n-point).
     """
-    fits = np.ones(len(then), np.bool_)
-    for _ in range(3):
-        if turn and np.count_nonzero(fits) >= 12:
-            T = _kabsch(then[fits], now[fits])
-        else:
-            T = T.copy()
-            T[:3, 3] += np.median(now[fits] - transform_points(T, then[fits]), axis=0)
-        error = np.linalg.norm(now - transform_points(T, then), axis=1)
-        fits = error <= max(0.003, 2.5 * float(np.median(error)))
-    return T, fits
-
-
-def _kabsch(then: Array, now: Array) -> Array:
-    a, b = then.mean(0), now.mean(0)
-    U, _, Vt = np.linalg.svd((then - a).T @ (now - b))
-    flip = np.diag([1.0, 1.0, np.sign(np.linalg.det(Vt.T @ U.T))])
-    T = np.eye(4)
-    T[:3, :3] = Vt.T @ flip @ U.T
-    T[:3, 3] = b - T[:3, :3] @ a
-    return T
-
-
-def ego_motion(before: View, view: View, options: TrackOptions) -> Array:
-    """How the scene moved in the optical frame between two views (4,4); identity if that is not seen."""
-    corners = cv2.goodFeaturesToTrack(before.gray, 150, 0.005, 8)
-    if corners is None or len(corners) < 20:
+    elsewhere = np.where(away, 0, 255).astype(np.uint8)
+    corners = cv2.goodFeaturesToTrack(before.gray, 150, 0.005, 8, mask=elsewhere)
+    if corners is None or len(corners) < LEAST_SCENE:
         return np.eye(4)
     old = corners.reshape(-1, 2).astype(np.float64)
     new, good = flow(before, view, old, options)
-    z0, z1 = depth_at(before, old), depth_at(view, new)
-    good &= np.isfinite(z0) & np.isfinite(z1)
-    if np.count_nonzero(good) < 20:
+    z = depth_at(before, old)
+    good &= np.isfinite(z)
+    if np.count_nonzero(good) < LEAST_SCENE:
         return np.eye(4)
-    T, fits = rigid(
-        lift_pixels(old[good], z0[good], before.K), lift_pixels(new[good], z1[good], view.K), np.eye(4), True
-    )
-    return T if np.count_nonzero(fits) >= 15 else np.eye(4)
+    return _pose(lift_pixels(old[good], z[good], before.K), new[good], view.K)
+
+
+def _pose(points: Array, pixels: Array, K: Array) -> Array:
+    """The motion (4,4) that brings points (N,3) to pixels (N,2); identity if too few agree on one."""
+    turn: np.ndarray = np.zeros((3, 1))
+    shift: np.ndarray = np.zeros((3, 1))
+    fits = np.ones(len(points), np.bool_)
+    for _ in range(4):
+        turn, shift = cv2.solvePnPRefineLM(points[fits], pixels[fits], K, None, turn, shift)
+        there = cv2.projectPoints(points, turn, shift, K, None)[0].reshape(-1, 2)
+        off = np.linalg.norm(there - pixels, axis=1)
+        fits = off <= max(0.3, 2.5 * float(np.median(off)))
+        if np.count_nonzero(fits) < 0.75 * LEAST_SCENE:
+            return np.eye(4)
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = cv2.Rodrigues(turn)[0], shift.ravel()
+    return T

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, GraspTarget, ImagePoint, Mask
-from molmo_ros.track_motion import flow, rigid
+from molmo_ros.track_motion import flow
 from molmo_ros.track_view import TrackOptions, View, depth_at, lift_pixels, project, sample
-from molmo_ros.transforms import invert, transform_points
+from molmo_ros.transforms import transform_points
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Seed:
 
 @dataclass
 class Patch:
-    """The state of one instance. surface (M,3) and corners (N,3) are in the optical frame of the seed."""
+    """The state of one instance. surface (M,3) is in the optical frame of the seed, T brings it to the newest
+    view, pixels (N,2) are the corners there."""
 
     instance: int
     seed: Seed
@@ -33,7 +35,6 @@ class Patch:
     colors: Array
     has_depth: bool
     T: Array = field(default_factory=lambda: np.eye(4))
-    corners: Array = field(default_factory=lambda: np.zeros((0, 3)))
     pixels: Array = field(default_factory=lambda: np.zeros((0, 2)))
     seen: float = 1.0
     lost_ns: int | None = None
@@ -79,12 +80,9 @@ def _patch(
     return np.asarray(disc)
 
 
-def move(track: Patch, before: View, view: View, options: TrackOptions) -> None:
-    """Follow the corners and fit the rigid motion that explains them.
-
-    T already holds the motion of the camera; a thing that stands still is left there, which does not drift.
-    """
-    if len(track.corners) < options.least_corners:
+def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptions) -> None:
+    """Shift T by what its corners moved beyond the motion of the scene (ego), which T already holds."""
+    if len(track.pixels) < options.least_corners:
         return
     old = track.pixels
     new, good = flow(before, view, old, options)
@@ -93,23 +91,39 @@ def move(track: Patch, before: View, view: View, options: TrackOptions) -> None:
         middle = np.median(shift[good], axis=0)
         off = np.linalg.norm(shift - middle, axis=1)
         good &= off < max(2.0, 0.5 * float(np.linalg.norm(middle)))
-    expected = transform_points(track.T, track.corners)[:, 2]
-    z = depth_at(view, new) if track.has_depth else np.full(len(new), np.nan)
-    known = np.isfinite(z)
-    jump = np.where(known, z - expected, 0.0)
-    if np.count_nonzero(good & known) >= options.least_corners:
-        jump -= np.median(jump[good & known]) * known
-    good &= np.abs(jump) < 2 * options.depth_m
+    expected = transform_points(ego, lift_pixels(old, _depth(track, before, old), before.K))
+    z = _depth(track, view, new)
+    jump = z - expected[:, 2]
+    good &= np.isfinite(jump)
+    if np.count_nonzero(good) >= options.least_corners:
+        middle_z = float(np.median(jump[good]))
+        # A screen that comes between is nearer all at once: nothing jumps so far by itself.
+        good &= (np.abs(jump - middle_z) < 2 * options.depth_m) & (abs(middle_z) < options.jump_m)
     if np.count_nonzero(good) < options.least_corners:
-        track.corners, track.pixels = track.corners[:0], track.pixels[:0]
+        track.pixels = track.pixels[:0]
         return
-    track.corners, track.pixels = track.corners[good], new[good]
-    slip = new[good] - project(transform_points(track.T, track.corners), view.K)
-    if float(np.linalg.norm(np.median(slip, axis=0))) < options.still_px:
-        return
-    now = lift_pixels(new, np.where(known, z, expected), view.K)[good]
-    track.T, fits = rigid(track.corners, now, track.T, track.has_depth and options.turn)
-    track.corners, track.pixels = track.corners[fits], track.pixels[fits]
+    now = lift_pixels(new[good], z[good], view.K)
+    track.T = track.T.copy()
+    track.T[:3, 3] += np.median(now - expected[good], axis=0)
+    track.pixels = new[good]
+
+
+def _depth(track: Patch, view: View, pixels: Array) -> Array:
+    """Depth (N,) of a track's surface at pixels; without depth all of it is as far as its point."""
+    if track.has_depth:
+        return depth_at(view, pixels)
+    return np.full(len(pixels), transform_points(track.T, track.point[None])[0, 2])
+
+
+def covered(tracks: Iterable[Patch], view: View) -> Mask:
+    """(h,w) where in the view the tracks that are seen are, with a margin: boxes, for they may turn."""
+    mask = np.zeros(view.gray.shape, np.uint8)
+    for track in tracks:
+        if track.lost_ns is None:
+            pixels = project(transform_points(track.T, track.surface), view.K)
+            (x0, y0), (x1, y1) = pixels.min(0).astype(int) - 5, pixels.max(0).astype(int) + 6
+            mask[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = 1
+    return np.asarray(mask > 0)
 
 
 def seen_share(track: Patch, T: Array, view: View, options: TrackOptions) -> float:
@@ -153,7 +167,7 @@ def search(track: Patch, T: Array, view: View, reach: float, options: TrackOptio
 
 def refresh(track: Patch, view: View, options: TrackOptions) -> None:
     """Find new corners on the visible surface when too few are left."""
-    if len(track.corners) >= options.corners // 3:
+    if len(track.pixels) >= options.corners // 3:
         return
     visible = _agree(track, track.T, view, options)
     pixels = np.rint(project(transform_points(track.T, track.surface)[visible], view.K)).astype(int)
@@ -161,12 +175,5 @@ def refresh(track: Patch, view: View, options: TrackOptions) -> None:
     mask[pixels[:, 1], pixels[:, 0]] = 255
     mask = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), np.uint8)
     found = cv2.goodFeaturesToTrack(view.gray, options.corners, 0.01, 3, mask=mask)
-    if found is None:
-        return
-    corners = found.reshape(-1, 2).astype(np.float64)
-    z = depth_at(view, corners) if track.has_depth else np.full(len(corners), np.nan)
-    if not track.has_depth:
-        z = np.full(len(corners), transform_points(track.T, track.point[None])[0, 2])
-    good = np.isfinite(z)
-    now = lift_pixels(corners[good], z[good], view.K)
-    track.pixels, track.corners = corners[good], transform_points(invert(track.T), now)
+    if found is not None:
+        track.pixels = found.reshape(-1, 2).astype(np.float64)

@@ -21,8 +21,7 @@ class TrackOptions:
     least_corners: int = 6
     samples: int = 160
     back_px: float = 0.6  # a corner must come back this close when it is followed backwards
-    still_px: float = 0.5  # corners that slip less than this against the scene mean that it stands still
-    turn: bool = False  # also follow how a thing turns by itself (needs texture)
+    jump_m: float = 0.08  # nothing comes nearer by more than this from one view to the next
     depth_m: float = 0.015  # a sample agrees with the image up to here ...
     color: float = 45.0  # ... and up to this distance in RGB
     least_seen: float = 0.3  # share of samples that must agree, else it is lost

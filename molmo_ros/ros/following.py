@@ -23,9 +23,8 @@ from molmo_ros.ros.messages import target_message
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Job, Worker
 from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_patch import Seed
+from molmo_ros.track_target import seed_of, target_now
 from molmo_ros.track_view import View, make_view
-from molmo_ros.transforms import invert, transform_points
 
 POLL_S = 0.004  # between two looks for a new frame
 QUIET_S = 0.5  # without a frame, feedback comes this often
@@ -210,7 +209,7 @@ class Following:
                 raise
             self._all.logger.warning(f"a track goes on without a new answer ({error.code}): {error}")
             return
-        seeds = [_seed(target, self._T_asked) for target in grounding.targets]
+        seeds = [seed_of(target, self._T_asked) for target in grounding.targets]
         self._tracker.correct(views, seeds)
         self._answered, self._answer = True, grounding.answer.text
         self._asked = time.monotonic()
@@ -268,25 +267,10 @@ def _thinned(views: list[View]) -> list[View]:
     return views if len(views) <= MAX_VIEWS else [*views[:-1:2], views[-1]]
 
 
-def _seed(target: GraspTarget, T_target_camera: Array | None) -> Seed:
-    """What the tracker follows: the target in the optical frame, where it was seen."""
-    if T_target_camera is not None:
-        target = moved(target, invert(T_target_camera), "")
-    mask = None if target.segment is None else target.segment.mask
-    return Seed(target.point, mask, target)
-
-
 def _target(
     tracked: Tracked, frame: RgbdFrame, T: Array | TransformError | None, target_frame: str
 ) -> GraspTarget:
-    """The target that the model's answer gave, moved to where the object is now."""
-    assert tracked.seed.target is not None
-    target = moved(tracked.seed.target, tracked.T_now_then, frame.frame_id)
-    if target.segment is not None:
-        cloud = transform_points(tracked.T_now_then, target.segment.cloud_m)
-        target = replace(target, segment=replace(target.segment, cloud_m=cloud))
-    point = replace(target.point, x=tracked.x, y=tracked.y, instance=tracked.instance)
-    target = replace(target, point=point, stamp_ns=frame.stamp_ns)
+    target = target_now(tracked, frame.frame_id, frame.stamp_ns)
     if isinstance(T, TransformError):
         return replace(target, status=TargetStatus.NO_TRANSFORM, status_text=str(T))
     return target if T is None else moved(target, T, target_frame)

@@ -19,12 +19,14 @@ from molmo_ros.sim.scene import Scene, SimObject
 class Motion:
     """camera_mps and object_mps (3,) m/s in the world; the object of this index moves.
 
-    The camera turns about z by camera_rps rad/s; hidden (from, to) s: a screen stands before the object.
+    They turn by camera_rps and object_rps rad/s, the camera about the world's z, the object about the upright
+    line through its middle; hidden (from, to) s: a screen stands before the object.
     """
 
     camera_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
     camera_rps: float = 0.0
     object_mps: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    object_rps: float = 0.0
     index: int = 0
     hidden: tuple[float, float] | None = None
 
@@ -65,11 +67,12 @@ def scene_at(scene: Scene, motion: Motion, time_s: float) -> Scene:
     """The scene at a time; a screen, while there is one, comes last among the objects."""
     camera = _turned(motion.camera_rps * time_s) @ scene.T_world_camera
     camera[:3, 3] += np.array(motion.camera_mps) * time_s
-    shift = np.eye(4)
-    shift[:3, 3] = np.array(motion.object_mps) * time_s
     objects = list(scene.objects)
     it = objects[motion.index]
-    objects[motion.index] = replace(it, T_world_object=shift @ it.T_world_object, mesh=it.mesh.moved(shift))
+    step = _turned(motion.object_rps * time_s)
+    middle = it.mesh.vertices.mean(0)
+    step[:3, 3] = middle - step[:3, :3] @ middle + np.array(motion.object_mps) * time_s
+    objects[motion.index] = replace(it, T_world_object=step @ it.T_world_object, mesh=it.mesh.moved(step))
     if motion.hidden is not None and motion.hidden[0] <= time_s < motion.hidden[1]:
         objects.append(_screen(objects[motion.index], camera))
     return replace(scene, objects=tuple(objects), T_world_camera=camera)

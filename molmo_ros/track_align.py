@@ -1,0 +1,131 @@
+"""Lay what was first seen of an object over a new view, to a fraction of a pixel, so that nothing drifts.
+
+Gauss-Newton on the colour and depth of its samples: direct image alignment (Baker and Matthews 2004) in 3D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from molmo_ros.datatypes import Array, Depth
+from molmo_ros.track_patch import Patch
+from molmo_ros.track_view import TrackOptions, View, project
+from molmo_ros.transforms import transform_points
+
+STEPS = 8
+FAR_PX = 1.5  # of a step: colours tell nothing about what is farther away
+COLOR = 10.0  # of 255, how much the same spot differs between two views; more than twice that is an outlier
+DEPTH_M = 0.004
+TURN_RAD, SHIFT_M = 0.02, 0.02  # of a step, where the image does not tell
+WRONG = 1.5  # disagreement from which on a thing may have turned by itself ...
+WORTH = 0.5  # ... if a turn halves it: what is smooth and round seems to turn with every shadow
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of a view, around the object: colours and their slopes to the right and down (h,w,9), depth, its K."""
+
+    layers: Array
+    depth: Depth
+    K: Array
+
+
+def align(track: Patch, view: View, options: TrackOptions) -> Array:
+    """The motion (4,4) near track.T with which its surface agrees best with the view."""
+    part = _around(track, view)
+    if min(part.depth.shape) < 6:
+        return track.T
+    shifted, left = _fit(track, track.T, part, False, options)
+    if not (track.has_depth and left > WRONG):
+        return shifted
+    turned, left_then = _fit(track, shifted, part, True, options)
+    return turned if left_then < WORTH * left else shifted
+
+
+def _around(track: Patch, view: View) -> _Part:
+    pixels = project(transform_points(track.T, track.surface), view.K)
+    height, width = view.gray.shape
+    x0, y0 = np.maximum(pixels.min(0).astype(int) - 6, 0)
+    x1, y1 = np.minimum(pixels.max(0).astype(int) + 8, [width, height])
+    cut = np.s_[y0 : max(y0, y1), x0 : max(x0, x1)]
+    K = view.K.copy()
+    K[:2, 2] -= x0, y0
+    if min(view.depth[cut].shape) == 0:
+        return _Part(np.zeros((0, 0, 9)), view.depth[cut], K)
+    colors = view.rgb[cut].astype(np.float32)
+    slopes = (cv2.Sobel(colors, cv2.CV_32F, right, 1 - right, scale=1 / 8) for right in (1, 0))
+    return _Part(np.concatenate([colors, *slopes], axis=2), view.depth[cut], K)
+
+
+def _fit(track: Patch, T: Array, part: _Part, turn: bool, options: TrackOptions) -> tuple[Array, float]:
+    """Better motion from T on, and the mean disagreement that is left."""
+    best, least = T, np.inf
+    for _ in range(STEPS):
+        points = transform_points(T, track.surface)
+        left, A, b = _differences(track, points, part, options)
+        if not left < least:
+            break
+        best, least = T, left
+        axes = np.flatnonzero([turn, turn, turn, True, True, track.has_depth])
+        A += np.diag([1 / TURN_RAD**2] * 3 + [1 / SHIFT_M**2] * 2 + [1 / DEPTH_M**2])
+        step = np.zeros(6)
+        step[axes] = np.linalg.solve(A[np.ix_(axes, axes)], b[axes])
+        far = float(np.linalg.norm(step[3:5])) * part.K[0, 0] / points[:, 2].mean()
+        T = _moved(T, step * min(1.0, FAR_PX / max(far, 1e-9)), points.mean(0))
+    return best, least
+
+
+def _differences(
+    track: Patch, points: Array, part: _Part, options: TrackOptions
+) -> tuple[float, Array, Array]:
+    """Mean disagreement of points (N,3) with the view, and the normal equations A (6,6), b (6,) of a step:
+    a turn (3,) rad about the middle of the points, then a shift (3,) m."""
+    height, width = part.depth.shape
+    pixels = project(points, part.K)
+    inside = (pixels >= 0).all(1) & (pixels <= [width - 1.01, height - 1.01]).all(1)
+    u, v = np.rint(np.clip(pixels, 0, [width - 1, height - 1])).astype(int).T
+    deeper = part.depth[v, u] - points[:, 2]
+    free = inside & ~(deeper < -options.depth_m)  # nothing stands before it
+    near = free & (np.abs(deeper) < options.depth_m) & track.has_depth
+    if np.count_nonzero(free) < 20:
+        return np.inf, np.eye(6), np.zeros(6)
+    seen = _between(part.layers, pixels)
+    off = (seen[:, :3] - track.colors) / COLOR
+    size = np.linalg.norm(off, axis=1)
+    J, Jz = _slopes(points, seen[:, 3:] / COLOR, part.K)
+    Jw = (J * (free / np.maximum(1.0, size / 2))[:, None, None]).reshape(-1, 6)
+    A = Jw.T @ J.reshape(-1, 6) + Jz[near].T @ Jz[near] / DEPTH_M**2
+    b = Jz[near].T @ deeper[near] / DEPTH_M**2 - Jw.T @ off.ravel()
+    disagree = np.minimum(size, 2.0) * (2 * size - np.minimum(size, 2.0)) / 2  # Huber
+    wrong = np.where(np.isfinite(deeper) & track.has_depth, np.minimum((deeper / DEPTH_M) ** 2 / 2, 4.0), 0.0)
+    return float((disagree + wrong)[free].mean()), A, b
+
+
+def _slopes(points: Array, slopes: Array, K: Array) -> tuple[Array, Array]:
+    """How colours (N,3,6) and depth (N,6) at points (N,3) change with a step; slopes (N,6) per pixel."""
+    right, down, z = slopes[:, :3] * K[0, 0], slopes[:, 3:] * K[1, 1], points[:, 2:]
+    shift = np.stack([right, down, -(right * points[:, :1] + down * points[:, 1:2]) / z], 2) / z[..., None]
+    lever = points - points.mean(0)
+    nearer = np.zeros((len(points), 6))
+    nearer[:, 0], nearer[:, 1], nearer[:, 5] = lever[:, 1], -lever[:, 0], 1.0
+    return np.concatenate([np.cross(lever[:, None], shift), shift], axis=2), nearer
+
+
+def _between(layers: Array, pixels: Array) -> Array:
+    """Layers (h,w,C) at pixels (N,2), bilinear."""
+    height, width = layers.shape[:2]
+    pixels = np.clip(pixels, 0, [width - 1.01, height - 1.01])
+    (u, v), (a, b) = pixels.astype(int).T, (pixels % 1).T[..., None]
+    upper = (1 - a) * layers[v, u] + a * layers[v, u + 1]
+    lower = (1 - a) * layers[v + 1, u] + a * layers[v + 1, u + 1]
+    return np.asarray((1 - b) * upper + b * lower)
+
+
+def _moved(T: Array, step: Array, middle: Array) -> Array:
+    turn = np.eye(4)
+    turn[:3, :3] = cv2.Rodrigues(step[:3])[0]
+    turn[:3, 3] = middle - turn[:3, :3] @ middle + step[3:]
+    return np.asarray(turn @ T)
