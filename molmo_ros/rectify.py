@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.datatypes import Array, GraspTarget, Grounding, ImagePoint, Lens, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, GraspTarget, Grounding, Image, ImagePoint, Lens, RgbdFrame
 from molmo_ros.errors import CameraInfoError
 
 FISHEYE = "equidistant"
@@ -29,7 +29,7 @@ def is_rectified(name: str) -> bool:
 def make_lens(
     model: str, D: Sequence[float] | Array, K: Array, R: Array | None, K_new: Array, size: tuple[int, int]
 ) -> Lens | None:
-    """The lens of a raw image, None if it does not distort.
+    """The lens of a raw image, None if it does not distort: it counts as rectified then, as in image_proc.
 
     D, K and R (None or all zeros: identity) as in sensor_msgs/CameraInfo; K_new (3,3) px the camera to
     rectify to; size is width, height.
@@ -49,31 +49,52 @@ def make_lens(
             f"camera_info has {coefficients.size} distortion coefficients {coefficients.tolist()}; {model} "
             f"has {wanted} finite ones: correct the calibration."
         )
-    if R is not None and np.any(R) and not np.allclose(np.reshape(R, (3, 3)), np.eye(3), atol=1e-6):
+    turn = np.eye(3) if R is None or not np.any(R) else np.asarray(R, dtype=np.float64).reshape(3, 3)
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) or np.linalg.det(turn) < 0:
         raise CameraInfoError(
-            "camera_info has lens distortion and a rectification that turns the camera (R is not the "
-            "identity: a raw image of a stereo pair); use its rectified image and the depth aligned to that."
+            f"R of camera_info is no rotation: {turn.ravel().tolist()}; correct the calibration, or use "
+            "rectified images (image_proc)."
         )
-    return Lens(model, _numbers(coefficients), _numbers(K), _numbers(K_new), *size)
+    return Lens(model, _numbers(coefficients), _numbers(K), _numbers(turn), _numbers(K_new), *size)
 
 
 def rectify(frame: RgbdFrame, lens: Lens | None) -> RgbdFrame:
     """A raw frame (depth registered to it) -> what a pinhole camera of the same size sees.
 
-    z along the optical axis is the same in both. Depth takes the nearest pixel, never a mean over an edge;
-    what the raw image does not show is black and NaN. Without a lens the frame itself.
+    Without a lens the frame itself. Its optical frame is that of the rectified camera, also where R turns the
+    camera of a stereo pair: so do stereo_image_proc and image_geometry.
     """
     if lens is None:
         return frame
+    rgb, depth = rectify_color(frame.rgb, lens), rectify_depth(frame.depth, lens)
+    return replace(frame, rgb=rgb, depth=depth, K=np.reshape(lens.K_new, (3, 3)), lens=lens)
+
+
+def rectify_color(rgb: Image, lens: Lens | None) -> Image:
+    """A raw image (H,W,3) -> rectified; black where the raw image shows nothing."""
+    if lens is None:
+        return rgb
+    import cv2
+
+    return np.asarray(cv2.remap(rgb, *_maps(lens), cv2.INTER_LINEAR), np.uint8)
+
+
+def rectify_depth(depth: Depth, lens: Lens | None) -> Depth:
+    """Raw depth (H,W) m -> rectified, along the rectified camera's axis; NaN where the raw image ends.
+
+    It takes the nearest pixel, never a mean over an edge.
+    """
+    if lens is None:
+        return depth
     import cv2
 
     x, y = _maps(lens)
-    rgb = cv2.remap(frame.rgb, x, y, cv2.INTER_LINEAR)
-    depth = cv2.remap(
-        frame.depth, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan")
-    )
-    K = np.reshape(lens.K_new, (3, 3))
-    return replace(frame, rgb=np.asarray(rgb, np.uint8), depth=np.asarray(depth, np.float32), K=K, lens=lens)
+    near = cv2.remap(depth, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan"))
+    if np.allclose(np.reshape(lens.R, (3, 3)), np.eye(3), atol=1e-6):
+        return np.asarray(near, np.float32)  # the axis is the same, and so is z along it
+    v, u = np.indices(near.shape)
+    z = _raw_rays(np.column_stack([u.ravel(), v.ravel()]), lens)[:, 2].reshape(v.shape)
+    return np.asarray(near / z, np.float32)
 
 
 def raw_point(point: ImagePoint, lens: Lens | None) -> ImagePoint:
@@ -106,12 +127,17 @@ def distort(pixels: npt.NDArray[Any], lens: Lens) -> Array:
     """(N,2) px of the rectified image -> (N,2) px of the raw image."""
     import cv2
 
-    K_new, K, D = np.reshape(lens.K_new, (3, 3)), np.reshape(lens.K, (3, 3)), np.array(lens.D)
-    pixels = np.asarray(pixels, dtype=np.float64)
-    rays = np.linalg.solve(K_new, np.column_stack([pixels, np.ones(len(pixels))]).T).T
+    K, D = np.reshape(lens.K, (3, 3)), np.array(lens.D)
+    rays = np.ascontiguousarray(_raw_rays(pixels, lens)[:, None])
     project: Any = cv2.fisheye.projectPoints if lens.model == FISHEYE else cv2.projectPoints
-    raw = project(np.ascontiguousarray(rays[:, None]), np.zeros(3), np.zeros(3), K, D)[0]
+    raw = project(rays, np.zeros(3), np.zeros(3), K, D)[0]
     return np.asarray(raw, dtype=np.float64).reshape(-1, 2)
+
+
+def _raw_rays(pixels: npt.NDArray[Any], lens: Lens) -> Array:
+    """Rays (N,3) in the raw camera through (N,2) px of the rectified image; z = 1 in the rectified camera."""
+    rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(np.reshape(lens.K_new, (3, 3))).T
+    return np.asarray(rays @ np.reshape(lens.R, (3, 3)))  # R takes raw to rectified: its inverse is R^T
 
 
 @lru_cache(maxsize=8)  # once for each camera; 2.5 MB at 640x480
@@ -119,9 +145,10 @@ def _maps(lens: Lens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
     """Where each rectified pixel is in the raw image, x and y (H,W)."""
     import cv2
 
-    K, D, K_new = np.reshape(lens.K, (3, 3)), np.array(lens.D), np.reshape(lens.K_new, (3, 3))
+    K, D = np.reshape(lens.K, (3, 3)), np.array(lens.D)
+    R, K_new = np.reshape(lens.R, (3, 3)), np.reshape(lens.K_new, (3, 3))
     find = cv2.fisheye.initUndistortRectifyMap if lens.model == FISHEYE else cv2.initUndistortRectifyMap
-    x, y = find(K, D, np.eye(3), K_new, (lens.width, lens.height), cv2.CV_32FC1)
+    x, y = find(K, D, R, K_new, (lens.width, lens.height), cv2.CV_32FC1)
     return np.asarray(x, np.float32), np.asarray(y, np.float32)
 
 

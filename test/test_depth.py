@@ -26,7 +26,8 @@ def test_a_wall_is_where_it_is() -> None:
     w = np.exp(-0.5 * (np.hypot(*np.mgrid[-5:6, -5:6]) / 2.5) ** 2)
     count = w.sum() ** 2 / (w**2).sum() / 3**2
     assert 5 < count < 9
-    assert reading.sigma_m == pytest.approx(np.hypot(0.0005, 0.0017067 * np.sqrt(np.pi / 2 / count)), rel=1e-4)
+    noise = 0.0017067 * np.sqrt(np.pi / 2 / count)
+    assert reading.sigma_m == pytest.approx(np.hypot(0.0005, noise), rel=1e-4)
 
 
 def test_few_pixels_are_as_uncertain_as_one() -> None:

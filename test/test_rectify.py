@@ -148,10 +148,32 @@ def test_what_is_not_known_is_refused(model: str, coefficients: list[float], wor
         make_lens(model, coefficients, K, np.eye(3), K_NEW, SIZE)
 
 
-def test_a_turned_camera_is_refused() -> None:
-    turn = cv2.Rodrigues(np.array([0.0, 0.02, 0.0]))[0]
-    with pytest.raises(CameraInfoError, match="R is not the identity"):
-        make_lens("plumb_bob", D["plumb_bob"], K, turn, K_NEW, SIZE)
+def test_a_turned_camera() -> None:
+    """R of a stereo pair: positions are those of the rectified camera, whose axis is another one."""
+    R = cv2.Rodrigues(np.array([0.05, -0.08, 0.02]))[0]  # rectified from raw
+    seen = POINTS @ R  # the same points, from the raw camera
+    rgb, depth = np.zeros((480, 640, 3), np.uint8), np.full((480, 640), 1.5, np.float32)
+    y, x = np.mgrid[:480, :640]
+    for number, ((u, v), z) in enumerate(zip(project(seen, "plumb_bob"), seen[:, 2], strict=True), 1):
+        disc = (x - u) ** 2 + (y - v) ** 2 <= RADIUS**2
+        rgb[disc], depth[disc] = 40 * number, z
+    lens = make_lens("plumb_bob", D["plumb_bob"], K, R, K_NEW, SIZE)
+    assert lens is not None
+    frame = rectify(RgbdFrame(rgb, depth, K), lens)
+    pixels = (POINTS / POINTS[:, 2:]) @ K_NEW.T
+    for number, (true, (u, v, _)) in enumerate(zip(POINTS, pixels, strict=True), 1):
+        assert frame.rgb[round(v), round(u), 0] == pytest.approx(40 * number, abs=2)
+        found = lift_point(frame, ImagePoint(float(u), float(v), "disc")).position
+        assert np.linalg.norm(found - true) < 0.002
+        assert abs(seen[number - 1, 2] - true[2]) > 0.005 or number == 5  # z must have been turned, too
+    np.testing.assert_allclose(distort(pixels[:, :2], lens), project(seen, "plumb_bob"), atol=1e-6)
+
+
+def test_a_rotation_that_is_none_is_refused() -> None:
+    with pytest.raises(CameraInfoError, match="no rotation"):
+        make_lens("plumb_bob", D["plumb_bob"], K, 2 * np.eye(3), K_NEW, SIZE)
+    with pytest.raises(CameraInfoError, match="no rotation"):
+        make_lens("plumb_bob", D["plumb_bob"], K, np.diag([1.0, 1.0, -1.0]), K_NEW, SIZE)
     assert make_lens("plumb_bob", D["plumb_bob"], K, np.zeros(9), K_NEW, SIZE) is not None  # not filled in
 
 
