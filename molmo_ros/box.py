@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from molmo_ros.complete import Views, complete_shape, rectangle_angle
+from molmo_ros.complete import Views, complete_shape
 from molmo_ros.datatypes import Array, ObjectSegment, OrientedBox
+from molmo_ros.outline import rectangle_angle
 from molmo_ros.transforms import make_transform, pose_from_matrix, transform_box
 
 

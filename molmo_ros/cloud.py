@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_matrix
 from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Depth
 
 Index = npt.NDArray[np.intp]
 
 
 def voxel_index(points: Array, size: float) -> tuple[Index, int]:
     """Number the occupied cubes of edge size m; return each point's number (N,) and their count."""
-    cell = np.floor((points - points.min(axis=0)) / size).astype(np.int64)
-    nx, ny = int(cell[:, 0].max()) + 1, int(cell[:, 1].max()) + 1
-    key = cell[:, 0] + nx * (cell[:, 1] + ny * cell[:, 2])
-    occupied, index = np.unique(key, return_inverse=True)
-    return index.astype(np.intp), occupied.size
+    axes = np.ascontiguousarray(points.T)  # numpy reduces along the last axis several times faster
+    x, y, z = ((axes - axes.min(axis=1, keepdims=True)) / size).astype(np.int64)
+    nx, ny = int(x.max()) + 1, int(y.max()) + 1
+    occupied, index = np.unique(x + nx * (y + ny * z), return_inverse=True)
+    return index.astype(np.intp, copy=False), occupied.size
 
 
 def voxel_means(values: Array, index: Index, count: int) -> Array:
@@ -29,46 +30,61 @@ def voxel_means(values: Array, index: Index, count: int) -> Array:
     return np.stack(sums, axis=1) * share[:, None]
 
 
-def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[Array, float]:
-    """Return the mean point of every occupied voxel (V,3), and the edge of the voxels in m.
+def voxels(points: Array, size: float, at_most: int | None = None) -> tuple[Index, int, float]:
+    """Number the occupied voxels as voxel_index does; their edge of m grows until they are at_most many.
 
-    The edge grows until they are at_most many.
+    Returns each point's voxel (N,), how many there are, and their edge.
     """
-    if len(points) == 0:
-        return np.zeros((0, 3)), size
     while True:
         index, count = voxel_index(points, size)
         if at_most is None or count <= at_most:
-            return voxel_means(points, index, count), size
-        size *= max(1.1, float(np.sqrt(count / at_most)))  # surfaces: the count goes with 1 / size^2
+            return index, count, size
+        # surfaces: the count goes with 1 / size^2; a little more, for another round costs more
+        size *= 1.04 * float(np.sqrt(count / at_most))
 
 
-def normals(points: Array, among: Array, radius: float, neighbours: int = 24) -> Array:
+def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[Array, float]:
+    """Return the mean point of every occupied voxel (V,3), and the edge of the voxels in m."""
+    if len(points) == 0:
+        return np.zeros((0, 3)), size
+    index, count, size = voxels(points, size, at_most)
+    return voxel_means(points, index, count), size
+
+
+def moments(points: Array) -> Array:
+    """Return what to add up (N,10) of points (N,3) for their normals: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
+    x, y, z = np.ascontiguousarray(points.T)
+    x, y, z = x - x.mean(), y - y.mean(), z - z.mean()  # for precision
+    return np.stack([np.ones(len(x)), x, y, z, x * x, x * y, x * z, y * y, y * z, z * z], axis=1)
+
+
+def normals_of_moments(points: Array, sums: Array) -> Array:
+    """Return unit normals (N,3) that look towards the origin, the camera, at points (N,3).
+
+    The direction of least extent of a cluster whose moments add up to sums (N,10); with fewer than 4 points
+    in it, the direction to the camera.
+    """
+    count = np.maximum(sums[:, :1], 1.0)
+    mean = sums[:, 1:4] / count
+    second = sums[:, [4, 5, 6, 5, 7, 8, 6, 8, 9]].reshape(-1, 3, 3) / count[..., None]
+    n = np.linalg.eigh(second - mean[:, :, None] * mean[:, None])[1][:, :, 0]
+    to_eye = -points / np.sqrt(np.einsum("nc,nc->n", points, points))[:, None]
+    few = sums[:, 0] < 4
+    n[few] = to_eye[few]
+    n[np.einsum("nc,nc->n", n, to_eye) < 0] *= -1
+    return np.asarray(n)
+
+
+def normals(points: Array, among: Array, radius: float) -> Array:
     """Estimate unit normals (N,3) that look towards the origin, the camera.
 
     Principal components of the neighbours of points (N,3) within radius m among a cloud (M,3); a point
     with fewer than 4 of them gets the direction to the camera.
     """
-    k = min(neighbours, len(among))
-    distance, index = cKDTree(among).query(points, k=k, distance_upper_bound=radius)
-    distance, index = distance.reshape(len(points), k), index.reshape(len(points), k)
-    near = np.isfinite(distance)
-    return principal_normals(points, among[np.where(near, index, 0)], near)
-
-
-def principal_normals(points: Array, clusters: Array, near: Mask) -> Array:
-    """Return the unit normals (N,3), towards the origin, of clusters (N,K,3) of which `near` (N,K) count.
-
-    A point (N,3) with fewer than 4 of them gets the direction to the origin.
-    """
-    weight = near.astype(np.float64)
-    count = weight.sum(axis=1)
-    mean = np.einsum("nk,nkc->nc", weight, clusters) / np.maximum(count, 1)[:, None]
-    centred = (clusters - mean[:, None]) * weight[..., None]
-    vectors = np.linalg.eigh(np.swapaxes(centred, 1, 2) @ centred)[1]
-    to_eye = -points / np.linalg.norm(points, axis=1, keepdims=True)
-    n = np.where((count >= 4)[:, None], vectors[:, :, 0], to_eye)
-    return np.asarray(np.where(np.sum(n * to_eye, axis=1, keepdims=True) < 0, -n, n))
+    tree = cKDTree(among, balanced_tree=False, compact_nodes=False)
+    pairs = cKDTree(points).sparse_distance_matrix(tree, radius, output_type="ndarray")
+    near = coo_matrix((np.ones(len(pairs)), (pairs["i"], pairs["j"])), shape=(len(points), len(among)))
+    return normals_of_moments(points, near @ moments(among))
 
 
 @dataclass(frozen=True)
@@ -79,34 +95,36 @@ class Horizon:
     support. It stands in for the depth image, so that a planner needs only clouds.
     """
 
-    depth: Array
+    depth: Depth
     origin: Array
     cell: float
 
     @staticmethod
     def of(points: Array, spacing: float) -> Horizon:
         """Build it from camera-frame points (N,3) lying about spacing m apart on their surfaces."""
-        xy = points[:, :2] / points[:, 2:]
-        cell = 1.5 * spacing / float(np.median(points[:, 2]))
-        origin = xy.min(axis=0) - 2 * cell
-        column, row = np.floor((xy - origin) / cell).astype(np.intp).T
-        depth = np.full((int(row.max()) + 3, int(column.max()) + 3), np.inf)
-        np.minimum.at(depth, (row, column), points[:, 2])
+        x, y, z = np.ascontiguousarray(points.T)
+        x, y = x / z, y / z
+        cell = 1.5 * spacing / float(np.median(z))
+        # two empty cells all around: what is asked for outside is looked up there
+        origin = np.array([x.min(), y.min()]) - 2 * cell
+        column = ((x - origin[0]) / cell).astype(np.intp)
+        row = ((y - origin[1]) / cell).astype(np.intp)
+        depth = np.full((int(row.max()) + 3, int(column.max()) + 3), np.inf, dtype=np.float32)
+        np.minimum.at(depth, (row, column), z.astype(np.float32))
         return Horizon(_close_gaps(depth), origin, cell)
 
-    def depth_towards(self, points: Array) -> Array:
+    def depth_towards(self, points: Array | Depth) -> Depth:
         """Return the depth seen in the direction of each point (..., 3); inf where nothing lay."""
-        z = points[..., 2]
-        direction = points[..., :2] / np.where(z > 0.01, z, np.inf)[..., None]
-        cell = np.floor((direction - self.origin) / self.cell)
-        column, row = cell[..., 0].astype(np.intp), cell[..., 1].astype(np.intp)
+        x, y, z = (points[..., k].astype(np.float32, copy=False) for k in range(3))
         height, width = self.depth.shape
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        seen = self.depth[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-        return np.where(inside, seen, np.inf)
+        scale = np.float32(1 / self.cell) / np.where(z > 0.01, z, np.float32(np.inf))
+        first = (self.origin / self.cell).astype(np.float32)
+        column = np.minimum(np.maximum(x * scale - first[0], 0), width - 1).astype(np.int32)
+        row = np.minimum(np.maximum(y * scale - first[1], 0), height - 1).astype(np.int32)
+        return np.asarray(self.depth[row, column])
 
 
-def _close_gaps(depth: Array) -> Array:
+def _close_gaps(depth: Depth) -> Depth:
     """Fill an empty cell between two filled ones, so that a sparse cloud casts no pattern of holes."""
     padded = np.pad(depth, 1, constant_values=np.inf)
     left, right = padded[1:-1, :-2], padded[1:-1, 2:]

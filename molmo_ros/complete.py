@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.spatial import cKDTree
 
-from molmo_ros.cloud import Horizon, normals, voxel_down
+from molmo_ros.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
+from molmo_ros.outline import in_hull, rectangle_angle
 from molmo_ros.plane import support_frame
 from molmo_ros.transforms import invert, rotate_vectors, transform_points
 
@@ -52,7 +51,8 @@ class Shape:
 
     def depth_behind_seen(self, points: Array) -> Array:
         """Return how far (...,) m points (...,3) lie behind what the camera saw there; -inf in the open."""
-        camera = transform_points(self.T_camera_support, points)
+        T = self.T_camera_support.astype(np.float32)
+        camera = points.astype(np.float32) @ T[:3, :3].T + T[:3, 3]
         return np.asarray(camera[..., 2] - self.horizon.depth_towards(camera))
 
 
@@ -74,10 +74,12 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
             f"The object has {len(segment.cloud_m)} points, {MIN_POINTS} are needed; check mask and depth."
         )
     T_support_camera = support_frame(segment.plane, up, segment.cloud_m)
-    cloud, spacing = voxel_down(segment.cloud_m, 0.004, at_most=420)
     dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=3000)
+    part, count, spacing = voxels(dense_cloud, 0.004, at_most=420)
+    cloud = voxel_means(dense_cloud, part, count)
     # noise grows with the square of the distance: farther away it takes more surface to tell its direction
-    n = normals(cloud, dense_cloud, max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing))
+    radius = max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing)
+    n = normals(cloud, dense_cloud, radius)
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
     pixel = _pixel_spacing(segment.cloud_m)
     coarse = Shape(
@@ -92,7 +94,14 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
         horizon=Horizon.of(np.concatenate([segment.cloud_m, segment.scene_m]), pixel),
         has_floor=segment.plane is not None,
     )
-    dense = _densified(coarse, dense_cloud, dense_spacing, segment.scene_m, T_support_camera)
+    dense = replace(
+        coarse,
+        points=transform_points(T_support_camera, dense_cloud),
+        normals=coarse.normals[part],
+        seen=np.ones(len(dense_cloud), dtype=np.bool_),
+        spacing=dense_spacing,
+        scene=transform_points(T_support_camera, segment.scene_m),
+    )
     first: Array | None = None
     for _ in range(2 if mirror else 0):
         found = _best_mirror(coarse, first)
@@ -100,9 +109,8 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
             break
         coarse, dense, first = _with_image(coarse, *found), _with_image(dense, *found), found[0]
     if mirror:
-        angle = rectangle_angle(coarse.points[:, :2])
-        coarse, dense = _with_skirts(coarse, angle), _with_skirts(dense, angle)
-    return Views(coarse, replace(dense, scene=_with_backs(dense)))
+        coarse, dense = _with_skirts(coarse, dense, rectangle_angle(coarse.points[:, :2]))
+    return Views(coarse, replace(dense, scene=_with_backs(dense, coarse.points)))
 
 
 def _pixel_spacing(cloud: Array) -> float:
@@ -110,21 +118,7 @@ def _pixel_spacing(cloud: Array) -> float:
     return max(0.001, float(np.median(np.linalg.norm(np.diff(cloud[:, :2], axis=0), axis=1))))
 
 
-def _densified(coarse: Shape, cloud: Array, spacing: float, scene: Array, T_support_camera: Array) -> Shape:
-    """Return the shape with denser points (M,3), which get the normals of the nearest coarse ones."""
-    points = transform_points(T_support_camera, cloud)
-    nearest = cKDTree(coarse.points).query(points)[1]
-    return replace(
-        coarse,
-        points=points,
-        normals=coarse.normals[nearest],
-        seen=np.ones(len(points), dtype=np.bool_),
-        spacing=spacing,
-        scene=transform_points(T_support_camera, scene),
-    )
-
-
-def _with_backs(shape: Shape) -> Array:
+def _with_backs(shape: Shape, outline: Array) -> Array:
     """Give the other things (S,3) some thickness: what is just behind their seen faces is theirs, too.
 
     Unless it is the object's own: what nobody saw within its outline belongs to it.
@@ -137,25 +131,7 @@ def _with_backs(shape: Shape) -> Array:
     view /= np.maximum(np.linalg.norm(view, axis=1, keepdims=True), 1e-6)
     backs = (scene[:, None] + np.array(BACKS_M)[:, None] * view[:, None]).reshape(-1, 3)
     backs = backs[shape.depth_behind_seen(backs) > 0.005]
-    return np.concatenate([scene, backs[~in_hull(backs[:, :2], shape.points[:, :2], 0.004)]])
-
-
-def in_hull(points: Array, of: Array, margin: float) -> Mask:
-    """Mark the points (N,2) in the convex hull of others (M,2) m, or within margin m of it."""
-    corners = hull(of)
-    edge = np.roll(corners, -1, axis=0) - corners
-    length = np.hypot(edge[:, 0], edge[:, 1])
-    corners, edge = corners[length > 1e-9], edge[length > 1e-9] / length[length > 1e-9, None]
-    outward = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
-    beyond = points @ outward.T - np.sum(corners * outward, axis=1)
-    return np.asarray(beyond.max(axis=1, initial=-np.inf) < margin)
-
-
-def hull(points: Array) -> Array:
-    """Return the corners (C,2) of the convex hull of points (N,2), counter-clockwise."""
-    return np.asarray(
-        points[cv2.convexHull(points.astype(np.float32), clockwise=False, returnPoints=False)[:, 0]]
-    )
+    return np.concatenate([scene, backs[~in_hull(backs[:, :2], outline[:, :2], 0.004)]])
 
 
 def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | None:
@@ -166,10 +142,15 @@ def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | Non
     """
     normal, offset = _mirror_planes(shape, first)
     points = shape.points[:: max(1, len(shape.points) // MIRRORED)]
-    image = points - 2 * (points @ normal.T - offset).T[..., None] * normal[:, None]  # (M,N,3)
-    behind = shape.depth_behind_seen(image)
+    beyond = (2 * (normal @ points.T - offset[:, None])).astype(np.float32)  # (M,N)
+    T = shape.T_camera_support
+    turned = (normal @ T[:3, :3].T).T.astype(np.float32)  # (3,M)
+    image = transform_points(T, points).T.astype(np.float32)[:, None] - turned[..., None] * beyond  # (3,M,N)
+    behind = image[2] - shape.horizon.depth_towards(np.moveaxis(image, 0, -1))
     tolerance = 0.003 + 0.5 * shape.spacing
-    free, hidden = (behind < -tolerance).mean(axis=1), (behind > tolerance).mean(axis=1)
+    free, hidden = (
+        np.count_nonzero(there, axis=1) / len(points) for there in (behind < -tolerance, behind > tolerance)
+    )
     score = 1 - 4 * free + 0.1 * hidden
     best = int(np.argmax(score))
     most = MOST_IN_FREE_SPACE if first is None else MOST_FOR_SECOND
@@ -182,27 +163,11 @@ def _with_image(shape: Shape, normal: Array, offset: float) -> Shape:
     new = shape.depth_behind_seen(image) > 0.003 + 0.5 * shape.spacing
     if shape.has_floor:
         new &= image[:, 2] > 0.002
-    turned = shape.normals - 2 * (shape.normals @ normal)[:, None] * normal
-    return replace(
-        shape,
-        points=np.concatenate([shape.points, image[new]]),
-        normals=np.concatenate([shape.normals, turned[new]]),
-        seen=np.concatenate([shape.seen, np.zeros(np.count_nonzero(new), dtype=np.bool_)]),
-    )
+    n = shape.normals[new]
+    return _with_guess(shape, image[new], n - 2 * (n @ normal)[:, None] * normal)
 
 
-def _with_skirts(shape: Shape, angle: float) -> Shape:
-    """Let the outline hang straight down to the support on each side (angle rad, and square
-    to it) of which nothing is known.
-
-    What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
-    image; but each is at least as far out as the outline. A side that is known is only continued where it
-    was cut off with the support. The normals of a skirt are level.
-    """
-    if not shape.has_floor:
-        return shape
-    skirts = [_skirt(shape, np.array([np.cos(a), np.sin(a), 0.0])) for a in angle + np.arange(4) * np.pi / 2]
-    points, n = (np.concatenate(parts) for parts in zip(*skirts, strict=True))
+def _with_guess(shape: Shape, points: Array, n: Array) -> Shape:
     return replace(
         shape,
         points=np.concatenate([shape.points, points]),
@@ -211,24 +176,45 @@ def _with_skirts(shape: Shape, angle: float) -> Shape:
     )
 
 
+def _with_skirts(coarse: Shape, dense: Shape, angle: float) -> tuple[Shape, Shape]:
+    """Let the outline hang straight down to the support on each side (angle rad, and square
+    to it) of which nothing is known.
+
+    What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
+    image; but each is at least as far out as the outline. A side that is known is only continued where it
+    was cut off with the support. The normals of a skirt are level.
+    """
+    if not dense.has_floor:
+        return coarse, dense
+    skirts = [_skirt(dense, np.array([np.cos(a), np.sin(a), 0.0])) for a in angle + np.arange(4) * np.pi / 2]
+    points, n = (np.concatenate(parts) for parts in zip(*skirts, strict=True))
+    if len(points) == 0:
+        return coarse, dense
+    step = min(coarse.spacing, float(points[:, 2].max()) / SKIRT_ROWS)
+    voxel, count = voxel_index(points * [1.0, 1.0, coarse.spacing / step], coarse.spacing)
+    some = np.empty(count, dtype=np.intp)
+    some[voxel] = np.arange(len(points))
+    return _with_guess(coarse, points[some], n[some]), _with_guess(dense, points, n)
+
+
 def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     """Return points (S,3) below the outermost seen ones in the level direction outward (3,), and normals."""
-    seen = shape.points[shape.seen]
-    known = bool((shape.normals @ outward > 0.7).mean() > SIDE_KNOWN)
-    hem = _outline(seen, outward, shape.spacing, lowest=known)
-    if len(hem) < 3:
-        return np.zeros((0, 3)), np.zeros((0, 3))
+    nothing = np.zeros((0, 3)), np.zeros((0, 3))
+    known = bool(np.count_nonzero(shape.normals @ outward > 0.7) > SIDE_KNOWN * len(shape.normals))
     side = np.array([-outward[1], outward[0], 0.0])
+    hem = _outline(shape.points[shape.seen], outward, side, shape.spacing, lowest=known)
+    if len(hem) < 3 or (known and hem[:, 2].min() > CUT_OFF_M):
+        return nothing
     slope = np.gradient(gaussian_filter1d(hem @ outward, 2.0), hem @ side)
     n = outward - slope[:, None] * side
-    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    n /= np.sqrt(1 + slope**2)[:, None]
     highest = float(hem[:, 2].max())
     step = min(shape.spacing, highest / SKIRT_ROWS)  # a flat thing has sides, too
     steps = np.arange(1, int(highest / step) + 1) * step
     hanging = np.repeat(hem[:, None], len(steps), axis=1)
     hanging[..., 2] -= steps
     new = hanging[..., 2] > 0.002
-    cut_off = np.broadcast_to(hem[:, None, 2] < CUT_OFF_M, new.shape)
+    cut_off = hem[:, None, 2] < CUT_OFF_M
     if known:
         new &= cut_off
     else:  # judged a little inside, for a wall seen edge-on is neither seen nor hidden
@@ -237,17 +223,20 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     return hanging[new], np.repeat(n[:, None], len(steps), axis=1)[new]
 
 
-def _outline(points: Array, outward: Array, spacing: float, lowest: bool) -> Array:
+def _outline(points: Array, outward: Array, side: Array, spacing: float, lowest: bool) -> Array:
     """Return the outermost of points (N,3) in each strip across a direction, or the lowest near them."""
-    along, across = points @ outward, points @ np.array([-outward[1], outward[0], 0.0])
-    cell = np.floor((across - across.min()) / spacing).astype(np.intp)
+    along, across = points @ outward, points @ side
+    cell = ((across - across.min()) / spacing).astype(np.intp)
+    count = int(cell.max()) + 1
     if lowest:
-        farthest = np.full(int(cell.max()) + 1, -np.inf)
+        farthest = np.full(count, -np.inf)
         np.maximum.at(farthest, cell, along)
         near = along > farthest[cell] - 0.004
         points, cell, along = points[near], cell[near], -points[near, 2]
-    order = np.lexsort((-along, cell))
-    return np.asarray(points[order[np.unique(cell[order], return_index=True)[1]]])
+    last = np.full(count, -1, dtype=np.intp)
+    order = np.argsort(along)
+    last[cell[order]] = order
+    return np.asarray(points[last[last >= 0]])
 
 
 def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
@@ -260,8 +249,9 @@ def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
         across = np.arctan2(first[0], -first[1]) + np.radians((-15.0, 0.0, 15.0))
         angle = np.where(np.cos(across - view) < 0, across + np.pi, across)
     directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    along = shape.points[:, :2] @ directions.T
-    low, high = np.quantile(along, (0.01, 0.99), axis=0)
+    along = np.sort(directions @ shape.points[:, :2].T, axis=1)
+    few = len(shape.points) // 100
+    low, high = along[:, few], along[:, -1 - few]
     # only what lies along the view is hidden: across it the middle is the middle
     depth_share = np.abs(np.cos(angle - view))[:, None]
     offset = (low + high)[:, None] / 2 + np.array(SHIFTS) * depth_share * (high - low)[:, None]
@@ -273,17 +263,3 @@ def _flush_angles(points: Array, view: float) -> Array:
     """Return the directions (2,) of the sides of the rectangle around points (N,2), along the view."""
     angle = rectangle_angle(points) + np.array([0.0, np.pi / 2])
     return np.asarray(np.where(np.cos(angle - view) < 0, angle + np.pi, angle))
-
-
-def rectangle_angle(points: Array) -> float:
-    """Return the direction (rad) of one side of the rectangle of least area around points (N,2).
-
-    Source: Freeman and Shapira 1975: one side of it is flush with the convex hull.
-    """
-    corners = hull(points)
-    edge = np.roll(corners, -1, axis=0) - corners
-    angle = np.arctan2(edge[:, 1], edge[:, 0])
-    c, s = np.cos(angle), np.sin(angle)
-    x = corners @ np.stack([c, s])
-    y = corners @ np.stack([-s, c])
-    return float(angle[np.argmin(np.ptp(x, axis=0) * np.ptp(y, axis=0))])

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from molmo_ros.cloud import Index
-from molmo_ros.complete import Shape, Views, complete_shape, rectangle_angle
+from molmo_ros.complete import Shape, Views, complete_shape
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp_candidates import Candidates, leaning_candidates, pair_candidates, top_candidates
@@ -19,6 +19,7 @@ from molmo_ros.grasp_rims import rim_candidates
 from molmo_ros.grasp_score import known_opening, probability, promise, score
 from molmo_ros.grasp_sweep import TRAVEL_M, clearance
 from molmo_ros.gripper import Gripper
+from molmo_ros.outline import rectangle_angle
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)

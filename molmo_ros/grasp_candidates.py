@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.cloud import Index
-from molmo_ros.complete import Shape, rectangle_angle
+from molmo_ros.complete import Shape
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.gripper import Gripper
+from molmo_ros.outline import rectangle_angle
 from molmo_ros.transforms import unit
 
 Number = TypeVar("Number", bound=np.generic)

@@ -23,6 +23,7 @@ class PlaneOptions:
 
 
 DEFAULT_PLANE = PlaneOptions()
+FIRST_LOOK, SECOND_LOOK = 250, 16  # points, and planes
 
 
 def support_plane(
@@ -47,14 +48,21 @@ def support_plane(
     planes = planes[planes[:, :3] @ on_top + planes[:, 3] > -max(0.01, 2 * tolerance)]
     if len(planes) == 0:
         return None
-    height = planes[:, :3].astype(np.float32) @ sample.T.astype(np.float32) + planes[:, 3:].astype(np.float32)
-    on = np.abs(height) < tolerance
-    below = (height < -2 * tolerance) & (height > -0.15)
-    score = on.sum(axis=1) - below.sum(axis=1)
+    # a first look at a few points leaves the few planes that are worth a second
+    promising = np.argsort(-_score(planes, sample[:FIRST_LOOK], tolerance)[0])[:SECOND_LOOK]
+    score, on = _score(planes[promising], sample, tolerance)
     best = int(np.argmax(score))
-    if on[best].mean() < options.min_share or score[best] <= 0:
+    if on[best] < options.min_share * len(sample) or score[best] <= 0:
         return None
-    return _refined(points, planes[best], tolerance)
+    return _refined(points, planes[promising[best]], tolerance)
+
+
+def _score(planes: Array, points: Array, tolerance: float) -> tuple[Array, Array]:
+    """Count, for each plane (H,4), the points on it minus the points below it, and the points on it."""
+    height = planes[:, :3].astype(np.float32) @ points.T.astype(np.float32) + planes[:, 3:].astype(np.float32)
+    on = np.count_nonzero(np.abs(height) < tolerance, axis=1)
+    below = np.count_nonzero((height < -2 * tolerance) & (height > -0.15), axis=1)
+    return on - below, on
 
 
 def _hypotheses(sample: Array, up: Array | None, options: PlaneOptions, rng: np.random.Generator) -> Array:
@@ -77,12 +85,12 @@ def _hypotheses(sample: Array, up: Array | None, options: PlaneOptions, rng: np.
 
 def _refined(points: Array, plane: Array, tolerance: float) -> Array:
     """Fit the plane to its inliers among points (N,3) by least squares, twice."""
-    points = points[:: max(1, len(points) // 5_000)]
+    points = points[:: max(1, len(points) // 3_000)]
     for _ in range(2):
         near = points[np.abs(points @ plane[:3] + plane[3]) < tolerance]
         if len(near) < 10:
             break
-        middle = near.mean(axis=0)
+        middle = np.ones(len(near)) @ near / len(near)
         n = np.linalg.eigh((near - middle).T @ (near - middle))[1][:, 0]
         n = n if n @ plane[:3] > 0 else -n
         plane = np.append(n, -n @ middle)

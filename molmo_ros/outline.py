@@ -1,0 +1,40 @@
+"""Outlines of flat point sets: convex hull, and the rectangle around them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from molmo_ros.datatypes import Array, Mask
+
+
+def hull(points: Array) -> Array:
+    """Return the corners (C,2) of the convex hull of points (N,2), counter-clockwise."""
+    return np.asarray(
+        points[cv2.convexHull(points.astype(np.float32), clockwise=False, returnPoints=False)[:, 0]]
+    )
+
+
+def in_hull(points: Array, of: Array, margin: float) -> Mask:
+    """Mark the points (N,2) in the convex hull of others (M,2) m, or within margin m of it."""
+    corners = hull(of)
+    edge = np.roll(corners, -1, axis=0) - corners
+    length = np.hypot(edge[:, 0], edge[:, 1])
+    corners, edge = corners[length > 1e-9], edge[length > 1e-9] / length[length > 1e-9, None]
+    outward = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
+    beyond = outward @ points.T - np.einsum("cd,cd->c", corners, outward)[:, None]
+    return np.asarray(beyond.max(axis=0, initial=-np.inf) < margin)
+
+
+def rectangle_angle(points: Array) -> float:
+    """Return the direction (rad) of one side of the rectangle of least area around points (N,2).
+
+    Source: Freeman and Shapira 1975: one side of it is flush with the convex hull.
+    """
+    corners = hull(points)
+    edge = np.roll(corners, -1, axis=0) - corners
+    angle = np.arctan2(edge[:, 1], edge[:, 0])
+    c, s = np.cos(angle), np.sin(angle)
+    x = corners @ np.stack([c, s])
+    y = corners @ np.stack([-s, c])
+    return float(angle[np.argmin(np.ptp(x, axis=0) * np.ptp(y, axis=0))])
