@@ -15,9 +15,9 @@ import numpy as np
 
 from molmo_ros.datatypes import Array
 from molmo_ros.track_align import align
-from molmo_ros.track_motion import ego_motion
-from molmo_ros.track_patch import Patch, Seed, begin, covered, move, refresh, search, seen_share
-from molmo_ros.track_view import DEFAULT_TRACK, TrackOptions, View, full_size, project
+from molmo_ros.track_patch import Patch, Seed, begin, covered, move, refresh, search
+from molmo_ros.track_scene import Scene
+from molmo_ros.track_view import DEFAULT_TRACK, TrackOptions, View, full_size, project, seen_share
 from molmo_ros.transforms import transform_points
 
 NS = 1e9
@@ -51,6 +51,7 @@ class Tracker:
         self._numbers = count(1) if numbers is None else numbers
         self._tracks: list[Patch] = []
         self._view: View | None = None
+        self._scene = Scene(options)
 
     @property
     def lost(self) -> bool:
@@ -61,7 +62,7 @@ class Tracker:
         """Follow everything into the next view."""
         before, self._view = self._view, view
         if before is not None:
-            self._advance(self._tracks, before, view)
+            self._advance(self._tracks, self._scene, before, view)
         return self.targets()
 
     def correct(self, views: Sequence[View], seeds: Sequence[Seed]) -> tuple[Tracked, ...]:
@@ -72,15 +73,16 @@ class Tracker:
         """
         fresh = [t for t in (begin(seed, views[0], self.options) for seed in seeds) if t is not None]
         self._identify(fresh, views[0].stamp_ns)
+        scene = Scene(self.options)
         for before, view in pairwise(views):
-            self._advance(fresh, before, view)
+            self._advance(fresh, scene, before, view)
         kept = {t.instance for t in fresh}
         for track in self._tracks:
             track.missed += 1
         # What the model does not see, but the images still show, is believed once.
         old = [t for t in self._tracks if t.instance not in kept and (t.missed < 2 or t.lost_ns is not None)]
         self._tracks = sorted(fresh + old, key=lambda t: t.instance)
-        self._view = views[-1]
+        self._view, self._scene = views[-1], scene
         return self.targets()
 
     def targets(self) -> tuple[Tracked, ...]:
@@ -97,7 +99,7 @@ class Tracker:
             seed=track.seed,
             x=float(pixel[0]),
             y=float(pixel[1]),
-            position=position if track.has_depth else None,
+            position=position if track.surface.has_depth else None,
             T_now_then=track.T.copy(),
             seen=track.seen,
             lost=track.lost_ns is not None,
@@ -124,14 +126,14 @@ class Tracker:
         stamps = [s for s in old.path if s <= stamp_ns]
         then = old.path[max(stamps)] if stamps else transform_points(old.T, old.point[None])[0]
         reach = self.options.near_m if old.lost_ns is None else self.options.near_lost_m
-        tint = float(np.linalg.norm(new.colors.mean(0) - old.colors.mean(0)))
+        tint = float(np.linalg.norm(new.surface.colors.mean(0) - old.surface.colors.mean(0)))
         return float(np.linalg.norm(new.point - then)) / reach + (tint / self.options.color) ** 2 / 4
 
-    def _advance(self, tracks: list[Patch], before: View, view: View) -> None:
+    def _advance(self, tracks: list[Patch], scene: Scene, before: View, view: View) -> None:
         """Bring tracks from one view to the next."""
         if not tracks:
             return
-        ego = ego_motion(before, view, covered(tracks, before), self.options)
+        ego = scene.advance(before, view, covered(tracks, before))
         for track in tracks:
             track.T = ego @ track.T
             if track.lost_ns is None:
@@ -148,7 +150,7 @@ class Tracker:
         """Follow what is seen; it is lost, and held where the scene carries it, if too little agrees."""
         options, held = self.options, track.T
         move(track, before, view, ego, options)
-        track.seen = seen_share(track, track.T, view, options)
+        track.seen = seen_share(track.surface, track.T, view, options)
         if track.seen < options.found_again:  # flow has drifted, or it is half hidden: look around
             T, seen = search(track, track.T, view, 4.0, options)
             if seen > track.seen + 0.1:
@@ -159,8 +161,8 @@ class Tracker:
 
     def _align(self, track: Patch, view: View) -> None:
         """Take a finer place, unless less is seen of it there: what hides a thing may look like it."""
-        T = align(track, view, self.options)
-        seen = seen_share(track, T, view, self.options)
+        T = align(track.surface, track.T, view, self.options)
+        seen = seen_share(track.surface, T, view, self.options)
         if seen >= track.seen - 0.05:
             track.T, track.seen = T, seen
 

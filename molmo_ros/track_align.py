@@ -1,4 +1,4 @@
-"""Lay what was first seen of an object over a new view, to a fraction of a pixel, so that nothing drifts.
+"""Lay what was first seen of a thing over a new view, to a fraction of a pixel, so that nothing drifts.
 
 Gauss-Newton on the colour and depth of its samples: direct image alignment (Baker and Matthews 2004) in 3D.
 """
@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Depth
-from molmo_ros.track_patch import Patch
-from molmo_ros.track_view import TrackOptions, View, project
+from molmo_ros.track_view import Surface, TrackOptions, View, project
 from molmo_ros.transforms import transform_points
 
 STEPS = 8
@@ -33,20 +32,23 @@ class _Part:
     K: Array
 
 
-def align(track: Patch, view: View, options: TrackOptions) -> Array:
-    """The motion (4,4) near track.T with which its surface agrees best with the view."""
-    part = _around(track, view)
+def align(surface: Surface, T: Array, view: View, options: TrackOptions, turns: bool = False) -> Array:
+    """The motion (4,4) near T with which a surface agrees best with the view.
+
+    It is shifted; it is turned only if that explains much, or if it is known that it turns.
+    """
+    part = _around(surface, T, view)
     if min(part.depth.shape) < 6:
-        return track.T
-    shifted, left = _fit(track, track.T, part, False, options)
-    if not (track.has_depth and left > WRONG):
+        return T
+    shifted, left = _fit(surface, T, part, False, options)
+    if not surface.has_depth or not (turns or left > WRONG):
         return shifted
-    turned, left_then = _fit(track, shifted, part, True, options)
-    return turned if left_then < WORTH * left else shifted
+    turned, left_then = _fit(surface, shifted, part, True, options)
+    return turned if left_then < (1.0 if turns else WORTH) * left else shifted
 
 
-def _around(track: Patch, view: View) -> _Part:
-    pixels = project(transform_points(track.T, track.surface), view.K)
+def _around(surface: Surface, T: Array, view: View) -> _Part:
+    pixels = project(transform_points(T, surface.points), view.K)
     height, width = view.gray.shape
     x0, y0 = np.maximum(pixels.min(0).astype(int) - 6, 0)
     x1, y1 = np.minimum(pixels.max(0).astype(int) + 8, [width, height])
@@ -60,16 +62,16 @@ def _around(track: Patch, view: View) -> _Part:
     return _Part(np.concatenate([colors, *slopes], axis=2), view.depth[cut], K)
 
 
-def _fit(track: Patch, T: Array, part: _Part, turn: bool, options: TrackOptions) -> tuple[Array, float]:
+def _fit(surface: Surface, T: Array, part: _Part, turn: bool, options: TrackOptions) -> tuple[Array, float]:
     """Better motion from T on, and the mean disagreement that is left."""
     best, least = T, np.inf
     for _ in range(STEPS):
-        points = transform_points(T, track.surface)
-        left, A, b = _differences(track, points, part, options)
+        points = transform_points(T, surface.points)
+        left, A, b = _differences(surface, points, part, options)
         if not left < least:
             break
         best, least = T, left
-        axes = np.flatnonzero([turn, turn, turn, True, True, track.has_depth])
+        axes = np.flatnonzero([turn, turn, turn, True, True, surface.has_depth])
         A += np.diag([1 / TURN_RAD**2] * 3 + [1 / SHIFT_M**2] * 2 + [1 / DEPTH_M**2])
         step = np.zeros(6)
         step[axes] = np.linalg.solve(A[np.ix_(axes, axes)], b[axes])
@@ -79,7 +81,7 @@ def _fit(track: Patch, T: Array, part: _Part, turn: bool, options: TrackOptions)
 
 
 def _differences(
-    track: Patch, points: Array, part: _Part, options: TrackOptions
+    surface: Surface, points: Array, part: _Part, options: TrackOptions
 ) -> tuple[float, Array, Array]:
     """Mean disagreement of points (N,3) with the view, and the normal equations A (6,6), b (6,) of a step:
     a turn (3,) rad about the middle of the points, then a shift (3,) m."""
@@ -89,18 +91,20 @@ def _differences(
     u, v = np.rint(np.clip(pixels, 0, [width - 1, height - 1])).astype(int).T
     deeper = part.depth[v, u] - points[:, 2]
     free = inside & ~(deeper < -options.depth_m)  # nothing stands before it
-    near = free & (np.abs(deeper) < options.depth_m) & track.has_depth
+    near = free & (np.abs(deeper) < options.depth_m) & surface.has_depth
     if np.count_nonzero(free) < 20:
         return np.inf, np.eye(6), np.zeros(6)
     seen = _between(part.layers, pixels)
-    off = (seen[:, :3] - track.colors) / COLOR
+    off = (seen[:, :3] - surface.colors) / COLOR
     size = np.linalg.norm(off, axis=1)
     J, Jz = _slopes(points, seen[:, 3:] / COLOR, part.K)
     Jw = (J * (free / np.maximum(1.0, size / 2))[:, None, None]).reshape(-1, 6)
     A = Jw.T @ J.reshape(-1, 6) + Jz[near].T @ Jz[near] / DEPTH_M**2
     b = Jz[near].T @ deeper[near] / DEPTH_M**2 - Jw.T @ off.ravel()
     disagree = np.minimum(size, 2.0) * (2 * size - np.minimum(size, 2.0)) / 2  # Huber
-    wrong = np.where(np.isfinite(deeper) & track.has_depth, np.minimum((deeper / DEPTH_M) ** 2 / 2, 4.0), 0.0)
+    wrong = np.where(
+        np.isfinite(deeper) & surface.has_depth, np.minimum((deeper / DEPTH_M) ** 2 / 2, 4.0), 0.0
+    )
     return float((disagree + wrong)[free].mean()), A, b
 
 

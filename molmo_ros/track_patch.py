@@ -10,7 +10,17 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, GraspTarget, ImagePoint, Mask
 from molmo_ros.track_motion import flow
-from molmo_ros.track_view import TrackOptions, View, depth_at, lift_pixels, project, sample
+from molmo_ros.track_view import (
+    Surface,
+    TrackOptions,
+    View,
+    agrees,
+    depth_at,
+    lift_pixels,
+    project,
+    sample,
+    seen_share,
+)
 from molmo_ros.transforms import transform_points
 
 
@@ -25,15 +35,12 @@ class Seed:
 
 @dataclass
 class Patch:
-    """The state of one instance. surface (M,3) is in the optical frame of the seed, T brings it to the newest
-    view, pixels (N,2) are the corners there."""
+    """The state of one instance: T brings its surface to the newest view, pixels (N,2) are corners there."""
 
     instance: int
     seed: Seed
     point: Array
-    surface: Array
-    colors: Array
-    has_depth: bool
+    surface: Surface
     T: Array = field(default_factory=lambda: np.eye(4))
     pixels: Array = field(default_factory=lambda: np.zeros((0, 2)))
     seen: float = 1.0
@@ -55,9 +62,10 @@ def begin(seed: Seed, view: View, options: TrackOptions) -> Patch | None:
     pick = np.linspace(0, len(v) - 1, min(options.samples, len(v))).astype(int)
     pixels = np.stack([u[pick], v[pick]], 1).astype(np.float64)
     depth = view.depth[v[pick], u[pick]].astype(np.float64)
-    surface = lift_pixels(pixels, np.where(np.isfinite(depth) & has_depth, depth, z), view.K)
+    points = lift_pixels(pixels, np.where(np.isfinite(depth) & has_depth, depth, z), view.K)
     point = lift_pixels(np.array([[x, y]]), np.array([z]), view.K)[0]
-    track = Patch(0, seed, point, surface, view.rgb[v[pick], u[pick]].astype(np.float64), has_depth)
+    surface = Surface(points, view.rgb[v[pick], u[pick]].astype(np.float64), has_depth)
+    track = Patch(0, seed, point, surface)
     track.path[view.stamp_ns] = point
     refresh(track, view, options)
     return track
@@ -97,7 +105,7 @@ def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptio
     good &= np.isfinite(jump)
     if np.count_nonzero(good) >= options.least_corners:
         middle_z = float(np.median(jump[good]))
-        # A screen that comes between is nearer all at once: nothing jumps so far by itself.
+        # What comes between is nearer all at once.
         good &= (np.abs(jump - middle_z) < 2 * options.depth_m) & (abs(middle_z) < options.jump_m)
     if np.count_nonzero(good) < options.least_corners:
         track.pixels = track.pixels[:0]
@@ -110,7 +118,7 @@ def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptio
 
 def _depth(track: Patch, view: View, pixels: Array) -> Array:
     """Depth (N,) of a track's surface at pixels; without depth all of it is as far as its point."""
-    if track.has_depth:
+    if track.surface.has_depth:
         return depth_at(view, pixels)
     return np.full(len(pixels), transform_points(track.T, track.point[None])[0, 2])
 
@@ -120,29 +128,17 @@ def covered(tracks: Iterable[Patch], view: View) -> Mask:
     mask = np.zeros(view.gray.shape, np.uint8)
     for track in tracks:
         if track.lost_ns is None:
-            pixels = project(transform_points(track.T, track.surface), view.K)
+            pixels = project(transform_points(track.T, track.surface.points), view.K)
             (x0, y0), (x1, y1) = pixels.min(0).astype(int) - 5, pixels.max(0).astype(int) + 6
             mask[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = 1
     return np.asarray(mask > 0)
 
 
-def seen_share(track: Patch, T: Array, view: View, options: TrackOptions) -> float:
-    """Share of the surface that agrees with the view in colour and depth."""
-    return float(np.mean(_agree(track, T, view, options)))
-
-
-def _agree(track: Patch, T: Array, view: View, options: TrackOptions) -> Mask:
-    points = transform_points(T, track.surface)
-    pixels = project(points, view.K)
-    depth, colors, inside = sample(view, pixels)
-    near = ~(np.abs(depth - points[:, 2]) > options.depth_m) | (not track.has_depth)
-    return np.asarray(inside & near & (np.linalg.norm(colors - track.colors, axis=1) < options.color))
-
-
 def search(track: Patch, T: Array, view: View, reach: float, options: TrackOptions) -> tuple[Array, float]:
     """The shift of T within reach (px) where most of the surface agrees, near ones first."""
-    points = transform_points(T, track.surface)[:: max(1, len(track.surface) // 80)]
-    colors = track.colors[:: max(1, len(track.surface) // 80)]
+    thin = max(1, len(track.surface.points) // 80)
+    points = transform_points(T, track.surface.points)[::thin]
+    colors = track.surface.colors[::thin]
     steps = np.arange(-reach, reach + 0.1, 2.0 if reach > 6 else 1.0)
     shifts = np.stack(np.meshgrid(steps, steps), -1).reshape(-1, 2)
     shifts = shifts[np.linalg.norm(shifts, axis=1) <= reach]
@@ -152,25 +148,25 @@ def search(track: Patch, T: Array, view: View, reach: float, options: TrackOptio
     dz = np.where(alike & np.isfinite(depth), depth - points[:, 2], np.nan)
     known = np.isfinite(dz).sum(1) >= 3
     shift_z = np.zeros(len(shifts))
-    if track.has_depth and known.any():
+    if track.surface.has_depth and known.any():
         shift_z[known] = np.nanmedian(dz[known], axis=1)
+        shift_z[np.abs(shift_z) > options.jump_m] = 0.0
         alike &= ~(np.abs(dz - shift_z[:, None]) > options.depth_m)
-        alike &= (np.abs(shift_z) < 0.12)[:, None]
     score = alike.mean(1) - 0.1 * np.linalg.norm(shifts, axis=1) / options.search_px
     best = int(np.argmax(score))
     middle = points.mean(0)
     pixel = project(middle[None], view.K) + shifts[best]
     moved = T.copy()
     moved[:3, 3] += lift_pixels(pixel, np.array([middle[2] + shift_z[best]]), view.K)[0] - middle
-    return moved, seen_share(track, moved, view, options)
+    return moved, seen_share(track.surface, moved, view, options)
 
 
 def refresh(track: Patch, view: View, options: TrackOptions) -> None:
     """Find new corners on the visible surface when too few are left."""
     if len(track.pixels) >= options.corners // 3:
         return
-    visible = _agree(track, track.T, view, options)
-    pixels = np.rint(project(transform_points(track.T, track.surface)[visible], view.K)).astype(int)
+    visible = agrees(track.surface, track.T, view, options)
+    pixels = np.rint(project(transform_points(track.T, track.surface.points)[visible], view.K)).astype(int)
     mask = np.zeros(view.gray.shape, np.uint8)
     mask[pixels[:, 1], pixels[:, 0]] = 255
     mask = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), np.uint8)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Depth, Image, Mask, RgbdFrame
+from molmo_ros.transforms import transform_points
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TrackOptions:
     least_corners: int = 6
     samples: int = 160
     back_px: float = 0.6  # a corner must come back this close when it is followed backwards
-    jump_m: float = 0.08  # nothing comes nearer by more than this from one view to the next
+    jump_m: float = 0.1  # nothing comes nearer by more than this from one view to the next
     depth_m: float = 0.015  # a sample agrees with the image up to here ...
     color: float = 45.0  # ... and up to this distance in RGB
     least_seen: float = 0.3  # share of samples that must agree, else it is lost
@@ -45,6 +46,16 @@ class View:
     K: Array
     scale: float
     stamp_ns: int
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Samples of what is followed: points (M,3) m in the optical frame of the view it was first seen in, and
+    their colors (M,3) there. Without depth all of them are as far as the point that was named."""
+
+    points: Array
+    colors: Array
+    has_depth: bool
 
 
 def make_view(frame: RgbdFrame, options: TrackOptions = DEFAULT_TRACK) -> View:
@@ -100,3 +111,16 @@ def lift_pixels(pixels: Array, z: Array, K: Array) -> Array:
 
 def full_size(pixel: Array, scale: float) -> Array:
     return np.asarray((pixel + 0.5) / scale - 0.5)
+
+
+def agrees(surface: Surface, T: Array, view: View, options: TrackOptions) -> Mask:
+    """(M,) which samples, moved by T, agree with the view in colour and depth."""
+    points = transform_points(T, surface.points)
+    depth, colors, inside = sample(view, project(points, view.K))
+    near = ~(np.abs(depth - points[:, 2]) > options.depth_m) | (not surface.has_depth)
+    return np.asarray(inside & near & (np.linalg.norm(colors - surface.colors, axis=1) < options.color))
+
+
+def seen_share(surface: Surface, T: Array, view: View, options: TrackOptions) -> float:
+    """Share of the samples that agree."""
+    return float(np.mean(agrees(surface, T, view, options)))

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("open3d", reason="the simulated camera needs open3d")
 
-from molmo_ros.datatypes import ImagePoint, RgbdFrame
+from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
 from molmo_ros.tools.evaluate_track import seed_of, true_pixels
 from molmo_ros.track import Tracked, Tracker
@@ -19,8 +19,11 @@ from molmo_ros.track_view import View, make_view
 SEED = 2  # a green can first among others
 
 
-def film(motion: Motion, count: int) -> list[MovingFrame]:
-    return list(moving_frames(SEED, motion, count))
+BOX = 24003  # a box first
+
+
+def film(motion: Motion, count: int, seed: int = SEED) -> list[MovingFrame]:
+    return list(moving_frames(seed, motion, count))
 
 
 def errors(shots: list[MovingFrame], found: list[Tracked], seed: Seed) -> np.ndarray:
@@ -51,8 +54,30 @@ def test_median_error_is_small(motion: Motion) -> None:
     found = follow(shots, seed)
     moved = np.linalg.norm(np.ptp(true_pixels(shots, seed.point.x, seed.point.y), axis=0))
     assert moved > 12  # the film has motion, so that standing still would fail
-    assert np.median(errors(shots, found, seed)) <= 3.0
+    off = errors(shots, found, seed)
+    assert np.median(off) <= 3.0
+    assert np.median(off[-6:]) <= 3.0  # and it does not grow
     assert not found[-1].lost
+
+
+def test_what_turns_is_turned() -> None:
+    """A grasp must turn with the thing: half a right angle in a second and a half."""
+    shots = film(Motion(object_mps=(0.02, 0.0, 0.0), object_rps=0.5), 24, BOX)
+    last = follow(shots, seed_of(shots[0], 0))[-1]
+    true = shots[-1].T_camera_object @ np.linalg.inv(shots[0].T_camera_object)
+    assert angle_deg(true) > 40
+    assert angle_deg(np.linalg.inv(true) @ last.T_now_then) < 8
+
+
+def test_a_thing_that_fills_much_of_the_view_does_not_turn_the_scene() -> None:
+    """How the camera moves is read from the rest of the view alone."""
+    shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 12, BOX)
+    last = follow(shots, seed_of(shots[0], 0))[-1]
+    assert angle_deg(last.T_now_then) < 1.0
+
+
+def angle_deg(T: Array) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(T[:3, :3]) - 1) / 2, -1.0, 1.0))))
 
 
 def test_position_is_where_the_object_is() -> None:
