@@ -26,6 +26,7 @@ ARGUMENTS = {
     "image": ("colour topic, instead of that of the preset", ""),
     "depth": ("depth topic, aligned to colour, instead of that of the preset", ""),
     "camera_info": ("camera_info topic, instead of that of the preset", ""),
+    "depth_camera_info": ("that of depth that is not aligned to colour; empty: the one beside depth", ""),
     "checkpoint": ("model: a folder, a cached hub id or 'tiny'; empty: as in params_file", ""),
     "runtime": ("onnx, openvino, tensorrt, tensorrt_rtx, eager, remote, auto; empty: as in params_file", ""),
     "precision": ("auto, fp32, fp16, bf16, int8, int8_dynamic or int4; empty: as in params_file", ""),
@@ -97,6 +98,8 @@ def remappings(values: dict[str, str]) -> list[tuple[str, str]]:
     preset = yaml.safe_load((SHARE / "config" / "cameras" / f"{values['camera']}.yaml").read_text())
     topics = {topic: values[topic] or preset[topic] for topic in TOPICS}
     pairs = list(topics.items())
+    if values["depth_camera_info"]:
+        pairs.append(("depth_camera_info", values["depth_camera_info"]))
     suffixes = {"image": "compressed", "depth": "compressedDepth"}
     compressed = [(f"{topic}/{end}", f"{topics[topic]}/{end}") for topic, end in suffixes.items()]
     return [pair for pair in pairs + compressed if pair[0] != pair[1]]

@@ -23,8 +23,8 @@ class Lens:
     """The distorting lens of a raw image, and the pinhole camera to which it is rectified (``rectify``).
 
     model and D as in sensor_msgs/CameraInfo; K and K_new, row-major 3x3 px, of the raw and of the rectified
-    image, which have the same size; R, row-major 3x3, takes rays of the raw camera to the rectified one. Tuples,
-    so that it can be a key.
+    image, which have the same size; R, row-major 3x3, takes rays of the raw camera to the rectified one.
+    Tuples, so that it can be a key.
     """
 
     model: str
@@ -40,8 +40,8 @@ class Lens:
 class DepthCamera:
     """Where a depth image was taken from, if not by the colour camera (``register``).
 
-    K (3,3) px of its rectified image; T_color_depth (4,4), its optical frame in that of the colour camera; lens,
-    if the image is raw.
+    K (3,3) px of its rectified image; T_color_depth (4,4), its optical frame in that of the colour camera;
+    lens, if the image is raw.
     """
 
     K: Array

@@ -1,64 +1,42 @@
-"""The three topics of one camera, left alone in the middleware until a query needs a frame."""
+"""The topics of one camera, left alone in the middleware until a query needs a frame."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
-from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
-from rclpy.qos import (
-    DurabilityPolicy,
-    HistoryPolicy,
-    QoSCompatibility,
-    QoSProfile,
-    ReliabilityPolicy,
-    qos_check_compatible,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from molmo_ros.config import NodeConfig
-from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.errors import CancelledError, FrameError
+from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame
+from molmo_ros.errors import CameraInfoError, CancelledError, FrameError, TransformError
 from molmo_ros.rectify import is_rectified
+from molmo_ros.ros.apart import depth_camera, is_apart, refusal
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
-from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame
-from molmo_ros.ros.distribution import received_ns
-from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Sample, Triple
+from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
+from molmo_ros.ros.depth_info import DepthInfo
+from molmo_ros.ros.dormant import subscribe, take
+from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
+from molmo_ros.ros.tf import TransformLookup
 
 POLL_S = 0.01
 NS = 1_000_000_000
 
 
-class DormantGroup(CallbackGroup):  # type: ignore[misc]
-    """Keeps the executor away from a subscription.
-
-    The middleware holds the newest messages (KEEP_LAST) and drops older ones by itself, so an idle camera
-    costs no Python at all; ``CameraInput`` takes what is there when somebody asks.
-    """
-
-    def can_execute(self, entity: Any) -> bool:
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        pass
-
-
 class CameraInput:
     """Newest paired frame of one camera. ``name`` is its namespace, '' for none."""
 
-    def __init__(self, node: Node, name: str, config: NodeConfig) -> None:
+    def __init__(
+        self, node: Node, name: str, config: NodeConfig, transforms: TransformLookup | None = None
+    ) -> None:
         self.name = name
-        self._node = node
+        self._node, self._config = node, config
+        self._transforms = transforms or TransformLookup(node)
         self._lock = threading.Lock()
         self._color_compressed = config.image_transport == "compressed"
         self._depth_compressed = config.depth_transport == "compressedDepth"
@@ -69,33 +47,17 @@ class CameraInput:
         kinds = dict(zip(TOPICS, (color, depth, ("camera_info", CameraInfo)), strict=True))
         prefix = f"{name}/" if name else ""
         self._subscriptions = {
-            topic: self._subscribe(prefix + suffix, kind, config.buffer_frames)
+            topic: subscribe(node, prefix + suffix, kind, config.buffer_frames)
             for topic, (suffix, kind) in kinds.items()
         }
-
-    def _subscribe(self, topic: str, kind: type, depth: int) -> Subscription:
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=depth,
-            reliability=ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.VOLATILE,
-        )
-        return self._node.create_subscription(
-            kind,
-            topic,
-            _never_called,
-            qos,
-            raw=True,
-            callback_group=DormantGroup(),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
+        self._depth_info = DepthInfo(node, prefix, self.topic_name("depth"))
 
     def collect(self) -> None:
         """Take what has arrived since the last time; decodes nothing but the stamps."""
         with self._lock:
             for topic, subscription in self._subscriptions.items():
                 for _ in range(2 * self.pairer.size):  # bounded: a fast publisher must not hold us here
-                    taken = _take(subscription)
+                    taken = take(subscription)
                     if taken is None:
                         break
                     self.pairer.add(topic, taken)
@@ -107,6 +69,7 @@ class CameraInput:
         CameraInfoError; CancelledError if ``should_stop`` turns true meanwhile.
         """
         give_up = time.monotonic() + config.frame_wait_s
+        self._config = config
         while True:
             triple = self._newest_triple(config)
             if triple is not None and abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s:
@@ -179,7 +142,21 @@ class CameraInput:
         info = deserialize_message(triple.camera_info.payload, CameraInfo)
         rgb = decode_compressed_color(color) if self._color_compressed else decode_color(color)
         metres = decode_compressed_depth(depth) if self._depth_compressed else decode_depth(depth)
-        return make_frame(rgb, metres, info, color.header, is_rectified(self.topic_name("image")))
+        rectified, depth_rectified = (is_rectified(self.topic_name(topic)) for topic in ("image", "depth"))
+        camera = None
+        if is_apart(rgb, color.header, metres, depth.header, self.topic_name("depth")):
+            try:
+                camera = self._depth_camera(metres, color.header, depth.header, depth_rectified)
+            except (CameraInfoError, TransformError) as error:
+                raise refusal(rgb, color.header, metres, depth.header, str(error)) from error
+        return make_frame(rgb, metres, info, color.header, rectified, depth_rectified, camera)
+
+    def _depth_camera(self, depth: Depth, color: Header, header: Header, rectified: bool) -> DepthCamera:
+        """The camera of depth that is not aligned to colour. Raises: CameraInfoError, TransformError."""
+        info = self._depth_info.newest(self._config.frame_wait_s)
+        stamp_ns, wait_s = stamp_to_ns(color.stamp), self._config.tf_wait_s
+        T = self._transforms.lookup(color.frame_id, header.frame_id, stamp_ns, wait_s)
+        return depth_camera(info, depth, T, rectified)
 
     def _why_none(self, triple: Triple | None, config: NodeConfig) -> str:
         problem = self.problem(config)
@@ -225,29 +202,3 @@ class CameraInput:
                     )
         who = publishers[0].node_name
         return f"Topic {name} {what}, although {who} publishes it; check its rate and clock."
-
-
-def _never_called(_: bytes) -> None:
-    """A subscription must have a callback; its DormantGroup sees to it that nobody calls it."""
-
-
-def _take(subscription: Subscription) -> Sample | None:
-    """The next serialized message of a subscription with its stamp and arrival, None if there is none."""
-    with subscription.handle:
-        taken = subscription.handle.take_message(subscription.msg_type, True)
-    if taken is None:
-        return None
-    payload, info = taken
-    arrival_ns = received_ns(info) or time.time_ns()
-    return Sample(stamp_of(payload), arrival_ns, payload)
-
-
-def stamp_of(serialized: bytes) -> int:
-    """Nanoseconds of the header stamp that a serialized message starts with.
-
-    Source: CDR (OMG): 4 bytes of encapsulation, byte 1 odd for little endian; then int32 sec, uint32 nanosec.
-    """
-    order = "<" if serialized[1] & 1 else ">"
-    sec = int(np.frombuffer(serialized, order + "i4", 1, 4)[0])
-    nanosec = int(np.frombuffer(serialized, order + "u4", 1, 8)[0])
-    return sec * NS + nanosec

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import logging
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.camera_info import check_K
-from molmo_ros.datatypes import Array, Depth, Image, Lens, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, DepthCamera, Image, Lens, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
-from molmo_ros.rectify import make_lens, rectify
+from molmo_ros.rectify import make_lens, rectify, rectify_color
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,11 @@ def _pixels(msg: Any, dtype: np.dtype[Any], channels: int, what: str) -> npt.NDA
     return rows.view(dtype).reshape(height, width, channels)
 
 
-def decode_intrinsics(msg: Any, width: int, height: int) -> Array:
+def decode_intrinsics(msg: Any, width: int, height: int, topic: str = "camera_info") -> Array:
     """sensor_msgs/CameraInfo -> K (3,3) px of the rectified image: the left 3x3 of P, else K.
 
-    Raises: CameraInfoError if the camera is not calibrated, or the calibration is of another image size.
+    topic: the name to remap. Raises: CameraInfoError if the camera is not calibrated, or the calibration is
+    of another image size.
     """
     P = np.asarray(msg.p, dtype=np.float64).reshape(3, 4)[:, :3]
     K = P if P[0, 0] != 0 else np.asarray(msg.k, dtype=np.float64).reshape(3, 3)
@@ -120,7 +122,7 @@ def decode_intrinsics(msg: Any, width: int, height: int) -> Array:
     if (msg.width, msg.height) not in ((0, 0), (width, height)):
         raise CameraInfoError(
             f"camera_info is of a {msg.width}x{msg.height} image, but the image is {width}x{height}; "
-            "remap 'camera_info' to the one published beside the image."
+            f"remap {topic!r} to the one published beside the image."
         )
     return check_K(K, width, height)
 
@@ -148,14 +150,24 @@ def _tell_of_distortion(lens: Lens) -> None:
     )
 
 
-def make_frame(rgb: Image, depth: Depth, info: Any, header: Any, rectified: bool = False) -> RgbdFrame:
+def make_frame(
+    rgb: Image,
+    depth: Depth,
+    info: Any,
+    header: Any,
+    rectified: bool = False,
+    depth_rectified: bool = False,
+    camera: DepthCamera | None = None,
+) -> RgbdFrame:
     """Decoded images, the CameraInfo message and the header of the image -> rectified RgbdFrame.
 
     rectified: the images are so already; the distortion in camera_info is that of the raw image.
-    Raises: FrameError if the sizes differ, or the image names no frame; CameraInfoError.
+    depth_rectified: the depth at least is aligned to the rectified image. camera: that of the depth, which is
+    not aligned to colour.
+    Raises: FrameError if the sizes differ, or the image names no frame; CameraInfoError, TransformError.
     """
     height, width = rgb.shape[:2]
-    if depth.shape != (height, width):
+    if camera is None and depth.shape != (height, width):
         raise FrameError(
             f"Depth is {depth.shape[1]}x{depth.shape[0]}, but the image is {width}x{height}; remap 'depth' "
             "to the depth aligned to colour (RealSense: align_depth.enable:=true)."
@@ -164,7 +176,14 @@ def make_frame(rgb: Image, depth: Depth, info: Any, header: Any, rectified: bool
         raise FrameError("The image names no frame_id; set the optical frame in the camera driver.")
     K = decode_intrinsics(info, width, height)
     frame = RgbdFrame(rgb, depth, K, str(header.frame_id), stamp_to_ns(header.stamp))
-    return frame if rectified else rectify(frame, decode_lens(info, width, height))
+    lens = None if rectified else decode_lens(info, width, height)
+    if camera is not None:
+        from molmo_ros.register import registered
+
+        return registered(frame, lens, camera)
+    if depth_rectified:
+        return replace(frame, rgb=rectify_color(rgb, lens), lens=lens)
+    return rectify(frame, lens)
 
 
 def image_message(pixels: npt.NDArray[Any], encoding: str, header: Any) -> Any:

@@ -51,8 +51,11 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.engine.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
         self.log = diagnostics.LatencyLog()
-        self.cameras = {name: CameraInput(self, name, self.config) for name in self.config.cameras or ("",)}
         self._transforms = TransformLookup(self)
+        self.cameras = {
+            name: CameraInput(self, name, self.config, self._transforms)
+            for name in self.config.cameras or ("",)
+        }
         outputs = Outputs(self)
         answering = Answering(self.engine, self._transforms, outputs, self.log)
         self.interfaces = Interfaces(

@@ -1,0 +1,193 @@
+"""Depth of a camera of its own, beside the colour camera: reprojected by camera_info and tf, or refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from ros_helpers import FRAME, GOOD, SEED, Spinning
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from molmo_ros.datatypes import Array, Depth, RgbdFrame
+from molmo_ros.ros.apart import is_aligned, is_apart
+from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
+from molmo_ros.ros.messages import make_header
+from molmo_ros.sim import SimCamera
+from molmo_ros.sim.render import Renderer
+from molmo_ros.transforms import make_transform
+
+DEPTH_FRAME = "camera_depth_optical_frame"
+SIZE = (424, 240)
+K = np.array([[330.0, 0, 210.0], [0, 330.0, 121.0], [0, 0, 1]])
+SHIFT = np.array([-0.04, 0.01, 0.005])  # of the depth camera, seen from the colour camera
+
+
+@pytest.fixture(scope="module")
+def truth() -> SimCamera:
+    return SimCamera(SEED)
+
+
+def seen_from(camera: SimCamera, T_color_depth: Array) -> Depth:
+    T = camera.truth.T_world_camera @ T_color_depth
+    return Renderer(camera.scene, 1).render(K, *SIZE, T).depth
+
+
+class Cameras:
+    """Colour and depth as two cameras of a driver, in the namespace of the node under test."""
+
+    def __init__(self, frame: RgbdFrame, namespace: str) -> None:
+        self.node = Node("two_cameras", namespace=namespace)
+        self._frame = frame
+        topics = {"color/image": Image, "color/camera_info": CameraInfo, "depth/image_rect": Image}
+        self._publishers = {
+            name: self.node.create_publisher(kind, name, qos_profile_sensor_data)
+            for name, kind in {**topics, "depth/camera_info": CameraInfo}.items()
+        }
+
+    def show(self, depth: Depth, K: Array | None, frame_id: str) -> None:
+        """Publish one frame; without K there is no camera_info of the depth camera."""
+        stamp_ns = self.node.get_clock().now().nanoseconds
+        color, deep = make_header(FRAME, stamp_ns), make_header(frame_id, stamp_ns)
+        height, width = self._frame.depth.shape
+        messages: dict[str, Any] = {
+            "color/image": image_message(self._frame.rgb, "rgb8", color),
+            "color/camera_info": camera_info_message(self._frame.K, width, height, color),
+            "depth/image_rect": depth_message(depth, deep),
+        }
+        if K is not None:
+            messages["depth/camera_info"] = camera_info_message(K, depth.shape[1], depth.shape[0], deep)
+        for name, message in messages.items():
+            self._publishers[name].publish(message)
+
+
+@pytest.fixture(scope="module")
+def cameras(context: None, truth: SimCamera) -> Iterator[Cameras]:
+    cameras = Cameras(truth.frame(), "/pair")
+    yield cameras
+    cameras.node.destroy_node()
+
+
+@pytest.fixture(scope="module")
+def asked(context: None) -> Iterator[GraspClient]:
+    """A node that gets colour and depth of two cameras."""
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.parameter import Parameter
+
+    from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
+
+    topics = {"image": "color/image", "camera_info": "color/camera_info", "depth": "depth/image_rect"}
+    remaps = [word for a, b in topics.items() for word in ("-r", f"{a}:={b}")]
+    node = MolmoNode(
+        namespace="/pair",
+        cli_args=["--ros-args", *remaps],
+        parameter_overrides=[Parameter("max_frame_age_s", value=20.0), Parameter("timeout_s", value=60.0)],
+    )
+    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
+    node.start()
+    with GraspClient("/pair/molmo") as client:
+        client.wait_ready(120.0)
+        yield client
+    spinning.stop()
+    node.destroy_node()
+
+
+def ask(client: GraspClient, cameras: Cameras, depth: Depth, K: Array | None, frame_id: str) -> Any:
+    """Show the frame again and again while the query is answered: best effort may lose one."""
+    end = threading.Event()
+
+    def film() -> None:
+        while not end.is_set():
+            cameras.show(depth, K, frame_id)
+            end.wait(0.1)
+
+    thread = threading.Thread(target=film, daemon=True)
+    thread.start()
+    threading.Event().wait(0.5)  # until what was shown before is old
+    try:
+        return client.find(GOOD)
+    finally:
+        end.set()
+        thread.join(5.0)
+
+
+def error_m(response: Any, truth: SimCamera) -> float:
+    """Between the target and the surface that the colour camera shows at its pixel."""
+    assert response.success, response.message
+    (target,) = response.targets
+    assert target.status == target.OK, target.status_text
+    u, v = round(target.point.x), round(target.point.y)
+    true = truth.truth.depth[v, u] * (np.linalg.inv(truth.K) @ [target.point.x, target.point.y, 1.0])
+    return float(np.linalg.norm([target.position.x, target.position.y, target.position.z] - true))
+
+
+def test_without_its_camera_info_depth_of_another_size_is_refused(
+    cameras: Cameras, asked: GraspClient, truth: SimCamera
+) -> None:
+    response = ask(asked, cameras, seen_from(truth, np.eye(4)), None, DEPTH_FRAME)
+    assert (response.success, response.code) == (False, "BAD_FRAME")
+    for word in ("424x240", "640x480", DEPTH_FRAME, FRAME, "/pair/depth/camera_info", "align_depth"):
+        assert word in response.message
+
+
+def test_another_resolution_of_the_same_camera_needs_no_tf(
+    cameras: Cameras, asked: GraspClient, truth: SimCamera
+) -> None:
+    response = ask(asked, cameras, seen_from(truth, np.eye(4)), K, FRAME)
+    assert error_m(response, truth) < 0.004
+
+
+def test_without_a_transform_depth_in_another_frame_is_refused(
+    cameras: Cameras, asked: GraspClient, truth: SimCamera
+) -> None:
+    """Without tf2_ros the text says what to install; with it, which transform is missing."""
+    response = ask(asked, cameras, seen_from(truth, np.eye(4)), K, "nowhere")
+    assert (response.success, response.code) == (False, "BAD_FRAME")
+    for word in ("424x240", "640x480", "'nowhere'", FRAME, "align_depth"):
+        assert word in response.message
+    assert "tf2_ros" in response.message or "No transform from" in response.message
+
+
+def test_depth_of_another_camera_is_reprojected_by_tf(
+    cameras: Cameras, asked: GraspClient, truth: SimCamera
+) -> None:
+    tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros is not installed here; it comes with ROS 2")
+    from geometry_msgs.msg import TransformStamped
+
+    static = tf2_ros.StaticTransformBroadcaster(cameras.node)
+    message = TransformStamped(header=Header(frame_id=FRAME), child_frame_id=DEPTH_FRAME)
+    translation = message.transform.translation
+    translation.x, translation.y, translation.z = map(float, SHIFT)
+    message.transform.rotation.w = 1.0
+    static.sendTransform(message)
+    depth = seen_from(truth, make_transform(np.eye(3), SHIFT))
+    assert error_m(ask(asked, cameras, depth, K, DEPTH_FRAME), truth) < 0.004
+    # the same taken for aligned: only its topic's name could make the node believe that
+    lying = ask(asked, cameras, depth, K, FRAME)
+    assert lying.targets[0].status != lying.targets[0].OK or error_m(lying, truth) > 0.010
+
+
+@pytest.mark.parametrize(
+    ("topic", "aligned"),
+    [
+        ("/camera/camera/aligned_depth_to_color/image_raw", True),
+        ("/zed/zed_node/depth/depth_registered", True),
+        ("/camera/depth_registered/image_rect", True),
+        ("/camera/camera/depth/image_rect_raw", False),
+        ("/depth", False),
+    ],
+)
+def test_the_name_tells_what_is_aligned(topic: str, aligned: bool) -> None:
+    rgb, depth = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.float32)
+    color, deep = Header(frame_id="color"), Header(frame_id="depth")
+    assert is_aligned(topic) is aligned
+    assert is_apart(rgb, color, depth, deep, topic) is not aligned
+    assert not is_apart(rgb, color, depth, Header(frame_id="/color"), topic)
+    assert not is_apart(rgb, color, depth, Header(), topic)  # a header that says nothing
+    assert is_apart(rgb, color, depth[:2], Header(frame_id="color"), topic)
