@@ -11,7 +11,7 @@ pytest.importorskip("open3d", reason="the simulated camera needs open3d")
 
 from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
-from molmo_ros.tools.evaluate_track import seed_of, true_pixels
+from molmo_ros.tools.evaluate_track import true_pixels, true_seed
 from molmo_ros.track import Tracked, Tracker
 from molmo_ros.track_patch import Seed
 from molmo_ros.track_view import View, make_view
@@ -50,7 +50,7 @@ def follow(shots: list[MovingFrame], seed: Seed) -> list[Tracked]:
 )
 def test_median_error_is_small(motion: Motion) -> None:
     shots = film(motion, 24)
-    seed = seed_of(shots[0], 0)
+    seed = true_seed(shots[0], 0)
     found = follow(shots, seed)
     moved = np.linalg.norm(np.ptp(true_pixels(shots, seed.point.x, seed.point.y), axis=0))
     assert moved > 12  # the film has motion, so that standing still would fail
@@ -63,7 +63,7 @@ def test_median_error_is_small(motion: Motion) -> None:
 def test_what_turns_is_turned() -> None:
     """A grasp must turn with the thing: half a right angle in a second and a half."""
     shots = film(Motion(object_mps=(0.02, 0.0, 0.0), object_rps=0.5), 24, BOX)
-    last = follow(shots, seed_of(shots[0], 0))[-1]
+    last = follow(shots, true_seed(shots[0], 0))[-1]
     true = shots[-1].T_camera_object @ np.linalg.inv(shots[0].T_camera_object)
     assert angle_deg(true) > 40
     assert angle_deg(np.linalg.inv(true) @ last.T_now_then) < 8
@@ -72,7 +72,7 @@ def test_what_turns_is_turned() -> None:
 def test_a_thing_that_fills_much_of_the_view_does_not_turn_the_scene() -> None:
     """How the camera moves is read from the rest of the view alone."""
     shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 12, BOX)
-    last = follow(shots, seed_of(shots[0], 0))[-1]
+    last = follow(shots, true_seed(shots[0], 0))[-1]
     assert angle_deg(last.T_now_then) < 1.0
 
 
@@ -82,7 +82,7 @@ def angle_deg(T: Array) -> float:
 
 def test_position_is_where_the_object_is() -> None:
     shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 16)
-    last = follow(shots, seed_of(shots[0], 0))[-1]
+    last = follow(shots, true_seed(shots[0], 0))[-1]
     assert last.position is not None
     begin, end = shots[0].T_camera_object[:3, 3], shots[-1].T_camera_object[:3, 3]
     assert np.linalg.norm(last.T_now_then[:3, :3] @ begin + last.T_now_then[:3, 3] - end) < 0.008
@@ -90,7 +90,7 @@ def test_position_is_where_the_object_is() -> None:
 
 def test_hidden_object_is_lost_and_found_again_as_itself() -> None:
     shots = film(Motion(camera_mps=(0.02, 0.01, 0.0), hidden=(0.3, 1.3)), 28)
-    seeds = [seed_of(shots[0], index) for index in (0, 1)]
+    seeds = [true_seed(shots[0], index) for index in (0, 1)]
     tracker = Tracker()
     first, *rest = [make_view(shot.frame) for shot in shots]
     tracker.correct([first], seeds)
@@ -107,7 +107,7 @@ def test_hidden_object_is_lost_and_found_again_as_itself() -> None:
 
 def test_old_answer_is_carried_to_the_newest_view() -> None:
     shots = film(Motion(object_mps=(0.05, 0.02, 0.0)), 16)
-    seed = seed_of(shots[0], 0)
+    seed = true_seed(shots[0], 0)
     carried = Tracker().correct([make_view(shot.frame) for shot in shots], [seed])[0]
     truth = true_pixels(shots, seed.point.x, seed.point.y)[-1] * 2 + 0.5
     stale = np.hypot(*(np.array([seed.point.x, seed.point.y]) * 2 + 0.5 - truth))
@@ -120,10 +120,10 @@ def test_new_answer_keeps_identities_whatever_its_order() -> None:
     shots = film(Motion(camera_mps=(0.02, 0.0, 0.0)), 8)
     views = [make_view(shot.frame) for shot in shots]
     tracker = Tracker()
-    tracker.correct([views[0]], [seed_of(shots[0], 0), seed_of(shots[0], 1)])
+    tracker.correct([views[0]], [true_seed(shots[0], 0), true_seed(shots[0], 1)])
     for view in views[1:]:
         tracker.update(view)
-    answered = [seed_of(shots[4], 1), seed_of(shots[4], 0)]
+    answered = [true_seed(shots[4], 1), true_seed(shots[4], 0)]
     targets = tracker.correct(views[4:], answered)
     assert [t.instance for t in targets] == [1, 2]
     assert targets[0].seed is answered[1]
@@ -134,7 +134,7 @@ def test_what_has_gone_is_lost() -> None:
     shots = film(Motion(), 2)
     views = [make_view(shot.frame) for shot in shots]
     tracker = Tracker()
-    tracker.correct([views[0]], [seed_of(shots[0], 0)])
+    tracker.correct([views[0]], [true_seed(shots[0], 0)])
     tracker.update(views[1])
     assert not tracker.lost
     assert tracker.update(_empty(shots[1].frame))[0].lost
@@ -144,7 +144,7 @@ def test_what_has_gone_is_lost() -> None:
 def test_without_depth_there_is_no_position_but_a_pixel() -> None:
     shots = film(Motion(object_mps=(0.04, 0.02, 0.0)), 8)
     blind = [replace(s, frame=replace(s.frame, depth=np.full_like(s.frame.depth, np.nan))) for s in shots]
-    seed = seed_of(shots[0], 0)
+    seed = true_seed(shots[0], 0)
     found = follow(blind, seed)
     truth = true_pixels(shots, seed.point.x, seed.point.y)
     assert found[-1].position is None

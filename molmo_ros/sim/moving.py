@@ -33,10 +33,11 @@ class Motion:
 
 @dataclass(frozen=True)
 class MovingFrame:
-    """A frame with its truth: ids (H,W) and T_camera_object (4,4) of the object that is looked at."""
+    """A frame with its truth: ids (H,W), name and T_camera_object (4,4) of the object that is looked at."""
 
     frame: RgbdFrame
     ids: np.ndarray
+    name: str
     T_camera_object: Array
 
 
@@ -59,8 +60,9 @@ def moving_frames(
         depth = noisy_depth(seen.depth, K[0, 0], noise, rng)
         rgb = noisy_color(seen.rgb, rng, sigma=3.0 * noise.scale)
         frame = RgbdFrame(rgb, depth, K, FRAME_ID, int(1e9 + i * 1e9 / rate_hz))
-        pose = now.objects[motion.index].T_world_object
-        yield MovingFrame(frame, seen.ids, np.linalg.inv(now.T_world_camera) @ pose)
+        it = now.objects[motion.index]
+        T = np.linalg.inv(now.T_world_camera) @ it.T_world_object
+        yield MovingFrame(frame, seen.ids, it.name, T)
 
 
 def scene_at(scene: Scene, motion: Motion, time_s: float) -> Scene:

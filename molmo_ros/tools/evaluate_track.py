@@ -1,7 +1,9 @@
 """How well the tracker follows on simulated scenes in motion: ``python -m molmo_ros.tools.evaluate_track``.
 
-Each scene is seen three times: with a moving camera, with a moving object, and with an object that a screen
-hides for a second. The point that is followed is a surface point whose truth is known at every time.
+Each scene is seen with a moving camera, a moving object, both, an object that also turns, and one that a
+screen hides for a second. What is followed is a point of a surface whose place is known at every time; an
+answer that comes late is told as it is (stale) and carried to the newest frame. What is round may turn unseen:
+that is why the middle of the object is measured too.
 """
 
 from __future__ import annotations
@@ -9,16 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from molmo_ros.datatypes import Array, ImagePoint
+from molmo_ros.pipeline import Grounder
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
 from molmo_ros.track import Tracked, Tracker
 from molmo_ros.track_patch import Seed
-from molmo_ros.track_view import make_view
+from molmo_ros.track_target import seed_of
+from molmo_ros.track_view import make_view, project
 
 RATE_HZ = 15.0
 LATENCY = 8  # frames that an answer is old when it comes
@@ -26,11 +31,14 @@ FULL_WIDTH = 640.0  # errors are told in pixels of an image of this width
 MOTIONS = {
     "camera": (Motion(camera_mps=(0.02, 0.03, 0.02), camera_rps=0.15), 24),
     "object": (Motion(object_mps=(0.04, 0.02, 0.0)), 24),
+    "both": (Motion(camera_mps=(0.02, 0.03, 0.0), camera_rps=0.1, object_mps=(0.0, 0.04, 0.0)), 24),
+    "turning": (Motion(object_mps=(0.03, 0.02, 0.0), object_rps=0.5), 24),
     "hidden": (Motion(camera_mps=(0.03, 0.02, 0.0), hidden=(0.3, 1.3)), 27),
 }
+HIDDEN = 12  # a frame in the middle of that second
 
 
-def seed_of(shot: MovingFrame, index: int) -> Seed:
+def true_seed(shot: MovingFrame, index: int) -> Seed:
     """A point well inside an object, as a good answer would be, with its mask."""
     mask = shot.ids == index + 1
     v, u = np.nonzero(mask)
@@ -38,19 +46,18 @@ def seed_of(shot: MovingFrame, index: int) -> Seed:
     return Seed(ImagePoint(float(u[best]), float(v[best]), "it", index + 1), mask)
 
 
-def true_pixels(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
-    """(N,2) where the surface point at (x, y) of the first shot is in each shot."""
-    K, seen = shots[0].frame.K, true_points(shots, x, y)
-    return np.asarray(seen[:, :2] / seen[:, 2:] * [K[0, 0], K[1, 1]] + [K[0, 2], K[1, 2]])
-
-
 def true_points(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
-    """(N,3) m: the same point in the optical frame of each shot."""
+    """(N,3) m: the surface point at (x, y) of the first shot, in the optical frame of each shot."""
     K = shots[0].frame.K
     z = float(shots[0].frame.depth[round(y), round(x)])
     point = np.array([(x - K[0, 2]) / K[0, 0] * z, (y - K[1, 2]) / K[1, 1] * z, z, 1.0])
     own = np.linalg.inv(shots[0].T_camera_object) @ point
     return np.array([(shot.T_camera_object @ own)[:3] for shot in shots])
+
+
+def true_pixels(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
+    """(N,2) where the same point is in each shot."""
+    return project(true_points(shots, x, y), shots[0].frame.K)
 
 
 def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tuple[Tracked, ...]], float]:
@@ -64,55 +71,83 @@ def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tu
     return told, float(np.median(times))
 
 
-def run(first_seed: int, scenes: int, width: int, motions: Sequence[str]) -> dict[str, Any]:
-    """The numbers over some scenes. Scenes whose point has no depth are left out."""
-    errors: dict[str, list[float]] = {name: [] for name in motions}
-    stale, carried, stale_mm, carried_mm, kept, seconds = [], [], [], [], [], []
+def run(
+    first_seed: int, scenes: int, width: int, motions: Sequence[str], grounder: Grounder | None
+) -> dict[str, Any]:
+    """The numbers over some scenes; left out are those whose point is not found, or has no depth."""
+    errors: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in motions}
+    kept, seconds, left_out = [], [], 0
     for seed in range(first_seed, first_seed + scenes):
         for name in motions:
             motion, count = MOTIONS[name]
             shots = list(moving_frames(seed, motion, count, RATE_HZ, width, width * 3 // 4))
-            known = range(min(2, int(shots[0].ids.max())))
-            seeds = [seed_of(shots[0], i) for i in known if np.any(shots[0].ids == i + 1)]
-            truth = true_pixels(shots, seeds[0].point.x, seeds[0].point.y) * FULL_WIDTH / width
-            if not np.isfinite(truth).all():
+            seeds = _seeds(shots[0], grounder)
+            if not seeds or not np.isfinite(true_points(shots, seeds[0].point.x, seeds[0].point.y)).all():
+                left_out += 1
                 continue
             told, spent = follow(shots, seeds)
             seconds.append(spent)
-            found = np.array([(t[0].x, t[0].y) for t in told]) * FULL_WIDTH / width
-            off = np.linalg.norm(found - truth, axis=1)
             if name == "hidden":
-                kept.append(_is_itself(told[-1], shots[-1]))
-                errors[name].append(float(off[-1]))
-                continue
-            errors[name] += [float(e) for e in off[1:]]
-            late = Tracker().correct([make_view(s.frame) for s in shots[: LATENCY + 1]], seeds[:1])[0]
-            late_px = np.array([late.x, late.y]) * FULL_WIDTH / width
-            stale.append(float(np.linalg.norm(truth[LATENCY] - truth[0])))
-            carried.append(float(np.linalg.norm(truth[LATENCY] - late_px)))
-            points = true_points(shots, seeds[0].point.x, seeds[0].point.y)
-            stale_mm.append(1e3 * float(np.linalg.norm(points[LATENCY] - points[0])))
-            if late.position is not None:
-                carried_mm.append(1e3 * float(np.linalg.norm(points[LATENCY] - late.position)))
+                kept.append(told[HIDDEN][0].lost and _is_itself(told[-1], shots[-1]))
+                shots, told = [shots[0], shots[-1]], [told[0], told[-1]]
+            else:
+                _add_late(errors[name], shots[: LATENCY + 1], seeds[0])
+            _add(errors[name], shots, [t[0] for t in told], seeds[0])
     return {
         "scenes": scenes,
         "seed": first_seed,
         "width": width,
-        "px_error_median": {name: _median(e) for name, e in errors.items()},
-        "px_error_p90": {name: float(np.percentile(e, 90)) for name, e in errors.items() if e},
+        "left_out": left_out,
+        **{name: _summary(errors[name]) for name in motions},
         "identity_kept": float(np.mean(kept)) if kept else None,
         "identity_runs": len(kept),
         "answer_age_s": LATENCY / RATE_HZ,
-        "px_error_stale_median": _median(stale),
-        "px_error_carried_median": _median(carried),
-        "mm_error_stale_median": _median(stale_mm),
-        "mm_error_carried_median": _median(carried_mm),
         "ms_per_frame": float(np.median(seconds)) * 1e3,
     }
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if values else None
+def _seeds(shot: MovingFrame, grounder: Grounder | None) -> list[Seed]:
+    """The object that moves and the next one; with a model: what it points at when asked for the first."""
+    if grounder is None:
+        return [true_seed(shot, i) for i in range(min(2, int(shot.ids.max()))) if np.any(shot.ids == i + 1)]
+    targets = grounder.grasp(shot.frame, f"the {shot.name}").targets
+    return [
+        seed_of(target, None)
+        for target in targets
+        if shot.ids[round(target.point.y), round(target.point.x)] == 1
+    ]
+
+
+def _add(
+    errors: dict[str, list[float]], shots: Sequence[MovingFrame], told: list[Tracked], seed: Seed
+) -> None:
+    """Pixels between where the point, and the middle of the object, are and where they are told to be."""
+    scale, K = FULL_WIDTH / shots[0].frame.depth.shape[1], shots[0].frame.K
+    truth = true_pixels(shots, seed.point.x, seed.point.y)
+    off = np.linalg.norm(np.array([(t.x, t.y) for t in told]) - truth, axis=1) * scale
+    start = shots[0].T_camera_object[:, 3]
+    middle = project(np.array([shot.T_camera_object[:3, 3] for shot in shots]), K)
+    told_middle = project(np.array([(t.T_now_then @ start)[:3] for t in told]), K)
+    errors["px"] += [float(e) for e in off[1:]]
+    errors["middle_px"] += [float(e) * scale for e in np.linalg.norm(told_middle - middle, axis=1)[1:]]
+
+
+def _add_late(errors: dict[str, list[float]], shots: Sequence[MovingFrame], seed: Seed) -> None:
+    """An answer about the first shot that comes with the last one: told as it is, and carried there."""
+    scale = FULL_WIDTH / shots[0].frame.depth.shape[1]
+    pixels = true_pixels(shots, seed.point.x, seed.point.y) * scale
+    points = true_points(shots, seed.point.x, seed.point.y)
+    late = Tracker().correct([make_view(shot.frame) for shot in shots], [seed])[0]
+    errors["stale_px"].append(float(np.linalg.norm(pixels[-1] - pixels[0])))
+    errors["carried_px"].append(float(np.linalg.norm(pixels[-1] - np.array([late.x, late.y]) * scale)))
+    errors["stale_mm"].append(1e3 * float(np.linalg.norm(points[-1] - points[0])))
+    if late.position is not None:
+        errors["carried_mm"].append(1e3 * float(np.linalg.norm(points[-1] - late.position)))
+
+
+def _summary(errors: dict[str, list[float]]) -> dict[str, float]:
+    medians = {f"{key}_median": float(np.median(values)) for key, values in errors.items()}
+    return medians | {f"{key}_p90": float(np.percentile(values, 90)) for key, values in errors.items()}
 
 
 def _is_itself(targets: Sequence[Tracked], shot: MovingFrame) -> bool:
@@ -129,10 +164,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--scenes", type=int, default=50)
-    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--motions", nargs="+", choices=list(MOTIONS), default=list(MOTIONS))
+    parser.add_argument(
+        "--points", choices=("truth", "model"), default="truth", help="model: the built-in one's"
+    )
     args = parser.parse_args()
-    print(json.dumps(run(args.seed, args.scenes, args.width, args.motions)))
+    grounder = Grounder.load() if args.points == "model" else None
+    print(json.dumps(run(args.seed, args.scenes, args.width, args.motions, grounder)))
 
 
 if __name__ == "__main__":
