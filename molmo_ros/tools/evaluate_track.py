@@ -2,8 +2,8 @@
 
 Each scene is seen with a moving camera, a moving object, both, an object that also turns, and one that a
 screen hides for a second. What is followed is a point of a surface whose place is known at every time; an
-answer that comes late is told as it is (stale) and carried to the newest frame. What is round may turn unseen:
-that is why the middle of the object is measured too.
+answer that comes late is told as it is (stale) and carried to the newest frame. What is round may turn
+unseen: that is why the middle of the object is measured too.
 """
 
 from __future__ import annotations
