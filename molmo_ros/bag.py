@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.errors import CameraInfoError, FrameError
+from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame
+from molmo_ros.errors import CameraInfoError, FrameError, TransformError
 from molmo_ros.rectify import is_rectified
+from molmo_ros.ros.apart import depth_camera, is_apart, refusal
 from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
 from molmo_ros.ros.frames import TOPICS, FramePairer, Sample, Triple
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
+
+    from molmo_ros.bag_tf import BagTransforms
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
@@ -28,11 +32,12 @@ BUFFER = 30  # messages of each topic: a recorder writes topics some tenths of a
 
 @dataclass(frozen=True)
 class BagTopics:
-    """Names of the three topics of a camera."""
+    """Names of the topics of a camera; that of the depth's own camera_info is "" if there is none."""
 
     image: str
     depth: str
     camera_info: str
+    depth_camera_info: str = ""
 
 
 class Bag:
@@ -53,7 +58,9 @@ class Bag:
                 break
         return kinds
 
-    def find_topics(self, image: str = "", depth: str = "", camera_info: str = "") -> BagTopics:
+    def find_topics(
+        self, image: str = "", depth: str = "", camera_info: str = "", depth_camera_info: str = ""
+    ) -> BagTopics:
         """The topics of these names; those that are not named are found by type.
 
         Raises: FrameError listing the image topics, if one is missing or several could be meant.
@@ -61,7 +68,10 @@ class Bag:
         kinds = self.image_topics()
         image = self._named(image, (RAW, COMPRESSED), kinds) or self._only("color", kinds, "--image")
         depth = self._named(depth, (RAW, COMPRESSED), kinds) or self._only("depth", kinds, "--depth")
-        return BagTopics(image, depth, self._named(camera_info, (INFO,), kinds) or self._info_of(image))
+        info = self._named(camera_info, (INFO,), kinds) or self._info_of(image)
+        beside = _beside(depth)
+        depth_info = self._named(depth_camera_info, (INFO,), kinds)
+        return BagTopics(image, depth, info, depth_info or (beside if beside in self._connections else ""))
 
     def messages(self, topics: list[str]) -> Iterator[tuple[str, Any]]:
         """(topic, message) in the order of recording. Raises: FrameError if the file ends too early."""
@@ -71,6 +81,13 @@ class Bag:
         with readable(self.name):
             for connection, _, data in self._reader.messages(connections=connections):
                 yield connection.topic, self._reader.deserialize(data, connection.msgtype)
+
+    @cached_property
+    def transforms(self) -> BagTransforms:
+        """All of /tf and /tf_static. Raises: FrameError if the file ends too early."""
+        from molmo_ros.bag_tf import TF, TF_STATIC, BagTransforms
+
+        return BagTransforms(self.messages([TF, TF_STATIC]))
 
     def rate_hz(self, topic: str) -> float:
         """Messages of a topic by second of the recording."""
@@ -82,13 +99,15 @@ class Bag:
     ) -> Iterator[tuple[int, RgbdFrame | FrameError | CameraInfoError]]:
         """(stamp in ns, frame or why it cannot be used) of paired images in the order of their stamps.
 
+        Depth that is not aligned to colour is reprojected by its camera_info and the recording's tf.
         Raises: FrameError if not a single image has a partner, or the file ends too early.
         """
         pairs = 0
+        decode = _Decoder(self, topics)
         for triple in self._triples(topics, slop_s):
             pairs += 1
             try:
-                yield triple.stamp_ns, _decode(triple, is_rectified(topics.image))
+                yield triple.stamp_ns, decode(triple)
             except (FrameError, CameraInfoError) as error:
                 yield triple.stamp_ns, error
         if not pairs:
@@ -160,7 +179,7 @@ class Bag:
 
     def _info_of(self, image: str) -> str:
         infos = [str(t) for t, c in self._connections.items() if c.msgtype == INFO]
-        beside = _base(image).rsplit("/", 1)[0] + "/camera_info"
+        beside = _beside(image)
         if beside in infos:
             return beside
         if len(infos) != 1:
@@ -214,13 +233,43 @@ def readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _decode(triple: Triple, rectified: bool) -> RgbdFrame:
-    image: Any = triple.image.payload
-    depth: Any = triple.depth.payload
-    info: Any = triple.camera_info.payload
-    rgb = decode_compressed_color(image) if _is_compressed(image) else decode_color(image)
-    metres = decode_compressed_depth(depth) if _is_compressed(depth) else decode_depth(depth)
-    return make_frame(rgb, metres, info, image.header, rectified)
+class _Decoder:
+    """Makes frames of triples; reads what it needs to know of another depth camera once, if it needs it."""
+
+    def __init__(self, bag: Bag, topics: BagTopics) -> None:
+        self._bag, self._topics = bag, topics
+        self._rectified, self._depth_rectified = is_rectified(topics.image), is_rectified(topics.depth)
+
+    def __call__(self, triple: Triple) -> RgbdFrame:
+        image: Any = triple.image.payload
+        depth: Any = triple.depth.payload
+        rgb = decode_compressed_color(image) if _is_compressed(image) else decode_color(image)
+        metres = decode_compressed_depth(depth) if _is_compressed(depth) else decode_depth(depth)
+        camera = None
+        if is_apart(rgb, image.header, metres, depth.header, self._topics.depth):
+            try:
+                camera = self._depth_camera(metres, image.header, depth.header)
+            except (CameraInfoError, TransformError) as error:
+                raise refusal(rgb, image.header, metres, depth.header, str(error)) from error
+        info = triple.camera_info.payload
+        return make_frame(rgb, metres, info, image.header, self._rectified, self._depth_rectified, camera)
+
+    def _depth_camera(self, depth: Depth, color: Any, header: Any) -> DepthCamera:
+        T = self._bag.transforms.lookup(color.frame_id, header.frame_id, stamp_to_ns(color.stamp))
+        return depth_camera(self._depth_info, depth, T, self._depth_rectified)
+
+    @cached_property
+    def _depth_info(self) -> Any:
+        for _, msg in self._bag.messages([self._topics.depth_camera_info]):
+            return msg
+        raise CameraInfoError(
+            f"The recording has no {_beside(self._topics.depth)}; record it, or name --depth-camera-info."
+        )
+
+
+def _beside(topic: str) -> str:
+    """The camera_info that belongs to an image by the convention of image_transport."""
+    return _base(topic).rsplit("/", 1)[0] + "/camera_info"
 
 
 def _is_compressed(msg: Any) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +13,9 @@ from PIL import Image as PilImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from molmo_ros.camera_info import check_frame, load_camera_info
-from molmo_ros.datatypes import Array, Depth, Image, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, DepthCamera, Image, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
-from molmo_ros.rectify import is_rectified, rectify
+from molmo_ros.rectify import is_rectified, rectify, rectify_color
 
 MM_PER_M = 1000.0
 MAX_MM = np.iinfo(np.uint16).max
@@ -47,23 +49,65 @@ def read_depth(path: str | Path) -> Depth:
     return np.where(millimetres > 0, millimetres / MM_PER_M, np.nan).astype(np.float32)
 
 
-def read_frame(color: str | Path, depth: str | Path, camera_info: str | Path) -> RgbdFrame:
+def read_frame(
+    color: str | Path,
+    depth: str | Path,
+    camera_info: str | Path,
+    depth_camera_info: str | Path | None = None,
+    T_color_depth: Array | None = None,
+) -> RgbdFrame:
     """Read a whole frame, check that its parts fit each other, and rectify it.
 
-    It counts as rectified already if the name of the colour file says so (image_rect.png).
+    An image counts as rectified already if the name of its file says so (image_rect.png). Depth that is not
+    aligned to colour is reprojected by its own depth_camera_info and T_color_depth (4,4), the optical frame
+    of its camera in that of the colour camera; None: they are the same.
 
-    Raises: FrameError, CameraInfoError.
+    Raises: FrameError, CameraInfoError, TransformError.
     """
-    rgb = read_color(color)
-    K, width, height, frame_id, lens = load_camera_info(camera_info, is_rectified(Path(color).name))
-    if rgb.shape[:2] != (height, width):
+    rgb, metres = read_color(color), read_depth(depth)
+    rectified = is_rectified(Path(color).name)
+    K, width, height, frame_id, lens = load_camera_info(camera_info, rectified)
+    _check_size(camera_info, (width, height), color, rgb)
+    frame = RgbdFrame(rgb, metres, K, frame_id)
+    if depth_camera_info is not None:
+        camera, depth_frame = _depth_camera(depth, metres, depth_camera_info, T_color_depth)
+        if T_color_depth is None and depth_frame != frame_id:
+            raise FrameError(
+                f"Depth is of {depth_frame!r} and the image of {frame_id!r}; give the depth camera's pose "
+                "(--depth-pose), or the same frame_id in both camera_info if they are one camera."
+            )
+        from molmo_ros.register import registered
+
+        return registered(frame, lens, camera)
+    if metres.shape != rgb.shape[:2]:
+        raise FrameError(
+            f"Depth is {metres.shape[1]}x{metres.shape[0]} and colour {width}x{height}; give depth aligned "
+            "to colour, or the depth camera's own camera_info and pose (--depth-camera-info, --depth-pose)."
+        )
+    check_frame(frame)
+    if is_rectified(Path(depth).name):
+        return replace(frame, rgb=rectify_color(rgb, lens), lens=lens)
+    return rectify(frame, lens)
+
+
+def _depth_camera(
+    path: str | Path, depth: Depth, camera_info: str | Path, T: Array | None
+) -> tuple[DepthCamera, str]:
+    """The camera of a depth image that is not aligned to colour, and its frame."""
+    K, width, height, frame_id, lens = load_camera_info(camera_info, is_rectified(Path(path).name))
+    _check_size(camera_info, (width, height), path, depth)
+    return DepthCamera(K, np.eye(4) if T is None else T, lens), frame_id
+
+
+def _check_size(
+    camera_info: str | Path, size: tuple[int, int], image: str | Path, pixels: npt.NDArray[Any]
+) -> None:
+    height, width = pixels.shape[:2]
+    if size != (width, height):
         raise CameraInfoError(
-            f"{camera_info} is for {width}x{height} and {color} is {rgb.shape[1]}x{rgb.shape[0]}; "
+            f"{camera_info} is for {size[0]}x{size[1]} and {image} is {width}x{height}; "
             "give the camera_info of this image's size."
         )
-    frame = RgbdFrame(rgb, read_depth(depth), K, frame_id)
-    check_frame(frame)
-    return rectify(frame, lens)
 
 
 def write_color(path: str | Path, rgb: Image) -> None:

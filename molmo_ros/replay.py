@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from molmo_ros.bag import Bag, BagTopics
-from molmo_ros.bag_tf import TF, TF_STATIC, BagTransforms
 from molmo_ros.datatypes import Answer, Array, GraspTarget, Grounding, RgbdFrame
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.pipeline import Grounder, moved
@@ -40,7 +39,6 @@ class Replay:
 
     def run(self, bag: Bag, topics: BagTopics, slop_s: float) -> Iterator[Replayed]:
         """One result for each frame that was asked about or followed. Raises: FrameError, as `Bag.frames`."""
-        transforms = BagTransforms(bag.messages([TF, TF_STATIC]) if self._target_frame else ())
         for number, (stamp_ns, frame) in enumerate(bag.frames(topics, slop_s)):
             asked = number % self._every == 0
             if not asked and self._tracker is None:
@@ -48,11 +46,16 @@ class Replay:
             try:
                 if isinstance(frame, MolmoRosError):
                     raise frame
-                T = transforms.lookup(self._target_frame, frame.frame_id, stamp_ns)
+                T = self._transform(bag, frame.frame_id, stamp_ns)
                 found = self._ask(frame, T) if asked else self._follow(frame, T)
                 yield Replayed(number, stamp_ns, asked, frame, found)
             except MolmoRosError as error:
                 yield Replayed(number, stamp_ns, asked, error=error)
+
+    def _transform(self, bag: Bag, camera_frame: str, stamp_ns: int) -> Array | None:
+        """T_target_camera (4,4), None if no target frame is wanted."""
+        wanted = self._target_frame
+        return bag.transforms.lookup(wanted, camera_frame, stamp_ns) if wanted else None
 
     def _ask(self, frame: RgbdFrame, T: Array | None) -> Grounding:
         found = self._grounder.grasp(

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
+from molmo_ros import io
+from molmo_ros.cli import main
 from molmo_ros.datatypes import Array, Depth, DepthCamera, ImagePoint, Mask, RgbdFrame
-from molmo_ros.errors import TransformError
+from molmo_ros.errors import FrameError, TransformError
 from molmo_ros.lift import lift_point
 from molmo_ros.rectify import make_lens
 from molmo_ros.register import register_depth, registered
 from molmo_ros.sim.noise import NoiseModel, noisy_depth
 from molmo_ros.sim.render import Render, Renderer
 from molmo_ros.sim.scene import Scene
-from molmo_ros.transforms import invert, make_transform, transform_points
+from molmo_ros.transforms import invert, make_transform, quaternion_from_matrix, transform_points
 
 COLOR = (640, 480)
 
@@ -201,3 +205,105 @@ def test_both_images_are_rectified_first() -> None:
         assert frame.rgb[round(y), round(x), 0] == pytest.approx(100 * true[2], abs=2)
         found = lift_point(frame, ImagePoint(float(x), float(y), "disc"))
         assert np.linalg.norm(found.position - true) < 0.004
+
+
+class Files:
+    """Colour and depth of two cameras on disk, and how to ask the command about them."""
+
+    def __init__(self, folder: Path, camera: str) -> None:
+        self.pair, self._folder = Pair(camera, 3, 1.0), folder
+        io.write_color(folder / "color.png", self.pair.color.rgb)
+        io.write_depth(folder / "depth.png", self.pair.depth)
+        self.info(K_COLOR, COLOR, "color")
+        self.info(self.pair.K, CAMERAS[camera][0], "depth")
+
+    def info(self, K: Array, size: tuple[int, int], name: str, frame_id: str = "") -> None:
+        io.write_camera_info(self._folder / f"{name}.yaml", K, *size, frame_id or name)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self._folder / name for name in ("color.png", "depth.png", "color.yaml", "depth.yaml")]
+
+    def command(self, *more: str) -> list[str]:
+        color, depth, info, depth_info = map(str, self.paths)
+        given = ["--depth", depth, "--camera-info", info, "--depth-camera-info", depth_info]
+        return ["ground", color, "the bowl", *given, *more, "--json"]
+
+
+def test_files_of_two_cameras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = Files(tmp_path, "coarse")
+    frame = io.read_frame(*files.paths, files.pair.T)
+    error = np.abs(frame.depth - files.pair.color.depth)
+    assert np.median(error[np.isfinite(error)]) < 0.002
+    x, y, z, *xyzw = (*files.pair.T[:3, 3], *quaternion_from_matrix(files.pair.T[:3, :3]))
+    assert main(files.command("--depth-pose", *map(str, (x, y, z, *xyzw)))) == 0
+    targets = json.loads(capsys.readouterr().out)["targets"]
+    assert targets
+    for target in targets:
+        u, v = round(target["point"]["x"]), round(target["point"]["y"])
+        true = files.pair.color.depth[v, u] * (np.linalg.inv(K_COLOR) @ [u, v, 1.0])
+        assert np.linalg.norm(target["position"] - true) < 0.006
+
+
+def test_files_of_one_camera_at_two_sizes(tmp_path: Path) -> None:
+    files = Files(tmp_path, "same place")
+    files.info(files.pair.K, (320, 240), "depth", "color")
+    error = np.abs(io.read_frame(*files.paths).depth - files.pair.color.depth)
+    assert np.median(error[np.isfinite(error)]) < 0.002
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def mistake(command: list[str]) -> str:
+        assert main(command) == 2
+        return capsys.readouterr().err
+
+    files = Files(tmp_path, "coarse")
+    command = files.command()
+    text = mistake(command)
+    assert "'depth'" in text and "'color'" in text and "--depth-pose" in text
+    at = command.index("--depth-camera-info")
+    text = mistake(command[:at] + command[at + 2 :])
+    assert "424x240" in text and "640x480" in text and "--depth-camera-info" in text
+    assert "--depth-camera-info" in mistake([*command[:at], "--depth-pose", *"0000001", "--json"])
+    assert "no rotation" in mistake([*command, "--depth-pose", *"0000000"])
+    files.info(files.pair.K, (640, 480), "depth")
+    assert "640x480" in mistake(command)
+
+
+@pytest.mark.parametrize("storage", ["sqlite3", "mcap"])
+def test_a_recording_of_two_cameras(storage: str, tmp_path: Path) -> None:
+    """camera_info beside the depth and /tf_static come from the recording; without them it is refused."""
+    pytest.importorskip("rosbags", reason='rosbags is not installed: pip install ".[bag]"')
+    from bags import INFO, TF, Entry, Recorder
+
+    from molmo_ros.bag import open_bag
+
+    pair, recorder, at = Pair("coarse", 3, 1.0), Recorder(), 1_700_000_000_000_000_000
+    frame = RgbdFrame(pair.color.rgb, pair.depth, K_COLOR)
+    deep = RgbdFrame(pair.color.rgb, pair.depth, pair.K)
+    entries = []
+    for entry in recorder.camera([(at + i * 100_000_000, frame) for i in range(3)]):
+        entry.msg.header.frame_id = "depth" if "depth" in entry.topic else "color"
+        if entry.topic.endswith("camera_info"):
+            entry.msg.width, entry.msg.height = COLOR
+        entries.append(entry)
+    info = Entry(at, "/cam/depth/camera_info", INFO, recorder.info(deep, at))
+    x, y, z, *xyzw = (*pair.T[:3, 3], *quaternion_from_matrix(pair.T[:3, :3]))
+    tf = Entry(at + 1, "/tf_static", TF, recorder.transform("color", "depth", (x, y, z), xyzw, at))
+    with open_bag(recorder.write(tmp_path / "all", [*entries, info, tf], storage)) as bag:
+        topics = bag.find_topics()
+        assert topics.depth_camera_info == "/cam/depth/camera_info"
+        frames = [found for _, found in bag.frames(topics, 0.02)]
+    assert len(frames) == 3
+    for found in frames:
+        assert isinstance(found, RgbdFrame)
+        error = np.abs(found.depth - pair.color.depth)
+        assert np.median(error[np.isfinite(error)]) < 0.002
+    for name, left, word in (("tf", [info], "does not connect"), ("info", [tf], "/cam/depth/camera_info")):
+        with open_bag(recorder.write(tmp_path / name, [*entries, *left], storage)) as bag:
+            refused = [found for _, found in bag.frames(bag.find_topics(), 0.02)]
+        assert len(refused) == 3
+        for error_ in refused:
+            assert isinstance(error_, FrameError)
+            for part in (word, "424x240", "640x480", "'depth'", "'color'"):
+                assert part in str(error_)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options, report
-from molmo_ros.errors import FrameError
+from molmo_ros.errors import FrameError, TransformError
+
+if TYPE_CHECKING:
+    from molmo_ros.datatypes import Array
 
 NAME = "ground"
 HELP = "find what a query names in an image; with depth and camera_info, also how to grasp it"
@@ -21,6 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--depth", metavar="PNG", help="16-bit PNG in millimetres, aligned to the colour image"
     )
     parser.add_argument("--camera-info", metavar="YAML", help="ROS camera_info of the colour image")
+    parser.add_argument(
+        "--depth-camera-info", metavar="YAML", help="that of the depth image, if it is not aligned to colour"
+    )
+    parser.add_argument(
+        "--depth-pose",
+        nargs=7,
+        type=float,
+        metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
+        help="m and quaternion of the depth camera in the colour camera, as tf2_echo COLOR DEPTH prints them",
+    )
     parser.add_argument("--out", metavar="PNG", help="picture to write")
     options.add_gripper(parser)
     options.add_model(parser, remote=True)
@@ -35,6 +49,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if (args.depth is None) != (args.camera_info is None):
         given, missing = ("--depth", "--camera-info") if args.depth else ("--camera-info", "--depth")
         raise FrameError(f"{given} needs {missing} with it; give both for 3D, or neither for pixels alone.")
+    if args.depth_pose is not None and args.depth_camera_info is None:
+        raise FrameError(
+            "--depth-pose needs --depth-camera-info with it, the camera_info of the depth image."
+        )
+    if args.depth_camera_info is not None and args.depth is None:
+        raise FrameError("--depth-camera-info needs --depth with it; give both, or neither.")
     result = _points(args) if args.depth is None else _grasps(args)
     if args.out:
         result["picture"] = args.out
@@ -59,9 +79,22 @@ def _grasps(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.io import read_frame, save_picture
     from molmo_ros.rectify import raw_grounding
 
-    frame = read_frame(args.image, args.depth, args.camera_info)
+    T = None if args.depth_pose is None else _transform(args.depth_pose)
+    frame = read_frame(args.image, args.depth, args.camera_info, args.depth_camera_info, T)
     gripper = Gripper.load(args.gripper)
     grounding = options.load_grounder(args).grasp(frame, args.query)
     if args.out:
         save_picture(picture(frame, grounding, gripper), args.out)
     return report.grounding_keys(raw_grounding(grounding, frame.lens))
+
+
+def _transform(pose: Sequence[float]) -> Array:
+    """x, y, z m and a quaternion xyzw as (4,4)."""
+    import numpy as np
+
+    from molmo_ros.transforms import make_transform, matrix_from_quaternion
+
+    try:
+        return make_transform(matrix_from_quaternion(np.array(pose[3:])), np.array(pose[:3]))
+    except TransformError as error:
+        raise FrameError(f"--depth-pose: {error}") from error

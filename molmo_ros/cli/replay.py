@@ -49,8 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     topics = parser.add_argument_group("topics (found by type where there is no choice)")
     topics.add_argument("--image", metavar="T", default="", help="colour, raw or compressed")
-    topics.add_argument("--depth", metavar="T", default="", help="aligned depth, raw or compressedDepth")
+    topics.add_argument("--depth", metavar="T", default="", help="depth, raw or compressedDepth")
     topics.add_argument("--camera-info", metavar="T", default="", help="camera_info of the colour image")
+    topics.add_argument(
+        "--depth-camera-info",
+        metavar="T",
+        default="",
+        help="that of depth that is not aligned to colour (default: the one beside it)",
+    )
     topics.add_argument(
         "--slop",
         type=_seconds,
@@ -71,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _check_out(args.out, (".jsonl", ".json"))
     _check_out(args.film, ENDINGS)
     with open_bag(args.bag) as bag:
-        topics = bag.find_topics(args.image, args.depth, args.camera_info)
+        topics = bag.find_topics(args.image, args.depth, args.camera_info, args.depth_camera_info)
         return {"bag": args.bag, "query": args.query, "topics": vars(topics), **_replay(args, bag, topics)}
 
 
@@ -130,7 +136,7 @@ def _seconds(text: str) -> float:
 
 def text(result: dict[str, Any]) -> str:
     """Return what was read and what was found."""
-    topics = ", ".join(result["topics"].values())
+    topics = ", ".join(topic for topic in result["topics"].values() if topic)
     lines = [
         f"{result['bag']}: {topics}",
         f"{result['query']!r}: targets on {result['with_targets']} of {result['frames']} frames, "
