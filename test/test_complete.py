@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from solids import View, block, can, look, roll, sphere
 
-from molmo_ros.complete import Shape, complete_shape, rectangle_angle
+from molmo_ros.complete import Shape, complete_shape
 from molmo_ros.errors import SegmentError
 
 
@@ -73,17 +73,3 @@ def test_next_to_no_points_are_no_shape() -> None:
     segment = view.segment()
     with pytest.raises(SegmentError, match="has 3 points"):
         complete_shape(replace(segment, cloud_m=segment.cloud_m[:3], colors=segment.colors[:3]))
-
-
-@pytest.mark.parametrize("yaw", [0.0, 0.3, 1.2])
-def test_rectangle_lies_along_the_points(yaw: float) -> None:
-    x, y = np.meshgrid(np.linspace(-0.05, 0.05, 20), np.linspace(-0.02, 0.02, 9))
-    grid = np.column_stack([x.ravel(), y.ravel()])
-    c, s = np.cos(yaw), np.sin(yaw)
-    angle = rectangle_angle(grid @ np.array([[c, s], [-s, c]]))
-    assert (angle - yaw + 1e-9) % (np.pi / 2) == pytest.approx(0, abs=1e-6)
-
-
-def test_points_on_a_line_have_a_direction() -> None:
-    t = np.linspace(0, 1, 10)
-    assert rectangle_angle(np.column_stack([t, t])) % np.pi == pytest.approx(np.pi / 4)
