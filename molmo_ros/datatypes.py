@@ -102,12 +102,14 @@ class Answer:
 class CameraPoint:
     """A pixel lifted into 3D: position (3,) m and covariance (3,3) m^2 in the camera's optical frame.
 
-    ambiguity is the weight 0..1 of the depth layer that was rejected at this pixel.
+    ambiguity is the weight 0..1 of the depth layer that was rejected at this pixel; hole_px how far away the
+    nearest pixel was whose depth was read, 0 if it was the own one.
     """
 
     position: Array
     covariance: Array
     ambiguity: float = 0.0
+    hole_px: float = 0.0
 
 
 @dataclass(frozen=True)

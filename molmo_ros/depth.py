@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Mask
+from molmo_ros.datatypes import Array, Depth, Image, Mask
 from molmo_ros.errors import DepthError
+
+SHADING = 0.3  # how much a difference in lightness counts beside one in hue
+SAME_COLOUR = 14.0  # in 8-bit L*a*b* so weighted
+OWN_PIXEL = 0.71  # px, half its diagonal
+SMALL_HOLE = 2.0  # px: what is around single lost pixels needs no proof that it is the same thing
+LEAST = 12  # pixels at the rim of a hole, to read its depth from
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,9 @@ class DepthReading:
     """z in m along the optical axis and its sigma_m.
 
     ambiguity 0..1 is the weight of the rejected layers and gap_m the median distance to pixels more than
-    2 cm away (0 if none). hole_px is the distance to the nearest valid pixel. slope (2,) is d(1/z)/d(u,v)
-    in 1/(m px), of the plane fitted to the chosen layer, or zeros if it holds too few pixels.
+    2 cm away (0 if none). hole_px is the distance to the nearest valid pixel, 0 if it is the own one. slope
+    (2,) is d(1/z)/d(u,v) in 1/(m px), of the plane fitted to the chosen layer, or zeros if it holds too few
+    pixels.
     """
 
     z: float
@@ -81,10 +89,17 @@ def valid_depth(depth: Depth, options: DepthOptions = DEFAULT_DEPTH) -> Mask:
 
 
 def robust_depth(
-    depth: Depth, x: float, y: float, fx: float, options: DepthOptions = DEFAULT_DEPTH
+    depth: Depth,
+    x: float,
+    y: float,
+    fx: float,
+    options: DepthOptions = DEFAULT_DEPTH,
+    rgb: Image | None = None,
 ) -> DepthReading:
     """Read the depth of the surface at pixel (x, y) of depth (H,W) m.
 
+    Where the pixel itself has none, the nearest surface around it is read; with rgb (H,W,3), only where that
+    has the colour of the pixel all the way, so that it is of the same thing.
     Raises: DepthError with code NO_DEPTH if the point is outside the image or too little around it has
     depth, OUT_OF_RANGE if what has depth is nearer or farther than the options allow.
     """
@@ -92,23 +107,47 @@ def robust_depth(
     if not (np.isfinite(x) and np.isfinite(y) and -1 <= x <= width and -1 <= y <= height):
         raise DepthError(f"The point ({x:.0f}, {y:.0f}) is outside the image of {width}x{height}; ask again.")
     x, y = float(np.clip(x, 0, width - 1)), float(np.clip(y, 0, height - 1))
+    strange = False  # whether there is depth around, but of something else
     for size in (options.window_px, options.wide_window_px):
         window, du, dv = _window(depth, x, y, size)
         usable = valid_depth(window, options)
-        if usable.mean() >= options.min_share:
-            return _read_layer(window[usable].astype(np.float64), du[usable], dv[usable], fx, options)
+        if usable.mean() < options.min_share:
+            continue
+        if rgb is not None and not usable[np.hypot(du, dv) < SMALL_HOLE].any():
+            usable &= _same_colour(_window(rgb, x, y, size)[0], int(np.hypot(du, dv).argmin()))
+            if np.count_nonzero(usable) < LEAST:
+                strange = True
+                continue
+        return _read_layer(window[usable].astype(np.float64), du[usable], dv[usable], fx, options)
+    if strange:
+        raise DepthError(
+            f"The point ({x:.0f}, {y:.0f}) has no depth, and what has it within {size // 2} px differs in "
+            "colour: it is transparent or shiny, and what is beside it another thing; move the camera."
+        )
     raise _no_depth(window, x, y, options)
 
 
-def _window(depth: Depth, x: float, y: float, size: int) -> tuple[Depth, Array, Array]:
-    """Cut a window out of depth; return it with each pixel's offset (du, dv) from (x, y)."""
+def _window(image: Any, x: float, y: float, size: int) -> tuple[Any, Array, Array]:
+    """Cut a window out of an image (H,W,...); return it with each pixel's offset (du, dv) from (x, y)."""
     half = size // 2
     u0, v0 = round(x), round(y)
     rows = slice(max(v0 - half, 0), v0 + half + 1)
     columns = slice(max(u0 - half, 0), u0 + half + 1)
-    window = depth[rows, columns]
-    offsets = np.indices(window.shape)
+    window = image[rows, columns]
+    offsets = np.indices(window.shape[:2])
     return window, offsets[1] + (columns.start - x), offsets[0] + (rows.start - y)
+
+
+def _same_colour(rgb: Image, seed: int) -> Mask:
+    """Mark the pixels (h,w) that hang together with a seed (its flat index) in colour."""
+    import cv2
+
+    smooth = cv2.medianBlur(np.ascontiguousarray(rgb), 3)
+    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB) * np.array([SHADING, 1.0, 1.0])
+    change = lab - lab.reshape(-1, 3)[seed]
+    alike = (np.einsum("vuc,vuc->vu", change, change) < SAME_COLOUR**2).astype(np.uint8)
+    label = cv2.connectedComponents(alike, connectivity=4)[1]
+    return np.asarray(label == label.ravel()[seed])
 
 
 def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions) -> DepthReading:
@@ -127,15 +166,19 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     preference[0] = options.near_preference
     chosen = int(np.argmax(mass * preference))
     own = layer == chosen
-    z0 = _weighted_median(z[own], weight[own])
+    near, u, v, w = z[own], du[own], dv[own], weight[own]
+    plane = _inverse_plane(1 / near, u, v, w)
+    # a hole is bridged along the slope of what is around it, but never deeper or higher than that was seen
+    bridged = float(1 / np.clip(plane[0], 1 / near[-1], 1 / near[0]))
+    z0 = _weighted_median(near, w) if hole < SMALL_HOLE else bridged
     away = np.abs(z - z0) > 0.02
     return DepthReading(
         z=z0,
-        sigma_m=options.median_sigma_m(z0, fx, weight[own]),
+        sigma_m=options.median_sigma_m(z0, fx, w),
         ambiguity=float(1 - mass[chosen] / mass.sum()),
         gap_m=float(np.median(np.abs(z[away] - z0))) if away.any() else 0.0,
-        hole_px=0.0 if hole < 1 else hole,
-        slope=_inverse_depth_slope(1 / z[own], du[own], dv[own], weight[own]),
+        hole_px=0.0 if hole < OWN_PIXEL else hole,
+        slope=plane[1:],
     )
 
 
@@ -145,13 +188,16 @@ def _weighted_median(values: Array, weights: Array) -> float:
     return float(np.interp(0.5 * total[-1], total - 0.5 * weights, values))
 
 
-def _inverse_depth_slope(inverse: Array, du: Array, dv: Array, weight: Array) -> Array:
-    """Fit 1/z = a + b du + c dv and return (b, c); a plane in space is exactly linear in 1/z."""
-    if inverse.size < 12 or np.ptp(du) < 2 or np.ptp(dv) < 2:
-        return np.zeros(2)
+def _inverse_plane(inverse: Array, du: Array, dv: Array, weight: Array) -> Array:
+    """Fit 1/z = a + b du + c dv and return (a, b, c); a plane in space is exactly linear in 1/z.
+
+    With too few pixels the weighted mean of 1/z, and no slope.
+    """
+    if inverse.size < LEAST or np.ptp(du) < 2 or np.ptp(dv) < 2:
+        return np.array([np.average(inverse, weights=weight), 0.0, 0.0])
     A = np.stack([np.ones_like(du), du, dv], axis=1)
     M = A.T @ (A * weight[:, None])
-    return np.asarray(np.linalg.solve(M + 1e-12 * np.trace(M) * np.eye(3), A.T @ (weight * inverse))[1:])
+    return np.asarray(np.linalg.solve(M + 1e-12 * np.trace(M) * np.eye(3), A.T @ (weight * inverse)))
 
 
 def _no_depth(window: Depth, x: float, y: float, options: DepthOptions) -> DepthError:

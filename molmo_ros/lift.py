@@ -8,6 +8,7 @@ from molmo_ros.camera_info import check_frame
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, RgbdFrame
 from molmo_ros.depth import DEFAULT_DEPTH, DepthOptions, DepthReading, robust_depth
 
+BRIDGED = 0.3  # error of the depth across a hole, as a share of how much it falls or rises to the hole's rim
 MIN_INCIDENCE = 0.15  # |n.r| / |r| is floored here: at grazing view the slope is not to be trusted
 
 
@@ -19,17 +20,19 @@ def pixel_ray(x: float, y: float, K: Array) -> Array:
 def lift_point(frame: RgbdFrame, point: ImagePoint, options: DepthOptions = DEFAULT_DEPTH) -> CameraPoint:
     """Deproject an image point to the camera optical frame, in m.
 
+    In a hole of the depth, of up to some pixels, the surface around it that has the same colour is taken.
     Raises: DepthError (NO_DEPTH, OUT_OF_RANGE), FrameError, CameraInfoError.
     Source: pinhole model; depth is along z (REP-118).
     """
     check_frame(frame)
     K = np.asarray(frame.K, dtype=np.float64)
-    reading = robust_depth(frame.depth, point.x, point.y, float(K[0, 0]), options)
+    reading = robust_depth(frame.depth, point.x, point.y, float(K[0, 0]), options, frame.rgb)
     ray = pixel_ray(point.x, point.y, K)
     return CameraPoint(
         position=reading.z * ray,
         covariance=point_covariance(reading, ray, K, np.asarray(point.covariance, dtype=np.float64)),
         ambiguity=reading.ambiguity,
+        hole_px=reading.hole_px,
     )
 
 
@@ -51,8 +54,8 @@ def point_covariance(reading: DepthReading, ray: Array, K: Array, pixel_covarian
     """Propagate the pixel's covariance (2,2) px^2, the depth noise and the layer doubt to (3,3) m^2.
 
     Sigma = J diag(Sigma_uv, sigma_z^2) J^T + a D^2 r r^T with J = [(z/fx) e1 + g_u r, (z/fy) e2 + g_v r, r],
-    g the slope of the surface, a the ambiguity and D the gap to the other layer. A pixel read at the rim
-    of a hole counts with the hole's radius as additional pixel error.
+    g the slope of the surface, a the ambiguity and D the gap to the other layer. In a hole the surface is
+    not seen, and may have another slope than its rim: sigma_z is the larger for that.
     """
     g = depth_gradient(reading, ray, K)
     J = np.stack([g[0] * ray, g[1] * ray, ray], axis=1)
@@ -60,7 +63,6 @@ def point_covariance(reading: DepthReading, ray: Array, K: Array, pixel_covarian
     J[1, 1] += reading.z / K[1, 1]
     inner = np.zeros((3, 3))
     inner[:2, :2] = pixel_covariance
-    # across a hole the depth follows the slope for hole_px without being seen
-    inner[2, 2] = reading.sigma_m**2 + (reading.hole_px * float(np.linalg.norm(g))) ** 2
+    inner[2, 2] = reading.sigma_m**2 + (BRIDGED * reading.hole_px * float(np.linalg.norm(g))) ** 2
     doubt = reading.ambiguity * reading.gap_m**2
     return np.asarray(J @ inner @ J.T + doubt * np.outer(ray, ray))

@@ -86,6 +86,63 @@ def test_a_larger_window_helps_over_a_hole() -> None:
     assert reading.hole_px == pytest.approx(7.0)
 
 
+def two_things() -> tuple[np.ndarray, np.ndarray]:
+    """A red thing at 0.7 m, left of column 40, before a grey wall at 1 m; colour and depth."""
+    rgb, depth = np.full((60, 80, 3), 150, np.uint8), wall(1.0)
+    rgb[:, :40], depth[:, :40] = (200, 40, 40), 0.7
+    return rgb, depth
+
+
+def test_a_hole_is_filled_from_the_same_thing() -> None:
+    """Hardly any depth is left of the thing around the point, and much of the wall: the thing it is."""
+    rgb, depth = two_things()
+    depth[22:39, 30:41] = np.nan
+    reading = robust_depth(depth, 37, 30, FX, rgb=rgb)
+    assert reading.z == pytest.approx(0.7, abs=1e-6)
+    assert reading.hole_px == pytest.approx(8.0)
+    assert robust_depth(depth, 37, 30, FX).z == pytest.approx(1.0, abs=1e-6)  # without colour
+
+
+def test_a_hole_is_not_filled_from_another_thing() -> None:
+    rgb, depth = two_things()
+    depth[:, 20:41] = np.nan  # nothing of the thing within reach, and the wall beside it
+    with pytest.raises(DepthError, match="differs in colour") as caught:
+        robust_depth(depth, 37, 30, FX, rgb=rgb)
+    assert caught.value.code == "NO_DEPTH"
+
+
+def test_the_same_colour_elsewhere_is_not_the_same_thing() -> None:
+    """A second red thing, in sight of the window, but with grey in between."""
+    rgb, depth = two_things()
+    depth[:, 20:41] = np.nan
+    rgb[:, 43:], depth[:, 43:] = (200, 40, 40), 0.9
+    with pytest.raises(DepthError, match="differs in colour"):
+        robust_depth(depth, 37, 30, FX, rgb=rgb)
+
+
+def test_single_lost_pixels_need_no_colour() -> None:
+    rgb, depth = two_things()
+    rgb[30, 20], depth[30, 20] = 255, np.nan  # a highlight
+    assert robust_depth(depth, 20, 30, FX, rgb=rgb).z == pytest.approx(0.7, abs=1e-6)
+
+
+def test_a_hole_is_bridged_along_the_slope_but_not_beyond_its_rim() -> None:
+    _, u = np.mgrid[:60, :80]
+    plane = (1 / (1.25 + 0.001 * (u - 40))).astype(np.float32)
+    depth = plane.copy()
+    depth[24:37, 36:45] = np.nan
+    assert robust_depth(depth, 40, 30, FX).z == pytest.approx(0.8, abs=1e-5)
+    depth[:, 36:] = np.nan  # the rim is on one side: what lies beyond is not known
+    assert robust_depth(depth, 40, 30, FX).z == pytest.approx(plane[30, 35], abs=1e-5)
+
+
+def test_the_own_pixel_is_no_hole() -> None:
+    depth = wall()
+    depth[30, 41] = np.nan
+    assert robust_depth(depth, 40.4, 30.4, FX).hole_px == 0
+    assert robust_depth(depth, 41, 30, FX).hole_px == pytest.approx(1.0)
+
+
 def test_no_depth_at_all_is_an_error() -> None:
     with pytest.raises(DepthError, match=r"0% .* \(40, 30\) have depth") as caught:
         robust_depth(np.full((60, 80), np.nan, np.float32), 40, 30, FX)
