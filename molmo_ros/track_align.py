@@ -6,9 +6,11 @@ Gauss-Newton on the colour and depth of its samples: direct image alignment (Bak
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from molmo_ros.datatypes import Array, Depth
 from molmo_ros.track_view import Surface, TrackOptions, View, project
@@ -19,15 +21,16 @@ FAR_PX = 1.5  # of a step: colours tell nothing about what is farther away
 COLOR = 10.0  # of 255, how much the same spot differs between two views; more than twice that is an outlier
 DEPTH_M = 0.004
 TURN_RAD, SHIFT_M = 0.02, 0.02  # of a step, where the image does not tell
+SOBEL = 8.0  # its sum of weights
 WRONG = 1.5  # disagreement from which on a thing may have turned by itself ...
 WORTH = 0.5  # ... if a turn halves it: what is smooth and round seems to turn with every shadow
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Of a view, around the object: colours and their slopes to the right and down (h,w,9), depth, its K."""
+    """Of a view, around a surface: colours and their slopes to the right and down (h,w,3), depth (h,w), K."""
 
-    layers: Array
+    layers: tuple[npt.NDArray[Any], ...]
     depth: Depth
     K: Array
 
@@ -55,11 +58,11 @@ def _around(surface: Surface, T: Array, view: View) -> _Part:
     cut = np.s_[y0 : max(y0, y1), x0 : max(x0, x1)]
     K = view.K.copy()
     K[:2, 2] -= x0, y0
-    if min(view.depth[cut].shape) == 0:
-        return _Part(np.zeros((0, 0, 9)), view.depth[cut], K)
-    colors = view.rgb[cut].astype(np.float32)
-    slopes = (cv2.Sobel(colors, cv2.CV_32F, right, 1 - right, scale=1 / 8) for right in (1, 0))
-    return _Part(np.concatenate([colors, *slopes], axis=2), view.depth[cut], K)
+    colors = np.ascontiguousarray(view.rgb[cut])
+    if not colors.size:
+        return _Part((), view.depth[cut], K)
+    right, down = (np.asarray(cv2.Sobel(colors, cv2.CV_16S, x, 1 - x)) for x in (1, 0))
+    return _Part((colors, right, down), view.depth[cut], K)
 
 
 def _fit(surface: Surface, T: Array, part: _Part, turn: bool, options: TrackOptions) -> tuple[Array, float]:
@@ -94,10 +97,10 @@ def _differences(
     near = free & (np.abs(deeper) < options.depth_m) & surface.has_depth
     if np.count_nonzero(free) < 20:
         return np.inf, np.eye(6), np.zeros(6)
-    seen = _between(part.layers, pixels)
-    off = (seen[:, :3] - surface.colors) / COLOR
+    colors, right, down = (_between(layer, pixels) for layer in part.layers)
+    off = (colors - surface.colors) / COLOR
     size = np.linalg.norm(off, axis=1)
-    J, Jz = _slopes(points, seen[:, 3:] / COLOR, part.K)
+    J, Jz = _slopes(points, right / SOBEL / COLOR, down / SOBEL / COLOR, part.K)
     Jw = (J * (free / np.maximum(1.0, size / 2))[:, None, None]).reshape(-1, 6)
     A = Jw.T @ J.reshape(-1, 6) + Jz[near].T @ Jz[near] / DEPTH_M**2
     b = Jz[near].T @ deeper[near] / DEPTH_M**2 - Jw.T @ off.ravel()
@@ -108,9 +111,9 @@ def _differences(
     return float((disagree + wrong)[free].mean()), A, b
 
 
-def _slopes(points: Array, slopes: Array, K: Array) -> tuple[Array, Array]:
-    """How colours (N,3,6) and depth (N,6) at points (N,3) change with a step; slopes (N,6) per pixel."""
-    right, down, z = slopes[:, :3] * K[0, 0], slopes[:, 3:] * K[1, 1], points[:, 2:]
+def _slopes(points: Array, right: Array, down: Array, K: Array) -> tuple[Array, Array]:
+    """How colours (N,3,6) and depth (N,6) at points (N,3) change with a step; right, down (N,3) per pixel."""
+    right, down, z = right * K[0, 0], down * K[1, 1], points[:, 2:]
     shift = np.stack([right, down, -(right * points[:, :1] + down * points[:, 1:2]) / z], 2) / z[..., None]
     lever = points - points.mean(0)
     nearer = np.zeros((len(points), 6))
@@ -118,13 +121,13 @@ def _slopes(points: Array, slopes: Array, K: Array) -> tuple[Array, Array]:
     return np.concatenate([np.cross(lever[:, None], shift), shift], axis=2), nearer
 
 
-def _between(layers: Array, pixels: Array) -> Array:
-    """Layers (h,w,C) at pixels (N,2), bilinear."""
-    height, width = layers.shape[:2]
+def _between(layer: npt.NDArray[Any], pixels: Array) -> Array:
+    """A layer (h,w,C) at pixels (N,2), bilinear."""
+    height, width = layer.shape[:2]
     pixels = np.clip(pixels, 0, [width - 1.01, height - 1.01])
     (u, v), (a, b) = pixels.astype(int).T, (pixels % 1).T[..., None]
-    upper = (1 - a) * layers[v, u] + a * layers[v, u + 1]
-    lower = (1 - a) * layers[v + 1, u] + a * layers[v + 1, u + 1]
+    upper = (1 - a) * layer[v, u] + a * layer[v, u + 1]
+    lower = (1 - a) * layer[v + 1, u] + a * layer[v + 1, u + 1]
     return np.asarray((1 - b) * upper + b * lower)
 
 

@@ -1,4 +1,4 @@
-"""How pixels and the scene move between two views: optical flow there and back, and the camera's motion."""
+"""How pixels move between two views (optical flow there and back), and the motion that explains it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Mask
-from molmo_ros.track_view import TrackOptions, View, depth_at, lift_pixels
-
-LEAST_SCENE = 20  # corners that tell how the camera moves
+from molmo_ros.track_view import TrackOptions, View
 
 
 def flow(before: View, view: View, pixels: Array, options: TrackOptions) -> tuple[Array, Mask]:
@@ -29,38 +27,18 @@ def flow(before: View, view: View, pixels: Array, options: TrackOptions) -> tupl
     return found, np.asarray(inside & near & (there.ravel() == 1) & (again.ravel() == 1))
 
 
-def ego_motion(before: View, view: View, away: Mask, options: TrackOptions) -> Array:
-    """How the scene moved in the optical frame between two views (4,4); identity if that is not seen.
-
-    away (h,w): where in the view before there is something that moves by itself, and tells nothing.
-    Corners are lifted in the view before and found again in the other: their pixels tell a pose far better
-    than two noisy depths would (perspective-n-point).
-    """
-    elsewhere = np.where(away, 0, 255).astype(np.uint8)
-    corners = cv2.goodFeaturesToTrack(before.gray, 150, 0.005, 8, mask=elsewhere)
-    if corners is None or len(corners) < LEAST_SCENE:
-        return np.eye(4)
-    old = corners.reshape(-1, 2).astype(np.float64)
-    new, good = flow(before, view, old, options)
-    z = depth_at(before, old)
-    good &= np.isfinite(z)
-    if np.count_nonzero(good) < LEAST_SCENE:
-        return np.eye(4)
-    return _pose(lift_pixels(old[good], z[good], before.K), new[good], view.K)
-
-
-def _pose(points: Array, pixels: Array, K: Array) -> Array:
-    """The motion (4,4) that brings points (N,3) to pixels (N,2); identity if too few agree on one."""
-    turn: np.ndarray = np.zeros((3, 1))
-    shift: np.ndarray = np.zeros((3, 1))
+def pose(points: Array, pixels: Array, K: Array, T: Array) -> Array:
+    """The motion (4,4) near T that brings points (N,3) to pixels (N,2); T if too few agree on one."""
+    turn: np.ndarray = cv2.Rodrigues(T[:3, :3])[0]
+    shift: np.ndarray = T[:3, 3:].copy()
     fits = np.ones(len(points), np.bool_)
-    for _ in range(4):
+    for _ in range(3):
         turn, shift = cv2.solvePnPRefineLM(points[fits], pixels[fits], K, None, turn, shift)
         there = cv2.projectPoints(points, turn, shift, K, None)[0].reshape(-1, 2)
         off = np.linalg.norm(there - pixels, axis=1)
         fits = off <= max(0.3, 2.5 * float(np.median(off)))
-        if np.count_nonzero(fits) < 0.75 * LEAST_SCENE:
-            return np.eye(4)
-    T = np.eye(4)
-    T[:3, :3], T[:3, 3] = cv2.Rodrigues(turn)[0], shift.ravel()
-    return T
+        if np.count_nonzero(fits) < 12:
+            return T
+    found = np.eye(4)
+    found[:3, :3], found[:3, 3] = cv2.Rodrigues(turn)[0], shift.ravel()
+    return found

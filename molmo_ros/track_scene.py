@@ -7,11 +7,24 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.track_align import align
-from molmo_ros.track_motion import ego_motion
-from molmo_ros.track_view import Surface, TrackOptions, View, lift_pixels, sample, seen_share
-from molmo_ros.transforms import invert
+from molmo_ros.track_motion import flow, pose
+from molmo_ros.track_view import (
+    Surface,
+    TrackOptions,
+    View,
+    agrees,
+    lift_pixels,
+    project,
+    sample,
+    seen_share,
+)
+from molmo_ros.transforms import invert, transform_points
 
-SAMPLES, FEWEST = 300, 60
+SAMPLES, FOLLOWED, FEWEST = (
+    300,
+    100,
+    20,
+)  # laid over the view; of them, found by flow first; the least of both
 SEEN = 0.6  # share of the samples that must agree, else others are taken
 EDGE_M = 0.04  # depth that differs so much within 5 px: what is before and behind there moves unlike
 
@@ -29,17 +42,25 @@ class Scene:
 
         away (h,w): where in the view before there are things that may move by themselves.
         """
-        step = ego_motion(before, view, away, self._options)
         if self._surface is None:
             self._surface, self._T = _samples(before, away), np.eye(4)
         if self._surface is None:
-            return step
-        T = align(self._surface, step @ self._T, view, self._options, turns=True)
+            return np.eye(4)
+        T = align(self._surface, self._found(self._surface, before, view), view, self._options, turns=True)
         if seen_share(self._surface, T, view, self._options) < SEEN:
             self._surface = None
-            return step
         step, self._T = T @ invert(self._T), T
         return step
+
+    def _found(self, surface: Surface, before: View, view: View) -> Array:
+        """The motion (4,4) of a surface by the flow of some of its samples."""
+        visible = np.flatnonzero(agrees(surface, self._T, before, self._options))
+        some = visible[:: max(1, len(visible) // FOLLOWED)]
+        points = surface.points[some]
+        pixels, good = flow(before, view, project(transform_points(self._T, points), before.K), self._options)
+        if np.count_nonzero(good) < FEWEST:
+            return self._T
+        return pose(points[good], pixels[good], view.K, self._T)
 
 
 def _samples(view: View, away: Mask) -> Surface | None:

@@ -16,7 +16,7 @@ class TrackOptions:
     """Pixels are those of the small image on which the work is done, ``width`` wide."""
 
     width: int = 320
-    window_px: int = 31  # large: smooth objects show little else than their outline
+    window_px: int = 21  # of the flow: smooth objects show little else than their outline
     levels: int = 3
     corners: int = 60
     least_corners: int = 6
