@@ -2,7 +2,7 @@
 
 idle: CPU beside a bare rclpy node with the same subscriptions. heartbeat: how long the executor stands still
 while the model loads, thinks and refuses. cancel: how long the worker is busy after a track was cancelled.
-cycles: memory over cleanup and configure.
+cycles: memory over cleanup and configure. rate: how often a track tells where its object is.
 """
 
 from __future__ import annotations
@@ -142,6 +142,27 @@ def cycles(checkpoint: str, repeat: int) -> dict[str, Any]:
     }
 
 
+def rate(seconds: float, reliability: str) -> dict[str, Any]:
+    """Of a track on one camera: how often it tells where its object is, and how old that is then."""
+    topics = ("/image", "/depth", "/camera_info")
+    qos = {f"qos_overrides.{topic}.subscription.reliability": reliability for topic in topics}
+    with Processes() as processes, GraspClient() as client:
+        processes.start_node(SHOW, {"rate": RATE_HZ})
+        processes.start_node("molmo_ros.ros.node", {"frame_wait_s": 60.0, **qos})
+        client.wait_ready()
+        client.find(QUERY, timeout_s=60.0)
+        heard = [told for told in client.track(QUERY, duration_s=seconds) if told.stage == "following"]
+    stamps = [told.targets[0].header.stamp for told in heard]
+    times = np.array([stamp.sec + stamp.nanosec / 1e9 for stamp in stamps])
+    ages = 1e3 * np.array([told.age for told in heard])
+    return {
+        "hz": (len(times) - 1) / float(times[-1] - times[0]),
+        "longest_gap_ms": 1e3 * float(np.diff(times).max()),
+        "age_ms_p50": float(np.median(ages)),
+        "age_ms_p90": float(np.percentile(ages, 90)),
+    }
+
+
 @contextmanager
 def _node(checkpoint: str) -> Iterator[MolmoNode]:
     """The node in this process, unconfigured and spun as ever."""
@@ -187,7 +208,7 @@ def _cpu_s(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["idle", "heartbeat", "cancel", "cycles"])
+    parser.add_argument("what", choices=["idle", "heartbeat", "cancel", "cycles", "rate"])
     parser.add_argument("--checkpoint", default="tiny")
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
@@ -198,6 +219,8 @@ def main() -> None:
         result = heartbeat(args.checkpoint)
     elif args.what == "cancel":
         result = cancel(args.checkpoint, args.repeat)
+    elif args.what == "rate":
+        result = {kind: rate(15.0, kind) for kind in ("best_effort", "reliable")}
     else:
         result = cycles(args.checkpoint, args.repeat)
     print(json.dumps(result), flush=True)
