@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from ros_helpers import ABSENT, GOOD, Camera
 
-from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
@@ -138,26 +137,57 @@ def test_goal_is_cancelled_at_once_while_the_model_is_asked(
         release.set()
 
 
-def test_cancel_reaches_the_model_in_the_middle_of_its_work(
+class Paused:
+    """The decoder of the model, which pauses in one of its steps until that job is cancelled."""
+
+    def __init__(self, session: Any, molmo: MolmoNode) -> None:
+        self._session, self._molmo = session, molmo
+        self.reached = threading.Event()
+        self.begun = 0
+
+    def run(self, *args: Any) -> Any:
+        self.begun += 1
+        if self.begun == 2:  # the first is the prompt
+            self.reached.set()
+            give_up = time.monotonic() + 5
+            while not self._molmo.worker.current.cancelled and time.monotonic() < give_up:
+                time.sleep(0.001)
+        return self._session.run(*args)
+
+    def interrupt(self) -> None:
+        self._session.interrupt()
+
+
+def test_cancel_ends_the_model_within_a_step(
     film: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that would think for ever, but asks between its steps whether to go on."""
-    thinks, stopped = threading.Event(), threading.Event()
-
-    def think(*args: Any, should_stop: Callable[[], bool], **options: Any) -> None:
-        thinks.set()
-        while not should_stop():
-            time.sleep(0.001)
-        stopped.set()
-        raise CancelledError("stopped")
-
-    monkeypatch.setattr(molmo.engine.grounder(), "grasp", think)
+    """It comes while the model writes; the step that it is in is the last one."""
+    runtime = molmo.engine.grounder().model._runtime
+    paused = Paused(runtime._decoder, molmo)
+    assert molmo.engine.grounder().point(film._frame.rgb, GOOD).passes > 2  # it would write on
+    monkeypatch.setattr(runtime, "_decoder", paused)
     goal = client.track(GOOD)
     assert next(goal).stage == "grounding"
-    assert thinks.wait(5.0)
+    assert paused.reached.wait(5.0)
     goal.close()
-    assert stopped.wait(5.0)
     molmo.worker.submit(lambda job: None, 5.0).result()  # the worker is free again
+    assert paused.begun == 2
+
+
+def test_old_goal_is_cancelled_for_a_new_one(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
+    """Who wants to follow something else cancels; the new goal follows at once, under a new number."""
+    old = client.track(GOOD)
+    while (feedback := next(old)).stage != "following":
+        pass
+    with GraspClient() as second:
+        new = second.track(GOOD)
+        while next(new).stage != "following":
+            pass
+        old.close()
+        numbers = {target.point.instance for _ in range(5) for target in next(new).targets}
+        assert molmo._tracking._running == 1
+        new.close()
+    assert numbers.isdisjoint({target.point.instance for target in feedback.targets})
 
 
 def test_more_goals_than_max_tracks_are_told_busy(
