@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -70,33 +70,44 @@ class Steps:
         return piece
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drafting:
-    """What is expected next, and how far an answer has come."""
+    """What is expected next, and how far an answer has come.
+
+    ``ahead``: what the model would go on with, were the last draft right.
+    """
 
     drafter: Drafter | None
     plan: Plan
     grammar: AnyGrammar
     eos_ids: frozenset[int]
+    ahead: str = ""
 
     def next(self, steps: Steps, most: int) -> list[int]:
         """At most so many tokens that probably come next."""
         if self.drafter is None:
             return []
         most = min(most, steps.most - len(steps.ids) - 1)
+        foreseen = self.grammar.foresee(steps.text, self.ahead, self.plan.foreseen)
+        self.plan = replace(self.plan, foreseen=foreseen)
         draft = self.grammar.draft(steps.text, self.plan)
         return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
 
     def verify(self, steps: Steps, logits: Float32, drafted: list[int]) -> bool:
         """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
+        taken = 0
         for row, expected in zip(logits, [*drafted, None], strict=True):
             if len(steps.ids) >= steps.most:
                 return True
             steps.take(row)
+            taken += 1
             if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
                 return True
             if steps.ids[-1] != expected:
                 break
+        # Behind a wrong draft the model still tells much of what it will write, and a pass costs little more
+        # for some tokens more: Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427).
+        self.ahead = steps.decode([int(token) for token in logits[taken:].argmax(axis=1)])
         return len(steps.ids) >= steps.most
 
 

@@ -74,13 +74,20 @@ class Plan:
     """What is wanted of one answer.
 
     ``label``: what the model will probably write between the tags; ``exact``: the whole greedy text is
-    wanted, label and all; ``previous``: the numbers of an answer that this one is probably near to.
+    wanted, label and all; ``previous``: the numbers of an answer that this one is probably near to;
+    ``foreseen``: those that the model itself thought likely, read behind a draft that was wrong.
     """
 
     label: str = ""
     max_points: int | None = None
     exact: bool = False
     previous: tuple[str, ...] = ()
+    foreseen: tuple[str, ...] = ()
+
+    @property
+    def likely(self) -> tuple[str, ...]:
+        """The numbers as far as they can be guessed."""
+        return self.previous or self.foreseen
 
     def wants_more(self, numbers: int) -> bool:
         """Whether another point is to be expected behind so many numbers."""
@@ -147,6 +154,19 @@ class Grammar:
     def numbers(self, text: str) -> tuple[str, ...]:
         """The coordinates of an answer as written, x and y in turn."""
         return tuple(text[a:b] for p in self.scan(text) for a, b in (p.x_span, p.y_span))
+
+    def foresee(self, written: str, ahead: str, before: tuple[str, ...]) -> tuple[str, ...]:
+        """The numbers of an answer that goes on like ``ahead``, more or less; what it lacks is as ``before``.
+
+        Where nothing is known, the middle of the image is as good a guess as any; behind a point, that point.
+        """
+        pattern, middle = (r"\d{3,4}", "500") if self.format is Format.MOLMO2 else (r"\d{1,3}\.\d", "50.0")
+        tag = (written + ahead)[written.rfind("<") + 1 :].split(">")[0]
+        found = tuple(re.findall(pattern, tag))
+        found += before[len(found) :] or (middle, middle)[len(found) :]
+        state = self.state(written)
+        another = state.at is At.NUMBER and state.number >= len(found)
+        return found + found[-2:] if another else found
 
     def state(self, text: str) -> State:
         """Where the unfinished answer ``text`` ends."""
@@ -235,9 +255,9 @@ class Grammar:
 
     def _follow(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
         """``text`` ends before a number; if it is known from before, go on behind it."""
-        if number >= len(plan.previous):
+        if number >= len(plan.likely):
             return Draft(text, _NUMBERS)
-        return self._behind_number(text + plan.previous[number], opening, number + 1, plan)
+        return self._behind_number(text + plan.likely[number], opening, number + 1, plan)
 
     def _behind_number(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
         """``text`` ends behind a number, ``number`` of them are complete."""
@@ -256,7 +276,7 @@ class Grammar:
         value, number = state.written, state.number
         if self.complete(value):
             return self._behind_number("", state.opening, number + 1, plan)
-        if number < len(plan.previous) and (rest := _nearest(value, plan.previous[number])):
+        if number < len(plan.likely) and (rest := _nearest(value, plan.likely[number])):
             return self._behind_number(rest, state.opening, number + 1, plan)
         if self.format is Format.MOLMO1 and (value == "0" or (value.isdigit() and len(value) > 1)):
             # 10 may become 100, yet hardly ever does

@@ -55,6 +55,10 @@ class PatchGrammar:
         """Nothing of an answer carries over to the next: tokens name patches of one image."""
         return ()
 
+    def foresee(self, written: str, ahead: str, before: tuple[str, ...]) -> tuple[str, ...]:
+        """Nothing: which patch comes next depends on the one before it."""
+        return ()
+
     def state(self, text: str) -> PatchState:
         if not text.strip():
             return PatchState(At.START, written=text)

@@ -29,13 +29,19 @@ BITS = {"int8": 8, "int8_dynamic": 8, "int4": 4.25, "fp16": 16, "bf16": 16}
 
 
 class Prompted:
-    """A runtime whose every answer is ``text``, at the full cost of the network."""
+    """A runtime whose every answer is ``text``, at the full cost of the network.
+
+    Behind a drafted token that is not of this answer it says what the random weights say, so that guesses of
+    what comes next gain nothing here.
+    """
 
     def __init__(self, runtime: Runtime, checkpoint: Checkpoint, text: str) -> None:
         self.name, self.precision = runtime.name, runtime.precision
         encoder = checkpoint.encoder
         self.answer = [*encoder.encode(text), min(encoder.eos_ids)]
         self._runtime = runtime
+        self._fed: list[int] = []  # the tokens of the pass to come, those of the image left out
+        self._said: list[int] = []
         self._start = 0
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
@@ -43,15 +49,19 @@ class Prompted:
         logits = self._runtime.run(embeds, kv_limit, cache, rows).copy()
         if rows[0] > 0:  # a prompt: its last token is the first that is asked about
             self._start = past + int(rows[0])
-        for line, row in zip(logits, rows, strict=True):
-            said = past + int(row) - self._start
-            line[self.answer[min(said, len(self.answer) - 1)]] = line.max() + 5
+        known = past + len(embeds) - len(rows) - self._start
+        self._said = [*self._said[:known], *self._fed[len(self._fed) - len(rows) :]]
+        for i, line in enumerate(logits):
+            said = self._said[1 : known + i + 1]  # behind the prompt's last token
+            if said == self.answer[: len(said)] and len(said) < len(self.answer):
+                line[self.answer[len(said)]] = line.max() + 5
         return logits
 
     def encode_image(self, crops: Any, pooling: Index, padding: Index | None = None) -> Float32:
         return self._runtime.encode_image(crops, pooling, padding)
 
     def embed(self, token_ids: list[int]) -> Float32:
+        self._fed = token_ids
         return self._runtime.embed(token_ids)
 
     def new_cache(self) -> Cache:
