@@ -23,9 +23,9 @@ from molmo_ros.outline import rectangle_angle
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
-GOOD = 0.70  # a score that ends the search
-LOOKS = (slice(64), slice(64, 192), slice(192, None))  # the proposed ones are checked a part at a time,
-BEST = 12  # and the best of a part thoroughly
+# the proposed ones are checked a part at a time, until there is one of a score that ends the search
+LOOKS = ((slice(64), 0.68), (slice(64, 192), 0.60), (slice(192, None), 0.0))
+BEST = 12  # of a part are checked thoroughly
 
 
 class GraspPlanner(Protocol):
@@ -105,35 +105,36 @@ def _search(
     """
     parts: list[Fits] = []
     refusals = Refusals()
-    for fits, refused in _looks(views, candidates, click, gripper):
+    for fits, refused, good in _looks(views, candidates, click, gripper):
         parts.append(fits)
         found, refusals = Fits.joined(parts), refusals + refused
         quality = score(views.dense, found, click, gripper)
         chosen = _different(found, np.argsort(-quality, kind="stable"), wanted)
-        if len(chosen) >= wanted and quality[chosen[0]] >= GOOD:
+        if len(chosen) >= wanted and quality[chosen[0]] >= good:
             break
     return found.take(chosen), quality[chosen], refusals
 
 
 def _looks(
     views: Views, candidates: Candidates, click: Array, gripper: Gripper
-) -> Iterator[tuple[Fits, Refusals]]:
+) -> Iterator[tuple[Fits, Refusals, float]]:
     """Check a part of the candidates at a time: all against the coarse cloud, the best against the dense one.
 
-    What else passes the coarse one is looked at only if nothing was found.
+    Yields what fits, what became of the others, and the score that is good enough by then. What else passes
+    the coarse one is looked at only if nothing was found.
     """
     left, found = [], False
-    for look in LOOKS:
+    for look, good in LOOKS:
         rough, refusals = check(views.coarse, candidates.take(look), gripper)
         ranked = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
         fits, refused = check(views.dense, rough.candidates(ranked[:BEST]), gripper)
         left.append(rough.candidates(ranked[BEST:]))
         found = found or len(fits) > 0
-        yield fits, refusals + refused
+        yield fits, refusals + refused, good
     while left and not found:
         fits, refusals = check(views.dense, left.pop(0), gripper)
         found = len(fits) > 0
-        yield fits, refusals
+        yield fits, refusals, good
 
 
 def _grasp(shape: Shape, fits: Fits, k: int, quality: float, gripper: Gripper) -> Grasp:
@@ -175,7 +176,7 @@ def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusa
     angle = rectangle_angle(shape.points[:, :2])
     c, s = np.cos(angle), np.sin(angle)
     narrowest = float(np.ptp(shape.points[:, :2] @ np.array([[c, -s], [s, c]]), axis=0).min())
-    alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(LOOKS[0]), gripper)
+    alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(LOOKS[0][0]), gripper)
     if len(alone) == 0 and narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
             f"What hangs together there is {1000 * narrowest:.0f} mm wide at its narrowest, {gripper.name} "

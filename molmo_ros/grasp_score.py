@@ -19,6 +19,7 @@ MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.50, 0.02, 0.05, 0.30, 0.15
 CROWDED = 6  # points
+FULL_SUPPORT = 2e-4  # m^2 of the surface at each contact
 PROBE_M = 0.007  # above and below the tips
 
 # log-odds of holding against the score: 417 grasps executed in physics, on scenes kept for tuning
@@ -39,7 +40,7 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         ANTIPODAL * np.clip((fits.cosine - 0.6) / 0.4, 0, 1)
         + CENTRE * np.exp(-((off_middle / 0.035) ** 2))
         + VERTICAL * np.clip(-fits.rotation[:, 2, 2], 0, 1)
-        + SUPPORT * np.clip(fits.grip / 6, 0, 1)
+        + SUPPORT * np.clip(fits.grip * shape.spacing**2 / FULL_SUPPORT, 0, 1)
         + CLICK * np.exp(-((off_click / 0.045) ** 2))
         + MARGIN * np.clip((gripper.max_opening - fits.width) / (0.3 * gripper.max_opening), 0, 1)
         + TABLE * np.clip(fits.table / 0.010, 0, 1)
