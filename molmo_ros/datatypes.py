@@ -176,7 +176,8 @@ class TargetStatus(IntEnum):
 class GraspTarget:
     """Everything known about one point of an answer, in frame_id; fields that are unknown are None.
 
-    covariance (3,3) m^2 belongs to position.
+    covariance (3,3) m^2 belongs to position. depth_distance px from the point to where its depth was read: 0
+    if it has depth of its own, more if it lies in a hole.
     """
 
     point: ImagePoint
@@ -186,6 +187,7 @@ class GraspTarget:
     stamp_ns: int
     position: Array | None = None
     covariance: Array | None = None
+    depth_distance: float | None = None
     box: OrientedBox | None = None
     grasp: Grasp | None = None
     segment: ObjectSegment | None = None

@@ -236,7 +236,12 @@ class Grounder:
         try:
             with _timed(stages, "lift"):
                 lifted = lift_point(frame, point)
-            target = replace(target, position=lifted.position, covariance=lifted.covariance)
+            target = replace(
+                target,
+                position=lifted.position,
+                covariance=lifted.covariance,
+                depth_distance=lifted.hole_px,
+            )
             return self._with_grasp(frame, target, lifted, up, stages, should_stop) if grasp else target
         except (DepthError, SegmentError) as error:
             return replace(target, status=TargetStatus[error.code], status_text=str(error))

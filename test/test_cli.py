@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as PilImage
-from toy_scene import make_frame
+from toy_scene import make_frame, make_target
 
 import molmo_ros
 from molmo_ros import io
@@ -165,6 +166,19 @@ def test_ground_with_depth_prints_json_and_draws(frames: Path, tmp_path: Path) -
     for target in result["targets"]:
         assert {"point", "status", "position", "grasp", "pregrasp", "width", "quality"} <= target.keys()
     assert PilImage.open(out).width > 1280 and result["picture"] == str(out)
+
+
+def test_a_hole_of_the_depth_is_told_in_json_and_text() -> None:
+    from molmo_ros.cli import report
+    from molmo_ros.datatypes import Answer, Grounding
+
+    target = make_target(*make_frame(160, 120))
+    for hole, words in ((6.3, ", depth from 6 px beside it"), (0.0, None)):
+        found = replace(target, depth_distance=hole)
+        result = to_plain(report.grounding_keys(Grounding("it", Answer("", (target.point,)), (found,))))
+        assert result["targets"][0]["depth_distance"] == hole
+        text = report.block(result)
+        assert words in text if words else "depth from" not in text
 
 
 def test_ground_without_depth_gives_pixels(frames: Path, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def target_keys(target: GraspTarget) -> dict[str, Any]:
         "stamp_ns": target.stamp_ns,
         "position": target.position,
         "covariance": target.covariance,
+        "depth_distance": target.depth_distance,
         "object": _box_keys(target.box),
         **_grasp_keys(target.grasp),
     }
@@ -104,7 +105,9 @@ def _target_lines(number: int, target: dict[str, Any]) -> list[str]:
         known = target["covariance"] and target["covariance"][0][0] is not None
         sigma = [1000 * target["covariance"][i][i] ** 0.5 for i in range(3)] if known else []
         spread = " ± (" + ", ".join(f"{s:.1f}" for s in sigma) + ") mm" if sigma else ""
-        lines.append(_line("  position", f"{_vector(target['position'])} m{spread} in {target['frame_id']}"))
+        hole = f", depth from {away:.0f} px beside it" if (away := target["depth_distance"]) else ""
+        place = f"{_vector(target['position'])} m{spread} in {target['frame_id']}{hole}"
+        lines.append(_line("  position", place))
     if target["grasp"] is None:
         text = ": " + target["status_text"] if target["status_text"] else ""
         lines.append(_line("  status", target["status"] + text))

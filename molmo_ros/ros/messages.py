@@ -80,6 +80,7 @@ def target_message(
         status_text=target.status_text,
         position=Point(x=position[0], y=position[1], z=position[2]),
         position_covariance=_numbers(target.covariance, 9),
+        depth_distance=NAN if target.depth_distance is None else float(target.depth_distance),
         object_pose=pose_message(None if box is None else box.pose),
         object_size=Vector3(x=size[0], y=size[1], z=size[2]),
         grasp_pose=pose_message(None if grasp is None else grasp.pose),
@@ -178,6 +179,7 @@ def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
         stamp_ns=stamp_to_ns(msg.header.stamp),
         position=_known(position),
         covariance=_known(covariance),
+        depth_distance=None if math.isnan(msg.depth_distance) else float(msg.depth_distance),
         box=None if object_pose is None else OrientedBox(object_pose, size),
         grasp=None
         if pose is None or pregrasp is None

@@ -90,6 +90,24 @@ def test_no_depth_at_all_keeps_the_point(camera: Camera, client: GraspClient, en
         assert np.isnan(target.grasp_pose.orientation.w)
 
 
+def test_a_point_in_a_hole_of_the_depth_is_marked(camera: Camera, client: GraspClient) -> None:
+    camera.show()
+    (before,) = client.find(GOOD).targets
+    u, v = round(before.point.x), round(before.point.y)
+
+    def punch(image: Any, depth: Any, info: Any) -> None:
+        pixels = np.frombuffer(bytes(depth.data), np.uint16).reshape(depth.height, depth.width).copy()
+        pixels[v - 4 : v + 5, u - 4 : u + 5] = 0
+        depth.data = array.array("B", pixels.tobytes())
+
+    camera.show(punch)
+    (after,) = client.find(GOOD).targets
+    assert (before.depth_distance, before.status, after.status) == (0.0, after.OK, after.OK)
+    assert 4 < after.depth_distance < 6
+    assert after.status_text == ""
+    assert abs(after.position.z - before.position.z) < 0.003
+
+
 def test_padded_rows_give_the_same_answer(camera: Camera, client: GraspClient) -> None:
     def pad(image: Any, depth: Any, info: Any) -> None:
         for message in (image, depth):

@@ -52,6 +52,7 @@ def target(status: TargetStatus = TargetStatus.OK) -> GraspTarget:
         stamp_ns=STAMP_NS,
         position=np.array([0.1, 0.2, 0.5]),
         covariance=np.diag([1e-4, 4e-4, 9e-4]),
+        depth_distance=5.5,
         box=OrientedBox(pose, np.array([0.1, 0.2, 0.3])),
         grasp=Grasp(pose, pregrasp, 0.06, 0.8, 0.07),
         segment=segment,
@@ -70,18 +71,20 @@ def test_target_round_trip() -> None:
     np.testing.assert_allclose(back.covariance, before.covariance)
     np.testing.assert_allclose(back.box.size, [0.1, 0.2, 0.3])
     np.testing.assert_allclose(back.grasp.pose.orientation, SIDEWAYS)
-    assert (back.grasp.width, back.grasp.opening) == (0.06, 0.07)
+    assert (back.grasp.width, back.grasp.opening, back.depth_distance) == (0.06, 0.07, 5.5)
 
 
 def test_unknown_is_nan_in_the_message_and_none_again() -> None:
     bare = GraspTarget(ImagePoint(1.0, 2.0, "mug"), TargetStatus.NO_DEPTH, "no depth", "eye", STAMP_NS)
     message = target_message(bare, "eye", 0.0)
     numbers = [message.position.x, message.width, message.opening, message.object_size.z]
+    numbers.append(message.depth_distance)
     numbers.append(message.pregrasp_pose.orientation.w)
     assert np.isnan(numbers).all()
     assert np.isnan(message.position_covariance).all()
     back = target_from_message(message)
     assert (back.position, back.covariance, back.box, back.grasp) == (None, None, None, None)
+    assert back.depth_distance is None
 
 
 def test_statuses_of_message_and_library_are_the_same() -> None:
