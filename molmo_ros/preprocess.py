@@ -159,20 +159,39 @@ def preprocess(image: npt.NDArray[Any], config: ImageConfig) -> ImageInputs:
     Raises: FrameError if it is no image.
     """
     rgb = as_rgb(image)
+    plan = _layout(rgb.shape[0], rgb.shape[1], config)
+    if config.keep_aspect:
+        crops, padding = _letterboxed(rgb, plan.rows, plan.columns, config)
+        return ImageInputs(crops, plan.pooling, plan.low_res, plan.high_res, padding)
+    low = resize(rgb, config.crop_size, config.crop_size)[None]
+    high = [_stretched(rgb, plan.rows, plan.columns, config)] if plan.rows else []
+    return ImageInputs(np.concatenate([low, *high]), plan.pooling, plan.low_res, plan.high_res)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What depends on the size of an image alone: its tiling, and the indices of `ImageInputs`."""
+
+    rows: int
+    columns: int
+    pooling: Index
+    low_res: tuple[int, int]
+    high_res: tuple[int, int]
+
+
+@functools.lru_cache(maxsize=32)
+def _layout(height: int, width: int, config: ImageConfig) -> _Layout:
+    """Kept: a camera's images are all of one size."""
     grid = config.grid
-    pooling, low_shape = _pool(np.arange(grid * grid, dtype=np.int64).reshape(grid, grid), config.pooling)
-    rows, columns, shape = 0, 0, (0, 0)
+    pooling, low_res = _pool(np.arange(grid * grid, dtype=np.int64).reshape(grid, grid), config.pooling)
+    rows, columns, high_res = 0, 0, (0, 0)
     if config.max_crops > 0:
-        rows, columns = select_tiling(rgb.shape[0], rgb.shape[1], config)
-        high, shape = _pool(_patch_indices(rows, columns, config), config.pooling)
+        rows, columns = select_tiling(height, width, config)
+        high, high_res = _pool(_patch_indices(rows, columns, config), config.pooling)
         # behind the patches of the first crop
         pooling = np.concatenate([pooling, np.where(high >= 0, high + grid * grid, -1)])
-    if config.keep_aspect:
-        crops, padding = _letterboxed(rgb, rows, columns, config)
-        return ImageInputs(crops, pooling, low_shape, shape, padding)
-    low = resize(rgb, config.crop_size, config.crop_size)[None]
-    stretched = np.concatenate([low, _stretched(rgb, rows, columns, config)]) if rows else low
-    return ImageInputs(stretched, pooling, low_shape, shape)
+    pooling.flags.writeable = False
+    return _Layout(rows, columns, pooling, low_res, high_res)
 
 
 def image_token_ids(inputs: ImageInputs, vocabulary: ImageVocabulary, config: ImageConfig) -> list[int]:
