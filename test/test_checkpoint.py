@@ -232,6 +232,10 @@ def spoil_vocabulary(folder: Path) -> None:
         (lambda f: edit(f / "preprocessor_config.json", size=None), r"field missing or unreadable"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
         (lambda f: (f / "model.safetensors").unlink(), r"has neither model\.safetensors nor"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),  # a pickle may be code
+            r"has neither model\.safetensors nor",
+        ),
         (spoil_truncated, r"model\.safetensors \(\d+ bytes\) is truncated or damaged"),
         (spoil_shape, r"lm_head\.weight has shape \(400, 63\), expected \(400, 64\)"),
         (spoil_missing_key, r"1 tensors are missing \(model\.transformer\.ln_f\.weight\)"),

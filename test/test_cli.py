@@ -22,6 +22,7 @@ from molmo_ros.cli.bench import summary
 from molmo_ros.cli.output import stdout_free, to_plain
 
 ROOT = Path(molmo_ros.__file__).parent.parent  # the package that the other tests import
+NODE = Path(__file__).parent.parent / "scripts" / "bin" / "molmo_node"
 HEAVY = ("numpy", "PIL", "cv2", "torch", "open3d", "onnxruntime", "rclpy", "yaml", "tqdm")
 
 
@@ -69,6 +70,20 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     )
     done = run(code=code)
     assert done.returncode == 0 and done.stderr.strip() == "[]" and "molmo-ros" in done.stdout
+
+
+@pytest.mark.parametrize("given", ["", "3"])
+@pytest.mark.parametrize("start", ["import molmo_ros.cli", f"import runpy; runpy.run_path({str(NODE)!r})"])
+def test_idle_threads_of_openblas_do_not_hold_the_cores(
+    start: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "runpy" in start:
+        pytest.importorskip("molmo_ros.msg", reason="the messages are not built here (colcon build)")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", given)
+    done = run(code=f"{start}; import os; print(os.environ['OPENBLAS_NUM_THREADS'])")
+    assert done.stdout.split() == [given or "1"], done.stderr
 
 
 @pytest.mark.parametrize(

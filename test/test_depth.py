@@ -37,7 +37,7 @@ def test_few_pixels_are_as_uncertain_as_one() -> None:
     assert robust_depth(wall(), 40, 30, FX).sigma_m < few <= np.hypot(0.0005, 0.0017067) + 1e-6
 
 
-@pytest.mark.parametrize("nothing", [np.nan, 0.0, np.inf, -np.inf, -1.0])
+@pytest.mark.parametrize("nothing", [np.nan, 0.0, np.inf, -np.inf, -1.0, 65.535])  # the last: saturated 16UC1
 def test_what_is_no_depth_is_not_read(nothing: float) -> None:
     depth = wall()
     depth[28:33, 38:43] = nothing  # the pixel itself and 24 around it

@@ -11,6 +11,7 @@ import pytest
 from ros_helpers import ABSENT, GOOD, Camera
 
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.node import MolmoNode
 
 pytestmark = pytest.mark.usefixtures("camera")
 
@@ -222,6 +223,21 @@ def test_target_frame_without_a_transform(camera: Camera, client: GraspClient) -
     response = client.find(GOOD, target_frame="base_link")
     refused(response, "NO_TRANSFORM", "base_link")
     assert "tf2_ros" in response.message or "No transform from" in response.message
+
+
+def test_the_transform_is_asked_for_before_the_model(
+    camera: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long generation must not outrun the tf buffer: without a transform the model is not even asked."""
+    asked: list[Any] = []
+    model = molmo.engine.grounder().model
+    point = model.point
+    monkeypatch.setattr(model, "point", lambda *args, **more: asked.append(args) or point(*args, **more))
+    camera.show()
+    refused(client.find(GOOD, target_frame="base_link"), "NO_TRANSFORM")
+    assert asked == []
+    assert client.find(GOOD).success
+    assert len(asked) == 1
 
 
 def test_target_frame_of_the_camera_itself_needs_no_tf(camera: Camera, client: GraspClient) -> None:

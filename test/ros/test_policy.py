@@ -14,8 +14,10 @@ from rclpy.parameter import Parameter
 from molmo_ros.ros.sim_camera_node import SimCameraNode
 
 POLICY = Path(__file__).parent.parent.parent / "config" / "policy.xml"
-# Allowed and not always used: sim time, tf2 where it is installed, what newer distributions have.
+# Allowed and not always used: depth of another camera, sim time, tf2 where it is installed, what newer
+# distributions have.
 SOMETIMES = {
+    ("subscribe", "/depth_camera_info"),
     ("subscribe", "/clock"),
     ("subscribe", "/tf"),
     ("subscribe", "/tf_static"),
