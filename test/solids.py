@@ -100,6 +100,12 @@ class View:
     def segment(self, which: int = 1) -> ObjectSegment:
         return segment_object(self.frame, self.middle(which), self.lifted(which), self.up)
 
+    def world_image(self) -> Array:
+        """Return the world position (H,W,3) m of each pixel."""
+        v, u = np.indices(self.ids.shape)
+        rays = np.stack([u, v, np.ones(u.shape)], axis=-1) @ np.linalg.inv(self.frame.K).T
+        return self.world(rays * self.frame.depth[..., None])
+
     def world(self, points: Array) -> Array:
         return transform_points(self.T_world_camera, points)
 

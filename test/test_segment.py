@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import View, block, can, cup, look, roll, sphere
+from solids import Solid, View, block, can, cup, look, roll, sphere
 
-from molmo_ros.datatypes import ImagePoint, Mask
-from molmo_ros.errors import SegmentError
+from molmo_ros.datatypes import Array, ImagePoint, Mask
+from molmo_ros.errors import DepthError, SegmentError
 from molmo_ros.lift import lift_point
 from molmo_ros.segment import segment_object
 
@@ -57,6 +57,68 @@ def test_near_and_far_from_low_and_from_above(elevation: float, distance: float)
 def test_both_sides_of_a_cup_belong_to_it() -> None:
     view = look(cup(0, 0, 0.04, 0.09), noise=1, size=(640, 480))
     assert iou(view.segment().mask, view.mask()) > 0.9
+
+
+def with_handle(x: float, y: float, radius: float, height: float) -> Solid:
+    """Return a cup with a ring on its side, as thin as handles are."""
+    body = cup(x, y, radius, height)
+    centre = np.array([x, y - radius - 0.012, height / 2])
+
+    def distance(p: Array) -> Array:
+        q = p - centre
+        ring = np.hypot(np.hypot(q[..., 1], q[..., 2]) - 0.022, q[..., 0]) - 0.0045
+        return np.minimum(body(p), np.maximum(ring, can(x, y, radius, height)(p) * -1))
+
+    return distance
+
+
+def test_a_handle_belongs_to_its_mug() -> None:
+    view = look(with_handle(0, 0, 0.04, 0.09), noise=1, size=(640, 480))
+    handle = view.mask() & (view.world_image()[..., 1] < -0.045)
+    assert np.count_nonzero(handle) > 500
+    mask = view.segment().mask
+    assert np.mean(mask[handle]) > 0.85
+
+
+def test_the_floor_of_a_bowl_is_the_bowl_and_what_lies_in_it_is_not() -> None:
+    bowl, ball = cup(0, 0, 0.075, 0.05, wall=0.009), sphere(0, 0, 0.022)
+    inside = look(bowl, lambda p: ball(p - np.array([0, 0, 0.009])), elevation_deg=60, noise=1, size=(640, 480))
+    assert iou(inside.segment(2).mask, inside.mask(2)) > 0.8
+    empty = look(bowl, elevation_deg=70, noise=1, size=(640, 480))
+    floor = empty.mask() & (np.hypot(*np.moveaxis(empty.world_image()[..., :2], -1, 0)) < 0.06)
+    rim = ImagePoint(*np.argwhere(empty.mask())[0][::-1].astype(float) + [0, 4], "bowl")
+    segment = segment_object(empty.frame, rim, lift_point(empty.frame, rim), empty.up)
+    assert np.mean(segment.mask[floor]) > 0.8
+
+
+def test_what_has_no_depth_is_never_filled_with_the_table() -> None:
+    """Of a glass that the sensor looks through, only what was measured of it counts."""
+    view = look(can(0, 0, 0.035, 0.1), noise=1, size=(640, 480))
+    lost = view.mask().copy()
+    lost[: int(view.middle().y)] = False
+    seen_through = np.where(view.mask(), look(size=(640, 480)).frame.depth, view.frame.depth)
+    for depth in (np.where(lost, np.nan, view.frame.depth), np.where(lost, seen_through, view.frame.depth)):
+        frame = replace(view.frame, depth=depth.astype(np.float32))
+        point = replace(view.middle(), y=view.middle().y - 15)
+        segment = segment_object(frame, point, lift_point(frame, point), view.up)
+        assert not (segment.mask & lost).any()
+        assert np.abs(view.solids[0](view.world(segment.cloud_m))).max() < 0.01
+        in_the_hole = replace(point, y=view.middle().y + 25)
+        with pytest.raises((DepthError, SegmentError)):
+            segment_object(frame, in_the_hole, lift_point(frame, in_the_hole), view.up)
+
+
+def test_a_point_on_the_edge_tells_of_the_other_thing_and_gets_the_one_it_lies_on() -> None:
+    view = look(sphere(-0.06, 0, 0.03), block(0.08, 0, (0.04, 0.2, 0.14)), elevation_deg=30, size=(640, 480))
+    v, u = np.nonzero(view.mask(1))
+    top = ImagePoint(float(u[np.argmin(v)]), float(v.min() + 1), "ball")
+    lifted = lift_point(view.frame, top)
+    assert lifted.ambiguity > 0.2
+    assert np.sqrt(lifted.covariance[2, 2]) > 0.02
+    assert lift_point(view.frame, view.middle(1)).ambiguity < 0.05
+    on_ball = abs(view.solids[0](view.world(lifted.position))) < 0.01
+    segment = segment_object(view.frame, top, lifted, view.up)
+    assert iou(segment.mask, view.mask(1 if on_ball else 2)) > 0.8
 
 
 def test_a_flat_thing_is_found() -> None:
