@@ -82,11 +82,13 @@ def test_a_handle_belongs_to_its_mug() -> None:
 
 def test_the_floor_of_a_bowl_is_the_bowl_and_what_lies_in_it_is_not() -> None:
     bowl, ball = cup(0, 0, 0.075, 0.05, wall=0.009), sphere(0, 0, 0.022)
-    inside = look(bowl, lambda p: ball(p - np.array([0, 0, 0.009])), elevation_deg=60, noise=1, size=(640, 480))
+    lying = np.array([0, 0, 0.009])
+    inside = look(bowl, lambda p: ball(p - lying), elevation_deg=60, noise=1, size=(640, 480))
     assert iou(inside.segment(2).mask, inside.mask(2)) > 0.8
     empty = look(bowl, elevation_deg=70, noise=1, size=(640, 480))
     floor = empty.mask() & (np.hypot(*np.moveaxis(empty.world_image()[..., :2], -1, 0)) < 0.06)
-    rim = ImagePoint(*np.argwhere(empty.mask())[0][::-1].astype(float) + [0, 4], "bowl")
+    v, u = np.argwhere(empty.mask())[0]
+    rim = ImagePoint(float(u), float(v) + 4, "bowl")
     segment = segment_object(empty.frame, rim, lift_point(empty.frame, rim), empty.up)
     assert np.mean(segment.mask[floor]) > 0.8
 
