@@ -262,6 +262,6 @@ def test_what_is_too_wide_depends_on_the_hand() -> None:
 
 
 def test_a_score_becomes_a_chance() -> None:
-    """By hand: log-odds -3.38 + 9.85 * 0.5 = 1.545, and 1 / (1 + exp(-1.545)) = 0.8242."""
-    assert probability(0.5) == pytest.approx(0.8242, abs=1e-4)
+    """By hand: log-odds -1.18 + 8.04 * 0.5 = 2.84, and 1 / (1 + exp(-2.84)) = 0.9448."""
+    assert probability(0.5) == pytest.approx(0.9448, abs=1e-4)
     assert 0 < probability(0.0) < probability(1.0) < 1

@@ -1,0 +1,149 @@
+"""What makes grasps fail that look good: each test fails without its mend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from solids import Solid, View, block, can, clearance, closes_on, cup, hand_points, look, roll
+
+from molmo_ros.complete import complete_shape
+from molmo_ros.datatypes import Array, Grasp, ImagePoint
+from molmo_ros.errors import GraspError
+from molmo_ros.grasp import plan_grasps
+from molmo_ros.gripper import Gripper
+from molmo_ros.lift import lift_point
+from molmo_ros.segment import segment_object
+from molmo_ros.transforms import pose_matrix, transform_points
+
+FRANKA = Gripper.load("franka_hand")
+
+
+def best(view: View) -> Grasp:
+    return plan_grasps(view.segment(), view.lifted(), FRANKA, view.up)[0]
+
+
+def both(*solids: Solid) -> Solid:
+    """Several solids as one."""
+    return lambda p: np.min([solid(p) for solid in solids], axis=0)
+
+
+def distances(view: View, grasp: Grasp) -> Array:
+    """Return the least distance (m) of the open hand to each solid, and last to the table."""
+    points = view.world(transform_points(pose_matrix(grasp.pose), hand_points(FRANKA, grasp.opening)))
+    return np.array([*(solid(points).min() for solid in view.solids), points[:, 2].min()])
+
+
+@pytest.mark.parametrize("azimuth", [15.0, 100.0, 195.0, 280.0])
+def test_no_finger_comes_down_where_nobody_saw(azimuth: float) -> None:
+    """A handle may be hidden behind what is round: the hand closes across the view."""
+    towards = np.array([np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth))])
+    handle = block(*(-0.045 * towards), (0.026, 0.012, 0.03), yaw=np.radians(azimuth))
+    view = look(both(can(0, 0, 0.033, 0.06), handle), azimuth_deg=azimuth, elevation_deg=35, noise=1)
+    assert np.mean(handle(view.world(view.segment().cloud_m)) < 0.002) < 0.01  # it is hidden
+    grasp = best(view)
+    closing = (view.T_world_camera @ pose_matrix(grasp.pose))[:2, 1]
+    assert abs(closing @ towards) < 0.6
+    for withdrawn in (0.0, 0.03, 0.06):
+        assert clearance(view, grasp, FRANKA, withdrawn) > 0
+
+
+def test_fingers_keep_off_neighbours() -> None:
+    """Opened as wide as is free, a finger would brush what the camera saw only one side of."""
+    walls = [block(0, y, (0.08, 0.03, 0.05)) for y in (-0.066, 0.066)]
+    view = look(block(0, 0, (0.12, 0.04, 0.05)), *walls, azimuth_deg=5, elevation_deg=60, noise=1)
+    assert distances(view, best(view))[:3].min() > 0.005
+
+
+def test_the_palm_keeps_off_tall_neighbours() -> None:
+    """A low thing beside a tall one is held with the hand leaning away from it."""
+    view = look(
+        roll(0, 0, 0.02, 0.16),
+        block(0, 0.075, (0.3, 0.02, 0.085)),
+        azimuth_deg=250,
+        elevation_deg=50,
+        noise=1,
+        distance=0.55,
+    )
+    grasp = best(view)
+    for withdrawn in (0.0, 0.03, 0.06, 0.10):
+        assert clearance(view, grasp, FRANKA, withdrawn) > 0
+    assert closes_on(view, grasp)[1] > np.cos(np.radians(28))
+
+
+@pytest.mark.parametrize("size", [(0.072, 0.165, 0.0075), (0.065, 0.14, 0.011)])
+@pytest.mark.parametrize("yaw", [0.1, 0.9])
+def test_flat_things_are_held_by_their_sides(size: tuple[float, float, float], yaw: float) -> None:
+    """The fingertips reach them, and not the table."""
+    view = look(block(0, 0, size, yaw), noise=1, distance=0.6, elevation_deg=60)
+    grasp = best(view)
+    assert closes_on(view, grasp)[0] == pytest.approx(size[0], abs=0.004)
+    below, table = distances(view, grasp)
+    assert 0.001 < table < size[2] - 0.002
+    assert below > 0
+
+
+def test_flat_things_have_sides() -> None:
+    """Lower than the points of the coarse cloud are apart, they would have none there, and no grasp."""
+    view = look(block(0, 0, (0.072, 0.165, 0.0075)), noise=1, distance=0.6, elevation_deg=60)
+    shape = complete_shape(view.segment(), view.up).coarse
+    T = view.T_world_camera @ shape.T_camera_support
+    points, n = transform_points(T, shape.points), shape.normals @ T[:3, :3].T
+    for side in (-1, 1):
+        on_side = (side * n[:, 0] > 0.7) & (side * points[:, 0] > 0.03)
+        assert np.count_nonzero(on_side) > 1.8 * 0.165 / shape.spacing  # two rows
+
+
+def test_the_palm_does_not_press_on_tall_things() -> None:
+    view = look(can(0, 0, 0.03, 0.19), noise=1, distance=0.6)
+    grasp = best(view)
+    assert distances(view, grasp).min() > 0
+    tips = view.world(grasp.pose.position)
+    assert tips[2] > 0.05  # not about its foot, either
+
+
+def walled_cup(gap: float, height: float) -> View:
+    """A cup that can be held by its rim alone, with walls around it."""
+    off = 0.045 + gap + 0.01
+    sides = [block(s * off, 0, (0.02, 2 * off, height)) for s in (-1, 1)]
+    sides += [block(0, s * off, (2 * off, 0.02, height)) for s in (-1, 1)]
+    return look(cup(0, 0, 0.045, 0.06), both(*sides), elevation_deg=80, noise=0.5, distance=0.6)
+
+
+def heights(view: View) -> Array:
+    """Return the height (H,W) m of what each pixel shows."""
+    v, u = np.indices(view.ids.shape)
+    K, z = view.frame.K, view.frame.depth
+    points = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], axis=-1)
+    return np.asarray(view.world(points)[..., 2])
+
+
+def refusal(view: View) -> str:
+    """Plan for the first solid alone, whatever it was taken for; return the code of the refusal."""
+    high = int(np.nanargmax(np.where(view.mask(), heights(view), np.nan)))
+    point = ImagePoint(high % view.ids.shape[1], high // view.ids.shape[1], "it")
+    lifted = lift_point(view.frame, point)
+    segment = segment_object(view.frame, point, lifted, view.up)
+    near = np.concatenate([segment.cloud_m, segment.scene_m])
+    own = np.abs(view.solids[0](view.world(near))) < np.abs(view.solids[1](view.world(near)))
+    segment = replace(
+        segment,
+        cloud_m=near[own],
+        colors=np.zeros((int(own.sum()), 3), np.uint8),
+        scene_m=near[~own],
+        mask=view.mask(),
+    )
+    with pytest.raises(GraspError) as caught:
+        plan_grasps(segment, lifted, FRANKA, view.up)
+    return caught.value.code
+
+
+def test_a_thing_too_wide_for_the_hand_is_not_told_to_be_walled_in() -> None:
+    view = look(block(0, 0, (0.11, 0.12, 0.10)), block(0.2, 0, (0.03, 0.03, 0.03)), noise=1, distance=0.6)
+    assert refusal(view) == "TOO_WIDE"
+
+
+def test_a_thing_walled_in_is_not_told_to_be_too_wide() -> None:
+    """The cup is wider than the hand opens, but it could be held by its rim if nothing stood around it."""
+    assert refusal(walled_cup(gap=0.004, height=0.14)) == "COLLISION"
