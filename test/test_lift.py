@@ -8,7 +8,7 @@ from scipy.stats import chi2
 from solids import look, roll, sphere
 
 from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
-from molmo_ros.depth import DepthReading
+from molmo_ros.depth import DepthOptions, DepthReading
 from molmo_ros.errors import CameraInfoError, DepthError, FrameError
 from molmo_ros.lift import depth_gradient, lift_point
 
@@ -62,6 +62,22 @@ def test_two_layers_add_doubt_along_the_ray() -> None:
     lifted = lift_point(frame_of(depth), ImagePoint(320.0, 240.0, "it", covariance=np.eye(2) * 1e-6))
     assert lifted.ambiguity > 0.2
     assert lifted.covariance[2, 2] == pytest.approx(sigma_of(0.7) ** 2 + lifted.ambiguity * 0.3**2, rel=1e-3)
+
+
+def test_a_hole_on_a_slope_adds_doubt() -> None:
+    """30 % of what the surface falls or rises from the point to the rim of the hole."""
+    n, d = np.array([0.3, 0.0, -0.95]), -0.8  # n.P = d
+    v, u = np.mgrid[:480, :640]
+    depth = d / (np.stack([(u - 320) / 600, (v - 240) / 500, np.ones(u.shape)], axis=-1) @ n)
+    point = ImagePoint(320.0, 240.0, "it", covariance=np.eye(2) * 1e-6)
+    exact = DepthOptions(subpixel_px=1e-4, floor_m=1e-5)
+    whole = lift_point(frame_of(depth), point, exact)
+    depth[236:245, 316:325] = np.nan
+    hole = lift_point(frame_of(depth), point, exact)
+    assert (whole.hole_px, hole.hole_px) == (0.0, 5.0)
+    assert hole.position == pytest.approx(whole.position, abs=2e-4)
+    fall = abs(depth[240, 315] - whole.position[2])
+    assert hole.covariance[2, 2] - whole.covariance[2, 2] == pytest.approx((0.3 * fall) ** 2, rel=0.1)
 
 
 def test_slope_is_limited_at_grazing_view() -> None:
