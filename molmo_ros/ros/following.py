@@ -1,4 +1,4 @@
-"""One goal of ~/track: a tracker, at most one question to the model at a time, and the views since then."""
+"""One goal of ~/track: follow in every frame, ask the model now and then, publish."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 
 from molmo_ros.action import Track
 from molmo_ros.config import NodeConfig
-from molmo_ros.datatypes import Array, GraspTarget, Grounding, RgbdFrame, TargetStatus
-from molmo_ros.errors import BusyError, CancelledError, FrameError, LostError, MolmoRosError, TransformError
+from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
+from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
 from molmo_ros.pipeline import moved
 from molmo_ros.rectify import raw_target
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.live import Followed, LiveTargets
 from molmo_ros.ros.messages import target_message
+from molmo_ros.ros.question import Question
 from molmo_ros.ros.tf import TransformLookup
-from molmo_ros.ros.worker import Job, Worker
+from molmo_ros.ros.worker import Worker
 from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_target import seed_of, target_now
-from molmo_ros.track_view import View, make_view
+from molmo_ros.track_target import target_now
+from molmo_ros.track_view import make_view
 
 POLL_S = 0.004  # between two looks for a new frame
 QUIET_S = 0.5  # without a frame, feedback comes this often
 RETRY_S = 0.5  # between two attempts of the model while nothing is seen
-MAX_VIEWS = 30  # that an answer is carried through; beyond, every other one is left out
 PACE = 0.75  # of the period: a frame that comes a little early still counts
 
 
@@ -65,10 +65,7 @@ class Following:
         self._all, self._goal, self._query = parts, goal, query
         self._tracker = Tracker(numbers=parts.numbers)
         self._cancelled = threading.Event()
-        self._job: Job[Grounding] | None = None
-        self._views: list[View] = []
-        self._T_asked: Array | None = None
-        self._asked = 0.0
+        self._question = Question(parts.engine, parts.worker, query.text, query.target_frame)
         self._answered = False
         self._answer = ""
         self._started = self._framed = self._seen = time.monotonic()
@@ -84,9 +81,7 @@ class Following:
     def cancel(self) -> None:
         """Stop, also the model in the middle of its answer; nothing is published from now on."""
         self._cancelled.set()
-        job = self._job
-        if job is not None:
-            job.cancel()
+        self._question.cancel()
 
     def run(self) -> None:
         """Follow until the time is over.
@@ -108,16 +103,13 @@ class Following:
                 self._step(frame, config)
         finally:
             self._all.live.leave(self)
-            if self._job is not None:
-                self._job.cancel()
+            self._question.cancel()
 
     def _start_anew(self) -> None:
         """The clock has jumped back: what is known belongs to another time."""
         self._all.logger.warning("the camera's clock jumped back; a track starts anew")
-        if self._job is not None:
-            self._job.cancel()
-        self._tracker, self._job, self._views = Tracker(numbers=self._all.numbers), None, []
-        self._answered, self._asked = False, 0.0
+        self._question.forget()
+        self._tracker, self._answered = Tracker(numbers=self._all.numbers), False
         self._all.live.leave(self)
 
     def _over(self) -> bool:
@@ -162,57 +154,32 @@ class Following:
         view = make_view(frame)
         if self._answered:
             self._tracker.update(view)
-        if self._job is not None:
-            self._views = _thinned([*self._views, view])
-            if self._job.done:
-                self._take()
+        if self._question.open:
+            self._question.add(view)
+        if self._question.answered:
+            self._take()
         if self._following or not self._answered:  # the time that the model takes is bounded by timeout_s
             self._seen = time.monotonic()
         T = self._transform(frame, config)
-        if self._job is None and self._due(config):
-            self._ask(frame, view, T if isinstance(T, np.ndarray) else None, config)
+        if not self._question.open and self._due(config):
+            known = T if isinstance(T, np.ndarray) else None
+            self._question.ask(frame, view, known, self._answered, config)
         self._publish(frame, T)
 
     def _due(self, config: NodeConfig) -> bool:
-        since = time.monotonic() - self._asked
-        return since > (config.reground_s if self._following else RETRY_S)
-
-    def _ask(self, frame: RgbdFrame, view: View, T: Array | None, config: NodeConfig) -> None:
-        """Queue the question; the first one as any query, later ones when nobody else waits."""
-        query, engine = self._query, self._all.engine
-        self._asked, self._T_asked = time.monotonic(), T
-
-        def work(job: Job[Grounding]) -> Grounding:
-            return engine.grounder().grasp(
-                frame,
-                query.text,
-                T_target_camera=T,
-                target_frame=query.target_frame,
-                max_targets=config.max_targets or None,
-                should_stop=job.should_stop,
-            )
-
-        try:
-            self._job = self._all.worker.submit(work, config.timeout_s, background=self._answered)
-            self._views = [view]
-        except BusyError:  # asked again at the next chance; the stage says "waiting"
-            self._job = None
+        return self._question.since_s > (config.reground_s if self._following else RETRY_S)
 
     def _take(self) -> None:
         """Carry the answer through the views since. Raises: what the model did, unless it follows."""
-        assert self._job is not None
-        job, views, self._job, self._views = self._job, self._views, None, []
         try:
-            grounding = job.result()
+            views, seeds, self._answer = self._question.take()
         except MolmoRosError as error:
             if not self._following and not isinstance(error, CancelledError):
                 raise
             self._all.logger.warning(f"a track goes on without a new answer ({error.code}): {error}")
             return
-        seeds = [seed_of(target, self._T_asked) for target in grounding.targets]
         self._tracker.correct(views, seeds)
-        self._answered, self._answer = True, grounding.answer.text
-        self._asked = time.monotonic()
+        self._answered = True
 
     def _transform(self, frame: RgbdFrame, config: NodeConfig) -> Array | TransformError | None:
         """T_target_camera at the stamp of the frame, None if none is wanted, or why there is none."""
@@ -255,16 +222,11 @@ class Following:
             return "following"
         if self._answered:
             return "lost"
-        return "waiting" if self._job is None else "grounding"
+        return "grounding" if self._question.open else "waiting"
 
     def _feedback(self, stage: str, targets: list[Any], age_s: float) -> None:
         self._told, self.targets = time.monotonic(), targets
         self._goal.publish_feedback(Track.Feedback(stage=stage, targets=targets, age=float(age_s)))
-
-
-def _thinned(views: list[View]) -> list[View]:
-    """At most MAX_VIEWS, with the first and the last."""
-    return views if len(views) <= MAX_VIEWS else [*views[:-1:2], views[-1]]
 
 
 def _target(
