@@ -42,6 +42,7 @@ class Swept:
 
     @staticmethod
     def of(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> Swept:
+        """Collect them for hands of rotation (C,3,3) with their tips at (C,3) m."""
         room = clearance(shape)
         reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * room
         half = np.array([gripper.finger_width / 2 + room, reach])
