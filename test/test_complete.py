@@ -68,6 +68,15 @@ def test_a_side_seen_edge_on_gets_a_skirt() -> None:
     assert np.median(errors(view, shape)[sideways]) < 0.004
 
 
+def test_the_sides_of_a_flat_thing_have_several_rows_of_points() -> None:
+    """A phone: in the coarse view, whose points lie farther apart than it is high, too."""
+    view = look(block(0, 0, (0.07, 0.15, 0.010)), noise=0.5, size=(640, 480))
+    views = complete_shape(view.segment(), view.up)
+    for shape in (views.coarse, views.dense):
+        skirt = shape.points[~shape.seen & (np.abs(shape.normals[:, 2]) < 0.1)]
+        assert np.count_nonzero(np.bincount((skirt[:, 2] / 0.0025).astype(int)) > 10) >= 3
+
+
 def test_next_to_no_points_are_no_shape() -> None:
     view = look(sphere(0, 0, 0.03))
     segment = view.segment()
