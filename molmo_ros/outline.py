@@ -16,14 +16,19 @@ def hull(points: Array) -> Array:
 
 
 def in_hull(points: Array, of: Array, margin: float) -> Mask:
-    """Mark the points (N,2) in the convex hull of others (M,2) m, or within margin m of it."""
+    """Mark the points (N,2) in the convex hull of others (M,2) m, or within margin m of it.
+
+    None, if the others lie on a line.
+    """
     corners = hull(of)
     edge = np.roll(corners, -1, axis=0) - corners
     length = np.hypot(edge[:, 0], edge[:, 1])
     corners, edge = corners[length > 1e-9], edge[length > 1e-9] / length[length > 1e-9, None]
+    if len(corners) < 3:
+        return np.zeros(len(points), dtype=np.bool_)
     outward = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
     beyond = outward @ points.T - np.einsum("cd,cd->c", corners, outward)[:, None]
-    return np.asarray(beyond.max(axis=0, initial=-np.inf) < margin)
+    return np.asarray(beyond.max(axis=0) < margin)
 
 
 def rectangle_angle(points: Array) -> float:

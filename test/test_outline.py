@@ -25,3 +25,9 @@ def test_a_hull_has_a_margin() -> None:
     asked = np.array([[0.5, 0.2], [1.05, 0.5], [1.2, 0.5], [-0.05, -0.05]])
     assert in_hull(asked, square, 0.1).tolist() == [True, True, False, True]
     assert in_hull(asked, square, 0.0).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("of", [[[0.5, 0.5]], [[0.0, 0.0], [1.0, 1.0]], [[0.2, 0.2]] * 5])
+def test_nothing_is_in_the_hull_of_a_line(of: list[list[float]]) -> None:
+    asked = np.array([[0.5, 0.5], [7.0, 7.0]])
+    assert not in_hull(asked, np.array(of), 0.1).any()
