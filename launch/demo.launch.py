@@ -25,6 +25,7 @@ def generate_launch_description() -> LaunchDescription:
     camera = Node(
         package="molmo_ros",
         executable="sim_camera_node",
+        ros_arguments=["--enclave", "/sim_camera"],
         parameters=[
             {
                 "seed": ParameterValue(LaunchConfiguration("seed"), value_type=int),

@@ -62,6 +62,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         namespace=values["namespace"],
         parameters=[values["params_file"], parameters(values)],
         remappings=remappings(values),
+        ros_arguments=["--enclave", "/molmo"],  # of config/policy.xml; without SROS 2 it means nothing
         output="screen",
         emulate_tty=True,
     )
