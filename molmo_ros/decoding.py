@@ -22,6 +22,7 @@ from molmo_ros.runtimes.base import Float32
 AnyGrammar = Grammar | PatchGrammar
 ShouldStop = Callable[[], bool]
 ASK_EVERY_S = 0.005  # while a long pass runs
+AN_IDEA = 0.05  # probability of the likeliest token: one of ten digits has more
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Steps:
 class Drafting:
     """What is expected next, and how far an answer has come.
 
-    ``ahead``: what the model would go on with, were the last draft right.
+    ``ahead``: what the model would go on with, were the last draft right; ``guesses``: that is worth reading.
     """
 
     drafter: Drafter | None
@@ -82,6 +83,7 @@ class Drafting:
     grammar: AnyGrammar
     eos_ids: frozenset[int]
     ahead: str = ""
+    guesses: bool = True
 
     def next(self, steps: Steps, most: int) -> list[int]:
         """At most so many tokens that probably come next."""
@@ -89,7 +91,7 @@ class Drafting:
             return []
         most = min(most, steps.most - len(steps.ids) - 1)
         foreseen = self.grammar.foresee(steps.text, self.ahead, self.plan.foreseen)
-        self.plan = replace(self.plan, foreseen=foreseen)
+        self.plan = replace(self.plan, foreseen=foreseen if self.guesses else ())
         draft = self.grammar.draft(steps.text, self.plan)
         return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
 
@@ -105,10 +107,18 @@ class Drafting:
                 return True
             if steps.ids[-1] != expected:
                 break
-        # Behind a wrong draft the model still tells much of what it will write, and a pass costs little more
-        # for some tokens more: Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427).
-        self.ahead = steps.decode([int(token) for token in logits[taken:].argmax(axis=1)])
+        self._look_ahead(steps, logits[taken:])
         return len(steps.ids) >= steps.most
+
+    def _look_ahead(self, steps: Steps, logits: Float32) -> None:
+        """Read what the model would write behind a wrong draft, (N,vocabulary), unless it has no idea.
+
+        It still tells much of what it will write, and a pass costs little more for some tokens more: Jacobi
+        decoding (Santilli et al. 2023, arXiv 2305.10427).
+        """
+        if len(logits) and 1 / np.exp(logits[0] - logits[0].max()).sum() < AN_IDEA:
+            self.guesses = False
+        self.ahead = steps.decode([int(token) for token in logits.argmax(axis=1)])
 
 
 class Clock:

@@ -218,6 +218,13 @@ def test_what_stands_behind_a_wrong_draft_is_the_next_draft(checkpoint: Checkpoi
         assert answer.text == text and answer.passes <= 3, (form, answer.passes)
 
 
+def test_a_model_without_an_idea_is_not_asked_to_guess(checkpoint: Checkpoint) -> None:
+    """Its passes stay as short as without; only the prefill, long anyway, holds a guess."""
+    script = Script(checkpoint, written(Format.MOLMO2, [(308, 742)], "mug"), probability=0.02)
+    assert len(Molmo(checkpoint, script).point(IMAGE, PROMPT, label="mug").points) == 1
+    assert max(new for _, new in script.runs[1:]) <= 4
+
+
 def test_numbers_foreseen_in_unfinished_text() -> None:
     molmo2, molmo1 = Grammar(Format.MOLMO2), Grammar(Format.MOLMO1)
     opening = '<points coords="1 1 '

@@ -102,7 +102,7 @@ class Transformers:
                 attention_mask=torch.ones_like(tokens),
                 mm_token_type_ids=of_image.long(),
                 pixel_values=self._pixels(inputs.crops),
-                image_token_pooling=torch.from_numpy(inputs.pooling),
+                image_token_pooling=torch.tensor(inputs.pooling),
                 image_grids=torch.tensor([[len(inputs.pooling), 1, 0, 0]]),
                 do_sample=False,
                 max_new_tokens=len(answer) if answer else 192,
