@@ -24,7 +24,7 @@ TOPICS = ("image", "depth", "camera_info")
 ARGUMENTS = {
     "camera": (f"preset of the topics: {', '.join(CAMERAS)}", "realsense"),
     "image": ("colour topic, instead of that of the preset", ""),
-    "depth": ("depth topic, aligned to colour, instead of that of the preset", ""),
+    "depth": ("depth topic, instead of that of the preset", ""),
     "camera_info": ("camera_info topic, instead of that of the preset", ""),
     "depth_camera_info": ("that of depth that is not aligned to colour; empty: the one beside depth", ""),
     "checkpoint": ("model: a folder, a cached hub id or 'tiny'; empty: as in params_file", ""),

@@ -18,6 +18,7 @@ from molmo_ros.datatypes import Array, Depth, RgbdFrame
 from molmo_ros.ros.apart import is_aligned, is_apart
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
+from molmo_ros.ros.depth_info import DepthInfo
 from molmo_ros.ros.messages import make_header
 from molmo_ros.sim import SimCamera
 from molmo_ros.sim.render import Renderer
@@ -171,6 +172,28 @@ def test_depth_of_another_camera_is_reprojected_by_tf(
     # the same taken for aligned: only its topic's name could make the node believe that
     lying = ask(asked, cameras, depth, K, FRAME)
     assert lying.targets[0].status != lying.targets[0].OK or error_m(lying, truth) > 0.010
+
+
+@pytest.mark.parametrize(
+    ("remaps", "prefix", "depth", "topic"),
+    [
+        ([], "", "/camera/depth/image_rect_raw", "/camera/depth/camera_info"),
+        ([], "front/", "/front/depth", "/front/camera_info"),
+        ([], "", "/camera/depth/image_rect_raw/compressedDepth", "/camera/depth/camera_info"),
+        (["depth_camera_info:=/other/info"], "", "/camera/depth/image", "/other/info"),
+        (["front/depth_camera_info:=/other/info"], "front/", "/camera/depth/image", "/other/info"),
+    ],
+)
+def test_camera_info_is_beside_the_depth_unless_remapped(
+    context: None, remaps: list[str], prefix: str, depth: str, topic: str
+) -> None:
+    words = ["--ros-args"] if remaps else []
+    node = Node("remapped", cli_args=[*words, *(word for remap in remaps for word in ("-r", remap))])
+    try:
+        assert DepthInfo(node, prefix, depth).topic == topic
+        assert node.get_subscriptions_info_by_topic(topic) == []  # nobody listens before it is needed
+    finally:
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(
