@@ -60,7 +60,8 @@ class _Session:
 
         for name, array in inputs.items():
             if self._given.get(name) is not array:  # views of the cache stay the same for many passes
-                self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+                shared = array.flags.writeable  # OpenVINO takes no other memory
+                self._request.set_tensor(name, openvino.Tensor(array, shared_memory=shared))
                 self._given[name] = array
         self._request.start_async()
         self._request.wait()
