@@ -130,6 +130,12 @@ def test_hollow_things_are_hollow() -> None:
         assert (sides[:, :3] @ middle + sides[:, 3]).max() > 0.02
 
 
+def test_a_rounded_corner_is_no_slice_of_a_body() -> None:
+    """A floor whose two ends differ by a rounding error: no piece of it is so thin that it has no volume."""
+    wall = [(0.0, 0.0), (0.04, 0.0), (0.05, 0.03), (0.046, 0.03), (0.036, 0.004), (0.0, 0.004002)]
+    assert all(ConvexHull(piece).volume > 1e-9 for piece in lathe(wall, [0] * 5).solids)
+
+
 def test_gaps_are_as_wanted() -> None:
     rng = np.random.default_rng(1)
     things = [put("box", "red", box((0.06, 0.05, 0.05)), 0.0, 0.0, 0.3)]

@@ -12,6 +12,7 @@ import numpy as np
 from molmo_ros.datatypes import Array
 
 SECTORS = 20  # of a hollow ring: its inner chords stand at most 1.3 % of the radius proud of the circle
+THINNEST_M = 1e-5  # slice of a body
 STRAIGHT_COS = np.cos(np.radians(12.0))  # a tube bends by no more than this within one piece
 
 
@@ -22,6 +23,7 @@ def lathe_solids(profile: Array, segments: int) -> tuple[Array, ...]:
     corners; slices that are full are joined again where the outside bulges.
     """
     levels = np.unique(np.round(profile[:, 1], 6))
+    levels = levels[np.append(True, np.diff(levels) > THINNEST_M)]  # less is one corner, rounded
     pieces: list[Array] = []
     open_stack: list[Array] = []  # full slices so far, (radius, z), from below
     for low, high in pairwise(levels):
