@@ -29,12 +29,14 @@ from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import declare
+from molmo_ros.ros.processes import end_by_shutdown
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
 from molmo_ros.ros.worker import Worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+PATIENCE_S = 5.0  # cameras may start a little later than the node
 PROBLEM_S = 30.0  # a camera that does not deliver is named in the log this often
 CANCEL_S = 5.0  # how long the query that runs may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
@@ -47,6 +49,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         super().__init__("molmo", **options)
         _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config)
+        self._asked_from = 0.0
         self.engine = Engine()
         self.engine.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
@@ -94,6 +97,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         """Begin to answer."""
         result = super().on_activate(state)
         self.engine.active = result == SUCCESS
+        self._asked_from = time.monotonic()
         self.get_logger().info("ready: ask on ~/ground, ~/ask or ~/query")
         return result
 
@@ -142,7 +146,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         for camera in self.cameras.values():
             camera.collect()
         problems = [text for camera in self.cameras.values() if (text := camera.problem(self.config))]
-        if problems and self.engine.active:
+        if problems and self.engine.active and time.monotonic() > self._asked_from + PATIENCE_S:
             self.get_logger().warning(" ".join(problems), throttle_duration_sec=PROBLEM_S)
         statuses = [
             diagnostics.node_status(name, self.engine, self.worker, self.config),
@@ -185,7 +189,7 @@ def spin(node: LifecycleNode, threads: int) -> None:
     while rclpy.ok():
         try:
             executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
+        except ExternalShutdownException:
             break
         except Exception as error:
             text = "".join(traceback.format_exception(error))
@@ -195,6 +199,7 @@ def spin(node: LifecycleNode, threads: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
+    end_by_shutdown()
     rclpy.init(args=args)
     logging.getLogger().setLevel(logging.INFO)
     try:
@@ -203,6 +208,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"molmo: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 2
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # interrupted while it was starting
     forward_logging(node)
     node.start()
     try:

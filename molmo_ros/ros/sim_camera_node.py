@@ -17,6 +17,7 @@ from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.ros.params import declare
+from molmo_ros.ros.processes import end_by_shutdown
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 # Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
@@ -75,6 +76,7 @@ def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
+    end_by_shutdown()
     rclpy.init(args=args)
     try:
         node = SimCameraNode()
@@ -84,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except ExternalShutdownException:
         pass
     finally:
         node.destroy_node()

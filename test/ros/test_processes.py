@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,13 +52,31 @@ def test_demo_tells_why_it_fails_and_leaves_no_process(tmp_path: Path) -> None:
     assert not [command for command in commands if b"molmo_ros.ros" in command]
 
 
+def interrupt_twice(process: subprocess.Popen[bytes]) -> int:
+    """As Ctrl-C does in a terminal: the process hears of it from there, and from launch."""
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    return process.wait(20.0)
+
+
 def test_interrupted_node_ends_cleanly() -> None:
     with Processes() as processes:
         node = processes.start_node("molmo_ros.ros.node", ros_args=["-r", "__node:=interrupted"])
         with GraspClient("/interrupted") as client:
             client.wait_ready(120.0)
-        node.send_signal(signal.SIGINT)
-        assert node.wait(20.0) == 0
+        assert interrupt_twice(node) == 0
+
+
+def test_interrupted_camera_ends_cleanly() -> None:
+    with Processes() as processes, GraspClient() as client:
+        names = ["-r", "__ns:=/interrupted"]
+        camera = processes.start_node("molmo_ros.ros.sim_camera_node", {"width": 320, "height": 240}, names)
+        give_up = time.monotonic() + 60.0
+        while client.node.count_publishers("/interrupted/camera_info") == 0:
+            assert time.monotonic() < give_up and camera.poll() is None
+            client.spin(0.05)
+        assert interrupt_twice(camera) == 0
 
 
 def test_wrong_parameter_is_one_line_and_status_2() -> None:
