@@ -11,7 +11,7 @@ pytest.importorskip("open3d", reason="the simulated camera needs open3d")
 
 from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
-from molmo_ros.tools.evaluate_track import true_pixels, true_seed
+from molmo_ros.tools.evaluate_track import run, true_pixels, true_seed
 from molmo_ros.track import Tracked, Tracker
 from molmo_ros.track_patch import Seed
 from molmo_ros.track_view import View, make_view
@@ -154,6 +154,14 @@ def test_without_depth_there_is_no_position_but_a_pixel() -> None:
 def test_seed_outside_of_the_image_is_left_out() -> None:
     view = make_view(film(Motion(), 1)[0].frame)
     assert Tracker().correct([view], [Seed(ImagePoint(-5.0, 3.0, "it"))]) == ()
+
+
+def test_evaluation_tells_what_carrying_an_answer_gains() -> None:
+    told = run(SEED, 1, 320, ["object", "hidden"], None)
+    assert (told["identity_runs"], told["identity_kept"], told["left_out"]) == (1, 1.0, 0)
+    for unit in ("px", "mm"):
+        assert told["object"][f"carried_{unit}_median"] < told["object"][f"stale_{unit}_median"] / 5
+    assert told["object"]["px_median"] <= told["object"]["px_p90"] < 6
 
 
 def _empty(frame: RgbdFrame) -> View:
