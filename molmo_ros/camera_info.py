@@ -56,7 +56,8 @@ def check_frame(frame: RgbdFrame) -> None:
     if frame.depth.shape != (height, width):
         raise FrameError(
             f"Depth is {frame.depth.shape[1]}x{frame.depth.shape[0]} and colour {width}x{height}; "
-            "use the depth that the driver aligns to colour (RealSense: align_depth.enable:=true)."
+            "use the depth that the driver aligns to colour (RealSense: align_depth.enable:=true), or "
+            "reproject it (molmo_ros.register)."
         )
     check_K(frame.K, width, height)
 

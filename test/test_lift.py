@@ -109,7 +109,7 @@ def test_ellipsoid_covers_the_truth() -> None:
         view = look(*solids, noise=1)
         truth = look(*view.solids).frame.depth
         v, u = np.nonzero(view.ids > 0)
-        for k in rng.choice(len(u), 150, replace=False):
+        for k in rng.choice(len(u), 400, replace=False):
             x, y = np.array([u[k], v[k]]) + rng.normal(0, 1.5, 2)
             point = ImagePoint(float(x), float(y), "it", covariance=np.eye(2) * 1.5**2)
             lifted = lift_point(view.frame, point)
@@ -117,4 +117,4 @@ def test_ellipsoid_covers_the_truth() -> None:
             true = truth[v[k], u[k]] * np.array([(u[k] - c[0]) / f, (v[k] - c[1]) / f, 1])
             error = lifted.position - true
             inside.append(error @ np.linalg.solve(lifted.covariance, error) < chi2.ppf(0.9, 3))
-    assert 0.83 < np.mean(inside) < 0.98
+    assert 0.85 < np.mean(inside) < 0.95
