@@ -20,6 +20,7 @@ SHADING = 0.3  # how much a difference in lightness counts beside one in hue
 SAME_COLOUR = 14.0  # in 8-bit L*a*b* so weighted
 OWN_PIXEL = 0.71  # px, half its diagonal
 SMALL_HOLE = 2.0  # px: what is around single lost pixels needs no proof that it is the same thing
+NEAR_IN_HOLE = 2.0  # by how much the nearest layer is preferred there: who points at a thing sees it in front
 LEAST = 12  # pixels at the rim of a hole, to read its depth from
 
 
@@ -163,7 +164,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     layer = np.concatenate([[0], np.cumsum(cuts)])
     mass = np.bincount(layer, weights=weight)
     preference = np.ones_like(mass)
-    preference[0] = options.near_preference
+    preference[0] = options.near_preference if hole < SMALL_HOLE else NEAR_IN_HOLE
     chosen = int(np.argmax(mass * preference))
     own = layer == chosen
     near, u, v, w = z[own], du[own], dv[own], weight[own]

@@ -120,6 +120,16 @@ def test_the_same_colour_elsewhere_is_not_the_same_thing() -> None:
         robust_depth(depth, 37, 30, FX, rgb=rgb)
 
 
+def test_a_hole_at_the_outline_is_filled_from_the_thing_not_from_the_table_of_its_colour() -> None:
+    """At the rim of the hole there is more of the table than of the thing, and colour does not tell."""
+    rgb, depth = np.full((60, 80, 3), 150, np.uint8), wall(1.0)
+    depth[:, :39] = 0.7
+    depth[25:36, 35:46] = np.nan
+    assert robust_depth(depth, 40, 30, FX, rgb=rgb).z == pytest.approx(0.7, abs=1e-6)
+    depth[:, 34:39] = 1.0  # now the thing is too far away to be meant
+    assert robust_depth(depth, 40, 30, FX, rgb=rgb).z == pytest.approx(1.0, abs=1e-6)
+
+
 def test_single_lost_pixels_need_no_colour() -> None:
     rgb, depth = two_things()
     rgb[30, 20], depth[30, 20] = 255, np.nan  # a highlight
