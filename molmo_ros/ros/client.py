@@ -19,6 +19,7 @@ from molmo_ros.errors import CancelledError, NotReadyError
 from molmo_ros.srv import Ask, Ground
 
 WAITING = "NOT_READY"  # the code of a node that is still loading
+PROBE_S = 2.0  # an empty query is refused at once
 GRACE_S = 2.0  # the node itself gives up at timeout_s; its answer still has to travel
 
 
@@ -131,8 +132,10 @@ class GraspClient:
         while time.monotonic() < give_up:
             if self._ground.service_is_ready():
                 try:
-                    response = self._call(self._ground, Ground.Request(query=""), 0.0, wait_s)
-                except CancelledError as silence:  # there, but too busy with loading to answer in time
+                    response = self._call(self._ground, Ground.Request(query=""), 0.0, min(PROBE_S, wait_s))
+                except CancelledError as silence:
+                    # Too busy with starting to answer in time; or it had not yet discovered this client,
+                    # and DDS has lost the answer.
                     said = str(silence)
                     continue
                 if response.code == "BAD_QUERY":  # an empty query is refused by a node that is ready

@@ -7,9 +7,8 @@ import gc
 from contextlib import suppress
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt (malloc.h)
+M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
 LARGE_BYTES = 4 << 20  # a colour image in float32 stays below, a cache of keys and values lies above
-SPARE_BYTES = 64 << 20  # what is free at the end of the heap and may stay there between queries
 
 
 def map_large_blocks() -> None:
@@ -19,9 +18,7 @@ def map_large_blocks() -> None:
     lie among small ones that live on, and neither ``free`` nor ``malloc_trim`` gives them back.
     """
     with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def spare_the_collector() -> None:
