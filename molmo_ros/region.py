@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from molmo_ros.cloud import Index
 from molmo_ros.datatypes import Array, Depth, Mask, RgbdFrame
 from molmo_ros.depth import DepthOptions, valid_depth
+
+RIM = np.ones((5, 5), np.uint8)  # px: gaps of a rim that are closed
+FLOOR_PX = 7  # the height of a floor is a mean over so many
+FLOOR_M = 0.002  # lower is the support
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,9 @@ class Region:
             good = np.abs(depth - z) < max(0.006, 4 * self.sigma)  # NaN is not
             if plane is not None:
                 K = frame.K
-                good &= is_above(depth, (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], plane, least)
+                rays = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
+                good &= is_above(depth, *rays, plane, least)
+                good |= _floors(good, depth * _rise(*rays, plane) + np.float32(plane[3]), self.sigma, least)
         mask = np.zeros(frame.depth.shape, dtype=np.bool_)
         mask[cut] = good
         return mask
@@ -131,9 +138,34 @@ class Region:
 
 def is_above(z: Depth, x: Array, y: Array, plane: Array, least: float) -> Mask:
     """Mark the depths z (h,w) m along rays (x, y, 1), x (w,), y (h,), over least m above a plane (4,)."""
+    return np.asarray(z * _rise(x, y, plane) > np.float32(least - plane[3]))
+
+
+def _rise(x: Array, y: Array, plane: Array) -> Depth:
+    """How far rays (x, y, 1), x (w,), y (h,), move along the normal of a plane (4,): (h,w) m per m."""
     n = plane.astype(np.float32)
-    slope = n[0] * x.astype(np.float32) + (n[1] * y.astype(np.float32) + n[2])[:, None]
-    return np.asarray(z * slope > np.float32(least - plane[3]))
+    return np.asarray(n[0] * x.astype(np.float32) + (n[1] * y.astype(np.float32) + n[2])[:, None])
+
+
+def _floors(mask: Mask, height: Depth, sigma: float, least: float) -> Mask:
+    """Mark what a mask (h,w) surrounds and is a little higher than the support: floors of bowls and mugs.
+
+    Height (h,w) m above the support. Where that shows, as in a ring, it is 0; what lies in a bowl is higher.
+    """
+    known = np.isfinite(height)
+    size = (FLOOR_PX, FLOOR_PX)
+    total = cv2.boxFilter(np.where(known, height, np.float32(0)), -1, size)
+    level = total / np.maximum(cv2.boxFilter(known.astype(np.float32), -1, size), np.float32(1e-6))
+    floor = (level > max(FLOOR_M, sigma)) & (height < least + 3 * sigma)
+    return np.asarray(_silhouette(mask) & known & floor)
+
+
+def _silhouette(mask: Mask) -> Mask:
+    """A mask (h,w) and all that it surrounds."""
+    edge = len(RIM)
+    closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), edge), cv2.MORPH_CLOSE, RIM)
+    cv2.floodFill(closed, None, (0, 0), 2)
+    return np.asarray(closed[edge:-edge, edge:-edge] != 2)
 
 
 def _extent(index: Index) -> slice:

@@ -93,6 +93,22 @@ def test_the_floor_of_a_bowl_is_the_bowl_and_what_lies_in_it_is_not() -> None:
     assert np.mean(segment.mask[floor]) > 0.8
 
 
+def test_a_thin_floor_is_of_the_bowl_and_the_table_inside_of_a_ring_is_not() -> None:
+    """Both are nearly as low as the table: 4.5 mm, and 0."""
+    bowl = cup(0, 0, 0.075, 0.05, wall=0.0045)
+
+    def ring(p: Array) -> Array:
+        return np.maximum(bowl(p), -can(0, 0, 0.0705, 0.2)(p + np.array([0, 0, 0.05])))
+
+    for shape, shows, share in ((bowl, 1, (0.9, 1.0)), (ring, 0, (0.0, 0.02))):
+        view = look(shape, elevation_deg=70, noise=1, size=(640, 480))
+        v, u = np.argwhere(view.mask())[0]
+        rim = ImagePoint(float(u), float(v) + 4, "bowl")
+        mask = segment_object(view.frame, rim, lift_point(view.frame, rim), view.up).mask
+        within = np.hypot(*np.moveaxis(view.world_image()[..., :2], -1, 0)) < 0.06
+        assert share[0] <= np.mean(mask[within & (view.ids == shows)]) <= share[1]
+
+
 def test_what_has_no_depth_is_never_filled_with_the_table() -> None:
     """Of a glass that the sensor looks through, only what was measured of it counts."""
     view = look(can(0, 0, 0.035, 0.1), noise=1, size=(640, 480))
