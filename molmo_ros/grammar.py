@@ -257,7 +257,13 @@ class Grammar:
         """``text`` ends before a number; if it is known from before, go on behind it."""
         if number >= len(plan.likely):
             return Draft(text, _NUMBERS)
-        return self._behind_number(text + plan.likely[number], opening, number + 1, plan)
+        return self._behind_likely(text + plan.likely[number], opening, number + 1, plan)
+
+    def _behind_likely(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
+        """``text`` ends behind a number that is a guess; what was only foreseen is not guessed on from."""
+        if plan.previous or number < len(plan.likely):
+            return self._behind_number(text, opening, number, plan)
+        return Draft(text, (self.before(opening, number), self.closing(opening, plan.label)))
 
     def _behind_number(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
         """``text`` ends behind a number, ``number`` of them are complete."""
@@ -277,7 +283,7 @@ class Grammar:
         if self.complete(value):
             return self._behind_number("", state.opening, number + 1, plan)
         if number < len(plan.likely) and (rest := _nearest(value, plan.likely[number])):
-            return self._behind_number(rest, state.opening, number + 1, plan)
+            return self._behind_likely(rest, state.opening, number + 1, plan)
         if self.format is Format.MOLMO1 and (value == "0" or (value.isdigit() and len(value) > 1)):
             # 10 may become 100, yet hardly ever does
             return Draft(".0", ('"',)) if value == "100" else Draft(".", _NUMBERS)
