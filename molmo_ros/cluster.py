@@ -24,10 +24,11 @@ def clusters(
     patches that meet are joined, unless they meet in a valley: that is what things do that touch, while a
     label or a lid is flush with what it is on, or sticks out of it. Borders are what is within 1.5 near m.
     """
-    i, j = cKDTree(points, balanced_tree=False, compact_nodes=False).query_pairs(eps, output_type="ndarray").T
+    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    i, j = tree.query_pairs(eps, output_type="ndarray").T.copy()
     core = np.bincount(np.concatenate([i, j]), minlength=len(points)) >= min_neighbours
-    change = colour[i] - colour[j]
-    same = np.einsum("pc,pc->p", change, change) < SAME_COLOUR**2
+    change = sum((c[i] - c[j]) ** 2 for c in np.ascontiguousarray(colour.T))
+    same = change < SAME_COLOUR**2
     patch = _connected(len(points), i[same], j[same], core)
     meet = ~same & (patch[i] != patch[j]) & (patch[i] >= 0) & (patch[j] >= 0)
     a, b = i[meet], j[meet]
