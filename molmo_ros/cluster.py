@@ -12,6 +12,7 @@ from molmo_ros.datatypes import Array, Mask
 
 SAME_COLOUR = 14.0  # in 8-bit L*a*b*, in which lightness counts less
 VALLEY = 0.1  # sine-like measure of how much two faces look at each other, mean of a border
+SPOT = 0.5  # pairs across a border, beside the root of the points of the smaller patch: so neighbours touch
 LOW_M, LOW_VALLEY = 0.018, 0.7  # of what is so low the table hides most; its normals are not to be trusted
 
 
@@ -60,15 +61,18 @@ def _joined(patch: Index, a: Index, b: Index, valley: Array, height: Array) -> I
     """Relabel points (N,) so that patches have one label where no valley is between them.
 
     The patches a and b (P,) of pairs of points across their borders tell, by the mean of all pairs of a
-    border: single ones are at the mercy of noise.
+    border: single ones are at the mercy of noise. Where they meet but at a spot, it tells nothing.
     """
     count = int(patch.max()) + 1
     border, index = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)
-    depth = np.bincount(index, weights=valley) / np.bincount(index)
+    length = np.bincount(index)
+    depth = np.bincount(index, weights=valley) / length
     top = np.zeros(count)
     np.maximum.at(top, patch[patch >= 0], height[patch >= 0])
     a, b = np.divmod(border, count)
     flush = depth < np.where(np.minimum(top[a], top[b]) < LOW_M, LOW_VALLEY, VALLEY)
+    size = np.bincount(patch[patch >= 0])
+    flush &= length > SPOT * np.sqrt(np.minimum(size[a], size[b]))
     graph = coo_matrix((np.ones(flush.sum(), dtype=np.int8), (a[flush], b[flush])), shape=(count, count))
     thing = connected_components(graph, directed=False)[1].astype(np.intp)
     return np.where(patch >= 0, thing[patch], -1)

@@ -48,7 +48,7 @@ def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripp
     skin = max(0.004, 0.9 * shape.spacing)
     sides = [y > high[hand] - skin, y < low[hand] + skin]
     grips = [np.bincount(hand[side], minlength=count) for side in sides]
-    closing, approach = rotation[:, :, 1], rotation[:, :, 2]
+    closing = rotation[:, :, 1]
     faces = [
         _mean_normal(shape.normals[point[side]], sign * closing, hand[side])
         for side, sign in zip(sides, (1, -1), strict=True)
@@ -65,11 +65,21 @@ def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripp
         width=width,
         depth=depths / np.maximum(inside, 1),
         cosine=cosine,
-        squeeze=np.where(width < THIN_M, 0.0, -np.sum((faces[0] + faces[1]) * approach, axis=1) / 2),
+        squeeze=np.where(width < THIN_M, 0.0, _squeeze((faces[0] + faces[1]) / 2, rotation)),
         grip=np.minimum(*grips),
         guessed=np.bincount(t.hand[guessed], minlength=count),
         bite=bite,
     )
+
+
+def _squeeze(slope: Array, rotation: Array) -> Array:
+    """Return how far contacts of a mean normal `slope` (C,3) push the object out of a hand, as a sine (C,).
+
+    Sideways or ahead: the other way there is the palm.
+    """
+    sideways = np.sum(slope * rotation[:, :, 0], axis=1)
+    ahead = np.minimum(np.sum(slope * rotation[:, :, 2], axis=1), 0.0)
+    return np.asarray(np.hypot(sideways, ahead))
 
 
 def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:

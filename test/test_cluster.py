@@ -41,6 +41,13 @@ def test_a_label_that_is_flush_or_a_lid_that_stands_out_is_part_of_it(slope: flo
     assert set(labels_of(sheet(slope, -1), sheet(slope, 1))) == {0}
 
 
+def test_what_meets_at_a_spot_is_parted_though_it_looks_flush_there() -> None:
+    """The rim of a bowl before a bottle: three points of one are near two of the other."""
+    left, right = sheet(0.0, -1), sheet(0.0, 1)
+    right = right[(np.abs(right[:, 1]) < 0.004) | (right[:, 0] > 0.012)]
+    assert len(set(labels_of(left, right))) == 2
+
+
 def test_one_colour_is_not_parted_at_a_valley() -> None:
     assert set(labels_of(sheet(-0.8, -1), sheet(-0.8, 1), one_colour=True)) == {0}
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import Solid, View, block, can, clearance, closes_on, cup, hand_points, look, roll
+from solids import Solid, View, block, can, clearance, closes_on, cup, hand_points, look, roll, sphere
 
 from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp import plan_grasps
+from molmo_ros.grasp_candidates import Candidates
+from molmo_ros.grasp_checks import check
 from molmo_ros.gripper import Gripper
 from molmo_ros.lift import lift_point
 from molmo_ros.segment import segment_object
-from molmo_ros.transforms import pose_matrix, transform_points
+from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 FRANKA = Gripper.load("franka_hand")
 
@@ -101,6 +103,19 @@ def test_the_palm_does_not_press_on_tall_things() -> None:
     assert distances(view, grasp).min() > 0
     tips = view.world(grasp.pose.position)
     assert tips[2] > 0.05  # not about its foot, either
+
+
+@pytest.mark.parametrize(("beside", "above", "holds"), [(0, 0, True), (0, 8, True), (20, 0, False)])
+def test_a_ball_is_not_held_beside_its_middle(beside: float, above: float, holds: bool) -> None:
+    """The pads close on it on both sides, and then push it out; in mm from the middle to the fingertips."""
+    view = look(sphere(0, 0, 0.037), elevation_deg=65, noise=0.5, size=(640, 480))
+    shape = complete_shape(view.segment(), view.up).dense
+    middle = transform_points(invert(view.T_world_camera @ shape.T_camera_support), np.array([0, 0, 0.037]))
+    across = np.array([-shape.eye[1], shape.eye[0], 0.0]) / np.hypot(*shape.eye[:2])
+    R = np.stack([np.cross(across, [0, 0, -1.0]), across, [0, 0, -1.0]], axis=1)
+    contact = middle + beside / 1000 * R[:, 0] - (above + 8) / 1000 * R[:, 2]
+    hand = Candidates(R[None], contact[None], np.full(1, 0.034), np.full(1, 0.008), np.ones(1))
+    assert bool(len(check(shape, hand, FRANKA)[0])) is holds
 
 
 def walled_cup(gap: float, height: float) -> View:
