@@ -70,9 +70,10 @@ def _joined(patch: Index, a: Index, b: Index, valley: Array, height: Array) -> I
     top = np.zeros(count)
     np.maximum.at(top, patch[patch >= 0], height[patch >= 0])
     a, b = np.divmod(border, count)
-    flush = depth < np.where(np.minimum(top[a], top[b]) < LOW_M, LOW_VALLEY, VALLEY)
+    low = np.minimum(top[a], top[b]) < LOW_M
     size = np.bincount(patch[patch >= 0])
-    flush &= length > SPOT * np.sqrt(np.minimum(size[a], size[b]))
+    spot = length <= SPOT * np.sqrt(np.minimum(size[a], size[b]))
+    flush = (depth < np.where(low, LOW_VALLEY, VALLEY)) & (low | ~spot)
     graph = coo_matrix((np.ones(flush.sum(), dtype=np.int8), (a[flush], b[flush])), shape=(count, count))
     thing = connected_components(graph, directed=False)[1].astype(np.intp)
     return np.where(patch >= 0, thing[patch], -1)

@@ -20,7 +20,7 @@ Number = TypeVar("Number", bound=np.generic)
 FRICTION_CONE_DEG = 28.0  # of a rubber pad, mu = 0.53
 PAIR_TILTS_DEG = (0.0, 30.0, -30.0, 60.0, -60.0)
 LEANS_DEG, LEANING_TILTS_DEG = (25.0, -25.0), (0.0, 30.0, -30.0)
-LEVEL = np.sin(np.radians(15.0))
+LEVEL = np.sin(np.radians(20.0))
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 PAIRS = 64
