@@ -62,9 +62,6 @@ class Tape:
     def trim(self, length: int) -> None:
         del self.ids[length:]
 
-    def fork(self) -> Tape:
-        return Tape(self.ids)
-
 
 class Script:
     """Says a text whatever it sees, one token after the other; behind anything else, it says rubbish.

@@ -44,10 +44,6 @@ class Cache(Protocol):
         """Forget all tokens behind the first ``length``; costs nothing."""
         ...
 
-    def fork(self) -> Cache:
-        """An independent copy."""
-        ...
-
 
 class Runtime(Protocol):
     """One loaded network. Not safe for two threads at a time, but for `interrupt`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -36,9 +35,6 @@ class TorchCache:
     def trim(self, length: int) -> None:
         if length < self.length:
             self.cache.crop(length - self.length)
-
-    def fork(self) -> TorchCache:
-        return TorchCache(copy.deepcopy(self.cache))
 
 
 class EagerRuntime:

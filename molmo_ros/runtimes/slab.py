@@ -32,11 +32,6 @@ class SlabCache:
     def trim(self, length: int) -> None:
         self._length = min(self._length, length)
 
-    def fork(self) -> SlabCache:
-        other = object.__new__(SlabCache)
-        other._slab, other._length, other._shown = self._slab.copy(), self._length, {}
-        return other
-
     def append(self, new_kv: Float32) -> None:
         """new_kv (2L,T,G,K)"""
         end = self._length + new_kv.shape[1]

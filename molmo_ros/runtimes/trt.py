@@ -36,11 +36,10 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 class DeviceCache:
     """Keys and values on the device; see the module."""
 
-    def __init__(self, kv: dict[str, Any], length: int = 0) -> None:
+    def __init__(self, kv: dict[str, Any]) -> None:
         self.planes, self.capacity, groups, size = kv["layout"]
         self.row_bytes = groups * size * _ITEM_BYTES[kv["dtype"]]
-        self._kv = kv
-        self._length = length
+        self._length = 0
         # Zeros, since a masked slot counts nothing only as long as it is no NaN.
         self.slab = Buffer(self.planes * self.plane_bytes, zero=True)
 
@@ -58,13 +57,6 @@ class DeviceCache:
 
     def trim(self, length: int) -> None:
         self._length = min(self._length, length)
-
-    def fork(self) -> DeviceCache:
-        other = DeviceCache(self._kv, self._length)
-        rt = cudart()
-        kind = rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        call(rt.cudaMemcpy, other.slab.address, self.slab.address, self.slab.size, kind)
-        return other
 
     def plane(self, i: int) -> int:
         """Address of keys (even) or values (odd) of layer i // 2."""
