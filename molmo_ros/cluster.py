@@ -85,6 +85,6 @@ def _normals(points: Array, i: Index, j: Index, which: Index) -> Array:
     row[which] = np.arange(len(which))
     of, neighbour = np.concatenate([row[i], row[j]]), np.concatenate([j, i])
     of, neighbour = of[of >= 0], neighbour[of >= 0]
-    among = coo_matrix((np.ones(len(of)), (of, neighbour)), shape=(len(which), len(points))).tocsr()
     m = moments(points)
-    return normals_of_moments(points[which], among @ m + m[which])
+    sums = [np.bincount(of, weights=column[neighbour], minlength=len(which)) for column in m.T]
+    return normals_of_moments(points[which], np.stack(sums, axis=1) + m[which])

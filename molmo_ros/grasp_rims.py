@@ -42,7 +42,8 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
     Looks at the neighbours of points (N,3) within radius m among a denser cloud (M,3).
     """
     points = thinned(points[_may_be_top(points, radius)], TOPS)
-    distance, index = cKDTree(among).query(points, k=min(48, len(among)), distance_upper_bound=radius)
+    tree = cKDTree(among, balanced_tree=False, compact_nodes=False)
+    distance, index = tree.query(points, k=min(48, len(among)), distance_upper_bound=radius)
     near = np.isfinite(distance)
     around = among[np.where(near, index, 0)]
     local_top = points[:, 2] > np.where(near, around[..., 2], -np.inf).max(axis=1) - 0.004

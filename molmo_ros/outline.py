@@ -26,9 +26,13 @@ def in_hull(points: Array, of: Array, margin: float) -> Mask:
     corners, edge = corners[length > 1e-9], edge[length > 1e-9] / length[length > 1e-9, None]
     if len(corners) < 3:
         return np.zeros(len(points), dtype=np.bool_)
+    low, high = corners.min(axis=0) - margin, corners.max(axis=0) + margin
+    x, y = np.ascontiguousarray(points.T)
+    inside = (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])  # often few are
     outward = np.stack([edge[:, 1], -edge[:, 0]], axis=1)
-    beyond = outward @ points.T - np.einsum("cd,cd->c", corners, outward)[:, None]
-    return np.asarray(beyond.max(axis=0) < margin)
+    beyond = outward @ points[inside].T - np.einsum("cd,cd->c", corners, outward)[:, None]
+    inside[inside] = beyond.max(axis=0) < margin
+    return np.asarray(inside)
 
 
 def rectangle_angle(points: Array) -> float:

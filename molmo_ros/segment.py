@@ -30,7 +30,7 @@ class SegmentOptions:
     spacing_m: float = 0.0018
     min_height_m: float = 0.006
     eps_m: float = 0.008
-    voxel_m: float = 0.0035
+    voxel_m: float = 0.004
     min_neighbours: int = 3
     reach_m: float = 0.015
     min_points: int = 40

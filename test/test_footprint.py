@@ -15,11 +15,14 @@ def disc(x: float, y: float, outer: float, inner: float = 0.0) -> Array:
 
 
 def test_what_stands_apart_is_left_out() -> None:
-    here, beside, far = disc(0, 0, 0.03), disc(0.068, 0, 0.03), disc(0.15, 0, 0.03)
-    flat = np.concatenate([here, beside, far])
-    near = within_reach(flat, np.array([0.0, 0.0]), CELL, 0.01)
-    assert near[: len(here) + len(beside)].all()  # 8 mm are no gap
-    assert not near[-len(far) :].any()
+    here = disc(0, 0, 0.03)
+    beside = disc(np.ptp(here[:, 0]) + 0.99 * CELL, 0, 0.03)
+    far = beside + [np.ptp(here[:, 0]) + 1.6 * CELL, 0]
+    for turned in (slice(None), slice(None, None, -1)):  # along x, along y
+        flat = np.concatenate([here, beside, far])[:, turned]
+        near = within_reach(flat, np.array([0.0, 0.0]), CELL, 0.01)
+        assert near[: len(here) + len(beside)].all()
+        assert not near[-len(far) :].any()
 
 
 def test_what_lies_inside_is_looked_at() -> None:
