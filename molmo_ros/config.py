@@ -11,9 +11,8 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from molmo_ros.errors import ParameterError
+from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
-RUNTIMES = ("auto", "eager", "onnx", "openvino", "tensorrt", "tensorrt_rtx", "remote")
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
 
 
@@ -50,11 +49,11 @@ class NodeConfig:
         "Model: a folder with the official files, a cached hub id, or 'tiny' (built in).",
         read_only=True,
     )
-    runtime: str = _setting("auto", "What runs the model.", choices=RUNTIMES, read_only=True)
+    runtime: str = _setting("auto", "What runs the model.", choices=(*RUNTIMES, "remote"), read_only=True)
     precision: str = _setting(
         "auto",
         "How the weights are held; auto: as the engine, or what suits the CPU.",
-        choices=PRECISIONS,
+        choices=("auto", *PRECISIONS),
         read_only=True,
     )
     max_crops: int = _setting(

@@ -43,7 +43,7 @@ def test_out_of_range_is_refused_with_the_range() -> None:
 
 
 def test_unknown_choice_is_refused_with_the_choices() -> None:
-    with pytest.raises(ParameterError, match="choose one of auto, eager"):
+    with pytest.raises(ParameterError, match="choose one of auto, onnx"):
         make_config(NodeConfig, {"runtime": "tensorflow"})
 
 

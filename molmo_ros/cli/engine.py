@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from molmo_ros.cli.options import PRECISIONS, integer
+from molmo_ros.cli.options import integer
 from molmo_ros.cli.output import progress, say
 from molmo_ros.errors import ParameterError
+from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
 
 if TYPE_CHECKING:
     from molmo_ros.engine import Manifest
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sm", type=integer(50, 999), metavar="N", help="compute capability times ten, such as 87"
     )
     build.add_argument(
-        "--runtime", choices=("tensorrt", "tensorrt_rtx"), help="compiler, instead of the recipe's"
+        "--runtime", choices=TENSORRT, help="compiler, instead of the recipe's"
     )
     build.add_argument(
         "--sequence",
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--checkpoint", metavar="C", default=default, help="folder, cached hub id, or tiny"
         )
-        action.add_argument("--precision", choices=PRECISIONS[1:], help="how the weights are held")
+        action.add_argument("--precision", choices=PRECISIONS, help="how the weights are held")
     for action in (build, export, actions.choices["list"]):
         action.add_argument("--out", metavar="DIR", help="folder (default: below the user's data folder)")
     for action in actions.choices.values():

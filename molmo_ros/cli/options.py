@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.errors import FrameError
+from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-RUNTIMES = ("auto", "onnx", "openvino", "tensorrt", "tensorrt_rtx", "eager")
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
 def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
@@ -35,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=("auto", *PRECISIONS),
         default="auto",
         help="how the weights are held (default auto: as the engine, or what suits the CPU)",
     )

@@ -90,7 +90,6 @@ CPU_PRECISIONS: dict[str, Precision] = {
     "int8_dynamic": replace(_CPU, name="int8_dynamic", weights="dynamic", head="dynamic"),
     "int4": replace(_CPU, name="int4", weights="int4", head="int8", int8_blocks=True),
 }
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
 def block_size(width: int) -> int:

@@ -16,13 +16,10 @@ from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
 from molmo_ros.engine import MANIFEST, engine_home
 from molmo_ros.errors import EngineError, RuntimeUnavailableError
+from molmo_ros.runtimes.names import OPENVINO, RUNTIMES, TENSORRT
 
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
-
-OPENVINO = ("fp32", "bf16", "int8", "int4")  # its precisions
-TENSORRT = ("tensorrt", "tensorrt_rtx")
-RUNTIMES = ("auto", "onnx", "openvino", *TENSORRT, "eager")
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +105,7 @@ def load_runtime(
 ) -> Runtime:
     """Load the network of a checkpoint; "auto" takes the best runtime that works here.
 
-    ``precision``: one of network.precision.PRECISIONS, or "auto": what the engine has, or what suits the CPU.
+    ``precision``: one of names.PRECISIONS, or "auto": what the engine has, or what suits the CPU.
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """

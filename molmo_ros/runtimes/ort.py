@@ -7,8 +7,9 @@ from typing import Any
 
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.network.precision import CPU_PRECISIONS, PRECISIONS, Precision
+from molmo_ros.network.precision import CPU_PRECISIONS, Precision
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source
+from molmo_ros.runtimes.names import PRECISIONS
 
 
 class OrtRuntime(GraphRuntime):

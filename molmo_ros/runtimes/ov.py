@@ -8,8 +8,8 @@ from typing import Any
 from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS, Precision
-from molmo_ros.runtimes.base import OPENVINO
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source
+from molmo_ros.runtimes.names import OPENVINO
 
 # bf16 is the fp32 graph, which OpenVINO rounds while it loads.
 OV_PRECISIONS = {name: CPU_PRECISIONS["fp32" if name == "bf16" else name] for name in OPENVINO}

@@ -15,7 +15,8 @@ from molmo_ros.datatypes import Answer, Image
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.prompt import pointing_prompt
-from molmo_ros.runtimes.base import OPENVINO, Cache, Float32, Index, Runtime, load_runtime
+from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime, load_runtime
+from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.sim import SimCamera
 
 Progress = Callable[[int, int], None]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from molmo_ros.errors import ParameterError
-from molmo_ros.network.precision import PRECISIONS
+from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
 
 RECIPES = Path(__file__).parent.parent / "assets" / "engines"
-COMPILERS = ("tensorrt", "tensorrt_rtx")
-RUNTIMES = (*COMPILERS, "onnx")
+RUNTIMES = (*TENSORRT, "onnx")
 
 
 @dataclass(frozen=True)
