@@ -11,13 +11,13 @@ patch, *column* by column. Three of them and a number make a point; pixels as in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from molmo_ros.datatypes import ImagePoint
-from molmo_ros.points import NONE_ANSWER, Span, from_unit, plain_label, tags
+from molmo_ros.points import Span, from_unit, tags
 from molmo_ros.preprocess import ImageInputs
 
 PLACES = 9
@@ -96,17 +96,6 @@ class PatchMap:
         x, y = ((n + 0.5) * _THIRD for n in divmod(third, 3))
         return box[0] + x / self.patches[1], box[1] + y / self.patches[0]
 
-    def numbers(self, x: float, y: float) -> tuple[int, int, int]:
-        """The three numbers that name the place nearest to x, y (0..1)."""
-        along, down = x * self.patches[1], y * self.patches[0]
-        column = min(max(int(along), 0), self.patches[1] - 1)
-        row = min(max(int(down), 0), self.patches[0] - 1)
-        token = row // self.window[0] * self.tokens[1] + column // self.window[1] + self.low
-        slot = row % self.window[0] * self.window[1] + column % self.window[1]
-        thirds = [min(max(round(v / _THIRD - 0.5), 0), 2) for v in (along - column, down - row)]
-        patch = self.no_more + 1 + slot
-        return token, patch, self.no_more + 1 + self.slots + 3 * thirds[0] + thirds[1]
-
     def _box(self, left: int, top: int, right: int, bottom: int) -> Box:
         rows, columns = self.patches
         return left / columns, top / rows, right / columns, bottom / rows
@@ -145,14 +134,3 @@ def parse_molmopoint(text: str, places: PatchMap, width: int, height: int) -> tu
         x, y = places.place(*point.numbers) or (np.nan, np.nan)
         found.append(ImagePoint(from_unit(x, width, 1), from_unit(y, height, 1), point.label, instance=i))
     return tuple(found)
-
-
-def format_molmopoint(
-    points: Sequence[ImagePoint], label: str, places: PatchMap, width: int, height: int
-) -> str:
-    """The answer that MolmoPoint would give: points sorted by their tokens, ids from 1, then "no more"."""
-    if not points:
-        return NONE_ANSWER
-    named = sorted(places.numbers((p.x + 0.5) / width, (p.y + 0.5) / height) for p in points)
-    body = "".join("".join(map(point_token, n)) + str(i) for i, n in enumerate(named, start=1))
-    return f'<points coords="{body}{point_token(places.no_more)}">{plain_label(label)}</point>'

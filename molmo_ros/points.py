@@ -1,4 +1,4 @@
-"""Points in the text of an answer: one strict parser and one formatter per model generation.
+"""Points in the text of an answer: one strict parser per model generation, and how Molmo2 writes them.
 
 Both generations write coordinates relative to the whole original image, as per mille (Molmo2) or per cent
 (Molmo v1) of width and height, measured from its outer top-left corner. Our pixels have (0, 0) at the
@@ -26,8 +26,6 @@ _GROUP = re.compile(r"(?:^|[\t:,;])\s*([0-9]+(?:\.[0-9]+)?)(?= )")
 _TRIPLE = re.compile(r" ([0-9]+) ([0-9]{3,4}) ([0-9]{3,4})(?![0-9.])")
 _PAIR_NAME = re.compile(r"x([0-9]*)")
 _PERCENT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
-_TOTAL = re.compile(r"\btotal of ([0-9]{1,6})\b")
-_ABSENT = re.compile(r"\b(?:there are none|(?:isn't|aren't|is not|are not) in the image)\b", re.IGNORECASE)
 
 Span = tuple[int, int]
 
@@ -45,18 +43,18 @@ class TextPoint:
     group: str = "1"
 
 
-def parse_molmo2(text: str, width: int, height: int, image_index: int = 1) -> tuple[ImagePoint, ...]:
-    """Points of a Molmo2 answer about image ``image_index`` of size width x height px, in text order.
+def parse_molmo2(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:
+    """Points of a Molmo2 answer about one image of width x height px, in text order.
 
     Values above 1000 and points of other images are dropped; a tag that the token limit cut off still
     yields its complete triples. Never raises: text without a point gives ().
     """
-    return _to_pixels(select_molmo2(text, image_index), 1000, width, height)
+    return _to_pixels(select_molmo2(text), 1000, width, height)
 
 
-def select_molmo2(text: str, image_index: int = 1) -> tuple[TextPoint, ...]:
-    """The points of ``text`` that are inside image ``image_index``, still in per mille."""
-    return tuple(p for p in scan_molmo2(text) if p.group == str(image_index) and p.x <= 1000 and p.y <= 1000)
+def select_molmo2(text: str) -> tuple[TextPoint, ...]:
+    """The points of ``text`` that are inside the first image, still in per mille."""
+    return tuple(p for p in scan_molmo2(text) if p.group == "1" and p.x <= 1000 and p.y <= 1000)
 
 
 def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
@@ -116,43 +114,19 @@ def scan_molmo1(text: str) -> tuple[TextPoint, ...]:
     return tuple(found)
 
 
-def parse_count(text: str) -> int | None:
-    """The number in "... shows a total of N."; 0 for "There are none." and its like, as "This isn't in the
-    image."; None if no count is stated.
-    """
-    match = _TOTAL.search(text)
-    if match:
-        return int(match[1])
-    return 0 if _ABSENT.search(text) else None
-
-
-def format_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
-    """The answer that Molmo2 would give: points sorted by x, then y, ids from 1; "There are none." for ()."""
+def format_molmo2(points: Sequence[tuple[int, int]], label: str) -> str:
+    """The answer that Molmo2 would give for (x, y) in per mille: sorted, ids from 1; NONE_ANSWER for ()."""
     if not points:
         return NONE_ANSWER
-    body = "".join(
-        f" {i} {x:03d} {y:03d}" for i, (x, y) in enumerate(_per_mille(points, width, height), start=1)
-    )
-    return f'<points coords="1{body}">{plain_label(label)}</points>'
+    body = " ".join(f"{i} {x:03d} {y:03d}" for i, (x, y) in enumerate(sorted(points), start=1))
+    return f'<points coords="1 {body}">{plain_label(label)}</points>'
 
 
-def format_count_molmo2(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
+def format_count_molmo2(points: Sequence[tuple[int, int]], label: str) -> str:
     """The counting answer of Molmo2: the points inside a sentence that states their number."""
     if not points:
         return NONE_ANSWER
-    return f"Counting the {format_molmo2(points, label, width, height)} shows a total of {len(points)}."
-
-
-def format_molmo1(points: Sequence[ImagePoint], label: str, width: int, height: int) -> str:
-    """The answer that Molmo v1 would give: per cent with one decimal, sorted by x, then y."""
-    if not points:
-        return NONE_ANSWER
-    pairs = sorted((_to_unit(p.x, width, 100, 1), _to_unit(p.y, height, 100, 1)) for p in points)
-    name, alt = plain_label(label), plain_label(label).replace('"', "'")
-    if len(pairs) == 1:
-        return f'<point x="{pairs[0][0]:.1f}" y="{pairs[0][1]:.1f}" alt="{alt}">{name}</point>'
-    body = " ".join(f'x{i}="{x:.1f}" y{i}="{y:.1f}"' for i, (x, y) in enumerate(pairs, start=1))
-    return f'<points {body} alt="{alt}">{name}</points>'
+    return f"Counting the {format_molmo2(points, label)} shows a total of {len(points)}."
 
 
 @dataclass(frozen=True)
@@ -204,14 +178,6 @@ def _to_pixels(found: Iterable[TextPoint], unit: int, width: int, height: int) -
 def from_unit(value: float, size: int, unit: int) -> float:
     """0..unit of the image -> px, (0, 0) at the centre of the top-left one, kept inside the image."""
     return min(max(value / unit * size - 0.5, 0.0), float(size - 1))
-
-
-def _to_unit(pixel: float, size: int, unit: int, digits: int = 0) -> float:
-    return min(max(round((pixel + 0.5) / size * unit, digits), 0.0), float(unit))
-
-
-def _per_mille(points: Sequence[ImagePoint], width: int, height: int) -> list[tuple[int, int]]:
-    return sorted((int(_to_unit(p.x, width, 1000)), int(_to_unit(p.y, height, 1000))) for p in points)
 
 
 def plain_label(label: str) -> str:

@@ -79,11 +79,6 @@ def counting_prompt(query: str) -> str:
     return f"How many {noun(query)} are there?"
 
 
-def caption_prompt() -> str:
-    """Asks for a description, in the words of Molmo's training data."""
-    return "Describe this image."
-
-
 def ask_prompt(text: str) -> str:
     """A free question, cleaned but otherwise as it stands."""
     return clean_query(text, MAX_PROMPT_CHARS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written import written_in_tokens
 
 from molmo_ros.confidence import Token, annotate_patches
 from molmo_ros.datatypes import ImagePoint
@@ -15,7 +16,6 @@ from molmo_ros.grammar import At, Plan
 from molmo_ros.grammar_point import OPENING, PatchGrammar
 from molmo_ros.patches import (
     PatchMap,
-    format_molmopoint,
     parse_molmopoint,
     point_token,
     scan_molmopoint,
@@ -103,13 +103,13 @@ def test_text_and_back(places: PatchMap, data: st.DataObject, label: str) -> Non
         return 12 * (cell // 3 + (cell % 3 + 0.5) * 0.33) - 0.5
 
     points = [ImagePoint(middle(column), middle(row), label) for column, row in cells]
-    text = format_molmopoint(points, label, places, width, height)
+    text = written_in_tokens(points, label, places, width, height)
     back = parse_molmopoint(text, places, width, height)
     assert sorted((round(p.x, 6), round(p.y, 6)) for p in back) == sorted(
         (round(p.x, 6), round(p.y, 6)) for p in points
     )
     assert all(p.label == label for p in back)
-    assert format_molmopoint(back, label, places, width, height) == text
+    assert written_in_tokens(back, label, places, width, height) == text
     named = [p.numbers for p in scan_molmopoint(text)]
     assert named == sorted(named)
 

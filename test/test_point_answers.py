@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scripted import Script, Tape
 from tiny_molmo_point import write_checkpoint
+from written import written_in_tokens
 
 from molmo_ros.answer import Molmo
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.datatypes import Answer, ImagePoint
 from molmo_ros.errors import AnswerError, CancelledError
-from molmo_ros.patches import PatchMap, format_molmopoint, point_token
+from molmo_ros.patches import PatchMap, point_token
 from molmo_ros.preprocess import preprocess
 
 IMAGE = np.zeros((40, 150, 3), np.uint8)
@@ -124,7 +125,7 @@ def written(
         for c in cells
     ]  # fmt: skip
     points = [ImagePoint(x, y, "mugs") for x, y in wanted]
-    return format_molmopoint(points, "mugs", script.places, 150, 40), wanted
+    return written_in_tokens(points, "mugs", script.places, 150, 40), wanted
 
 
 def places(answer: Answer) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scripted import Script, qwen_like_tokenizer
 from tiny_molmo2 import EXTRA, write_checkpoint
+from written import written
 
 from molmo_ros.answer import Molmo
 from molmo_ros.checkpoint import Checkpoint, load_checkpoint
@@ -35,18 +36,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def generation(checkpoint: Checkpoint, form: Format) -> Checkpoint:
     model_type = "molmo" if form is Format.MOLMO1 else "molmo2"
     return replace(checkpoint, config=replace(checkpoint.config, model_type=model_type))
-
-
-def written(form: Format, points: list[tuple[int, int]], label: str) -> str:
-    """The official answer with points in per mille."""
-    if form is Format.MOLMO2:
-        body = " ".join(f"{i} {x:03d} {y:03d}" for i, (x, y) in enumerate(points, 1))
-        return f'<points coords="1 {body}">{label}</points>'
-    if len(points) == 1:
-        ((x, y),) = points
-        return f' <point x="{x / 10:.1f}" y="{y / 10:.1f}" alt="{label}">{label}</point>'
-    body = " ".join(f'x{i}="{x / 10:.1f}" y{i}="{y / 10:.1f}"' for i, (x, y) in enumerate(points, 1))
-    return f' <points {body} alt="{label}">{label}</points>'
 
 
 def drawn(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:

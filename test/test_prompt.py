@@ -14,7 +14,6 @@ from molmo_ros.errors import CheckpointError, QueryError
 from molmo_ros.prompt import (
     PromptEncoder,
     ask_prompt,
-    caption_prompt,
     clean_query,
     counting_prompt,
     pointing_prompt,
@@ -102,10 +101,6 @@ def test_counting_prompt(query: str, prompt: str) -> None:
 def test_prompt_without_a_thing() -> None:
     with pytest.raises(QueryError, match="names nothing"):
         pointing_prompt("...")
-
-
-def test_caption_prompt(encoder: PromptEncoder) -> None:
-    assert encoder.turn(caption_prompt()) == encoder.turn("Describe this image.")
 
 
 def test_ask_prompt_keeps_the_words() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from molmo_ros.points import scan_molmo2
+from molmo_ros.points import NONE_ANSWER, scan_molmo2
 from molmo_ros.sim.objects import COLORS, KINDS
-from molmo_ros.tools.tiny.questions import NONE, Thing, ask, counting_answer, pointing_answer
+from molmo_ros.tools.tiny.questions import Thing, ask, counting_answer, pointing_answer
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install molmo_ros[train]")
 pytest.importorskip("transformers", reason="training needs transformers: pip install molmo_ros[train]")
@@ -52,7 +52,7 @@ def test_answers_have_the_official_form() -> None:
     assert counting_answer(things, "mugs") == (
         'Counting the <points coords="1 1 308 005 2 752 377">mugs</points> shows a total of 2.'
     )
-    assert pointing_answer([], "mugs") == NONE
+    assert pointing_answer([], "mugs") == counting_answer([], "mugs") == NONE_ANSWER
 
 
 def test_answers_point_at_what_the_words_mean() -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from molmo_ros.points import NONE_ANSWER, format_count_molmo2, format_molmo2
 from molmo_ros.sim.objects import COLORS, KINDS, PLURALS, colors_of
 
-NONE = "There are none."
 POINTING = (
     "Point to {}.",
     "Point to {}.",
@@ -44,20 +44,12 @@ class Thing:
     y: int
 
 
-def coords(things: list[Thing]) -> str:
-    """The coords attribute for one image: "1 1 308 305 2 752 377"."""
-    ordered = sorted(things, key=lambda t: (t.x, t.y))
-    return "1 " + " ".join(f"{i} {t.x:03d} {t.y:03d}" for i, t in enumerate(ordered, 1))
-
-
 def pointing_answer(things: list[Thing], label: str) -> str:
-    return f'<points coords="{coords(things)}">{label}</points>' if things else NONE
+    return format_molmo2([(t.x, t.y) for t in things], label)
 
 
 def counting_answer(things: list[Thing], label: str) -> str:
-    if not things:
-        return NONE
-    return f'Counting the <points coords="{coords(things)}">{label}</points> shows a total of {len(things)}.'
+    return format_count_molmo2([(t.x, t.y) for t in things], label)
 
 
 def naming_answer(things: list[Thing]) -> str:
@@ -92,8 +84,8 @@ def _absent(things: list[Thing], rng: np.random.Generator) -> tuple[str, str]:
     many = rng.random() < 0.25
     noun = _stranger(many, rng) if rng.random() < 0.12 else _missing(things, many, rng)
     if many and rng.random() < 0.5:
-        return _pick(COUNTING, rng).format(noun), NONE
-    return _pick(POINTING, rng).format(_article(noun, many, rng)), NONE
+        return _pick(COUNTING, rng).format(noun), NONE_ANSWER
+    return _pick(POINTING, rng).format(_article(noun, many, rng)), NONE_ANSWER
 
 
 def _missing(things: list[Thing], many: bool, rng: np.random.Generator) -> str:
