@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from enum import IntEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +90,33 @@ def test_cuda_without_a_gpu_is_told(cudart: Any) -> None:
         cuda.device()
     with pytest.raises(RuntimeUnavailableError, match=r"cudaMalloc failed with cudaError\w+; check"):
         cuda.Buffer(16)
+
+
+Error = IntEnum("Error", {"cudaSuccess": 0, "cudaErrorInsufficientDriver": 35})  # of CUDA's, two
+
+
+@pytest.mark.parametrize(("driver", "mend"), [(12060, r'"cuda-python<12\.7"'), (0, "install the driver")])
+def test_a_driver_older_than_cuda_python(driver: int, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on JetPack 6, whose driver is for CUDA 12.6, with a cuda-python for CUDA 13."""
+    ok, old = Error(0), Error(35)
+    rt = SimpleNamespace(
+        cudaGetDeviceCount=lambda: (old, None), cudaDriverGetVersion=lambda: (ok, driver),
+        cudaRuntimeGetVersion=lambda: (ok, 13040),
+    )  # fmt: skip
+    monkeypatch.setattr(cuda, "cudart", lambda: rt)
+    with pytest.raises(RuntimeUnavailableError, match=rf"InsufficientDriver\); .*{mend}"):
+        cuda.device()
+
+
+def test_a_driver_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-python 12.6 raises where later ones return an error."""
+
+    def count() -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    monkeypatch.setattr(cuda, "cudart", lambda: SimpleNamespace(cudaGetDeviceCount=count))
+    with pytest.raises(RuntimeUnavailableError, match=r"libcuda\.so\.1\); use runtime onnx"):
+        cuda.device()
 
 
 GENERATIONS = {

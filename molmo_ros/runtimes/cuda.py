@@ -30,7 +30,8 @@ def cudart() -> Any:
         except ImportError:
             continue
     raise RuntimeUnavailableError(
-        "TensorRT engines need cuda-python, which is not installed: pip install cuda-python"
+        "TensorRT engines need cuda-python, which is not installed: pip install cuda-python "
+        '(on JetPack 6: "cuda-python<12.7")'
     )
 
 
@@ -46,12 +47,15 @@ def call(function: Any, *arguments: Any) -> Any:
 def device() -> Device:
     """Raises: RuntimeUnavailableError if there is no GPU that CUDA can use."""
     rt = cudart()
-    error, count = rt.cudaGetDeviceCount()
-    if int(error) != 0 or count == 0:
+    problem = "There is no NVIDIA GPU that CUDA can use here"
+    try:
+        error, count = rt.cudaGetDeviceCount()
+    except RuntimeError as fault:  # up to cuda-python 12.6, the first call loads the driver
         raise RuntimeUnavailableError(
-            f"There is no NVIDIA GPU that CUDA can use here ({error.name}); "
-            "use runtime onnx, or install the driver."
-        )
+            f"{problem} ({fault}); use runtime onnx, or install the driver."
+        ) from fault
+    if int(error) != 0 or count == 0:
+        raise RuntimeUnavailableError(f"{problem} ({error.name}); {_mend(rt)}.")
     kinds = rt.cudaDeviceAttr
     major = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMajor, 0)
     minor = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMinor, 0)
@@ -59,6 +63,18 @@ def device() -> Device:
     return Device(
         name.decode(errors="replace").strip("\0") if isinstance(name, bytes) else str(name),
         10 * major + minor,
+    )
+
+
+def _mend(rt: Any) -> str:
+    """What makes CUDA find a GPU; the newest cuda-python is too new for the driver of JetPack 6."""
+    driver, ours = (call(f) for f in (rt.cudaDriverGetVersion, rt.cudaRuntimeGetVersion))  # 12060 is 12.6
+    if driver == 0 or ours // 1000 <= driver // 1000:
+        return "use runtime onnx, or install the driver"
+    major, minor = driver // 1000, driver % 1000 // 10
+    return (
+        f"the driver is for CUDA {major}.{minor}, cuda-python for {ours // 1000}: "
+        f'pip install "cuda-python<{major}.{minor + 1}"'
     )
 
 

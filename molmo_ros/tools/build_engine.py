@@ -163,8 +163,8 @@ def check_room(checkpoint: Checkpoint, precision: Precision, folder: Path, force
     if free is not None and free < need and not force:
         raise EngineBuildError(
             f"Compiling {largest / 1e9:.1f} GB of weights takes about {need / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; close other programs, add swap, build on a larger machine with "
-            "the same SM and TensorRT and copy the folder, or try with --force."
+            f"{free / 1e9:.1f} GB are free; close other programs, build on a larger machine with the same SM "
+            "and TensorRT and copy the folder, or add swap, which is not counted, and try with --force."
         )
 
 
