@@ -13,12 +13,14 @@ from molmo_ros.checkpoint import Checkpoint
 from molmo_ros.engine import find_engine
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.network.config import V1, V2, ModelConfig
+from molmo_ros.network.export import DECODER, VISION
 from molmo_ros.network.precision import CPU_PRECISIONS, FP32, GPU_PRECISIONS, Precision, block_size
 from molmo_ros.network.weights import BUILD_VIT, EXTRA_HEAD, HEAD, POINT_PREDICTOR, TEXT, network_shapes
 
 CONTEXTS = (1024, 2048, 4096)
 # Next to weights and cache: libraries, activations of one query.
 _WORKING_BYTES = 1_000_000_000
+_IN_VISION = ("model.vision_backbone.", BUILD_VIT, f"{POINT_PREDICTOR}subpatch_k.")
 
 
 def generation(config: ModelConfig) -> str:
@@ -36,8 +38,16 @@ def kv_bytes_per_token(config: ModelConfig, precision: Precision) -> int:
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> int:
     """All weights but the table of embeddings, which stays on disk and is read by rows."""
-    shapes = network_shapes(config).items()
-    return round(sum(_bytes(n, s, precision) for n, s in shapes if not n.startswith(f"{TEXT}wte.")))
+    return round(sum(graph_bytes(config, precision).values()))
+
+
+def graph_bytes(config: ModelConfig, precision: Precision) -> dict[str, float]:
+    """``weight_bytes`` of each graph."""
+    total = {VISION: 0.0, DECODER: 0.0}
+    for name, shape in network_shapes(config).items():
+        if not name.startswith(f"{TEXT}wte."):
+            total[VISION if name.startswith(_IN_VISION) else DECODER] += _bytes(name, shape, precision)
+    return total
 
 
 def memory_bytes(config: ModelConfig) -> dict[str, dict[str, int]]:

@@ -18,12 +18,14 @@ from tiny_molmo_point import write_checkpoint as write_point
 from molmo_ros.checkpoint import load_checkpoint
 from molmo_ros.describe import (
     generation,
+    graph_bytes,
     kv_bytes_per_token,
     memory_bytes,
     runtimes_here,
     weight_bytes,
 )
 from molmo_ros.network.config import parse_config
+from molmo_ros.network.export import export
 from molmo_ros.network.precision import GPU_PRECISIONS
 
 GIB = 2**30
@@ -49,6 +51,19 @@ def test_sizes(name: str) -> None:
         else:
             assert ours / GIB == pytest.approx(size, rel=0.02, abs=0.06), precision
     assert kv_bytes_per_token(config, GPU_PRECISIONS["bf16"]) == cache * 1024
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "write", [write_point, lambda path: write_v1(path, MIXTURE)], ids=["point", "mixture"]
+)
+def test_graphs_are_as_large_as_they_are_said_to_be(write: Any, precision: str, tmp_path: Path) -> None:
+    """What compiling them takes is told from it; a GPU's experts are not rounded."""
+    checkpoint, held = load_checkpoint(str(write(tmp_path / "ckpt"))), GPU_PRECISIONS[precision]
+    export(checkpoint, tmp_path / "graphs", held)
+    for part, expected in graph_bytes(checkpoint.config, held).items():
+        size = sum(path.stat().st_size for path in (tmp_path / "graphs").glob(f"{part}.data"))
+        assert size == pytest.approx(expected, rel=0.1), part  # small ones lie in the graph itself
 
 
 def test_memory_grows_with_the_context() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.describe import graph_bytes, weight_bytes
 from molmo_ros.engine import Manifest, checkpoint_hash, engine_home, file_hash, write_manifest
 from molmo_ros.errors import EngineBuildError, ParameterError
 from molmo_ros.network.export import DECODER, GRAPH_VERSION, VISION, export
@@ -30,11 +31,9 @@ BUCKET = 64  # the cache is bound in lengths that are multiples of this
 DECODE_TOKENS = 16  # tokens that the decoding profile takes at once
 PREFILL_TOKENS = 1408
 _PROMPT_TOKENS = 48  # beside those of the image, for which the profiles are tuned
-# Parts of the names of what the vision graph holds, MolmoPoint's among them.
-_VISION_NAMES = ("vision", "model.vit.", "model.connector.", "build_vit", "subpatch_k")
-# Host memory for each byte of a graph's weights while it is compiled, and beside. Measured: 12.1 GB
-# for the 2.7 GB of a 4B decoder in int4.
-_MEMORY_PER_BYTE, _MEMORY_BASE = 4.1, 1e9
+# Host memory for each byte of a graph's weights while it is compiled, and beside. Measured: 12.2 GB
+# for the 2.6 GB of a 4B decoder in int4, 14.5 GB for the 4.5 GB of a 7B one.
+_MEMORY_PER_BYTE, _MEMORY_BASE = 4.3, 1e9
 
 
 def gpu_precision(name: str) -> Precision:
@@ -105,7 +104,7 @@ def export_graphs(
     precision = known[precision_name]
     if folder.exists() and any(folder.iterdir()):
         raise ParameterError(f"{folder} is not empty; give a new folder.")
-    _check_disk(sum(weight_bytes(checkpoint, precision).values()), folder)
+    _check_disk(weight_bytes(checkpoint.config, precision), folder)
     export(checkpoint, folder, precision, progress)
     files: dict[str, dict[str, Any]] = {}
     for part in (VISION, DECODER):
@@ -140,23 +139,9 @@ def profiles(checkpoint: Checkpoint, sequence: int) -> dict[str, list[Profile]]:
     }
 
 
-def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> dict[str, float]:
-    """About what the data of each graph takes on disk."""
-    bits = {"int4": 4.3, "int8": 8.2, "dynamic": 8.1}
-    plain = 8 * np.dtype(precision.dtype).itemsize
-    text, head = bits.get(precision.weights, plain), bits.get(precision.head, plain)
-    total = {VISION: 0.0, DECODER: 0.0}
-    for name, shape in checkpoint.weights.shapes.items():
-        if "wte." not in name:
-            vision = any(part in name for part in _VISION_NAMES)
-            rate = head if name.startswith("lm_head") else plain if vision else text
-            total[VISION if vision else DECODER] += rate / 8 * float(np.prod(shape))
-    return total
-
-
 def check_room(checkpoint: Checkpoint, precision: Precision, folder: Path, force: bool = False) -> None:
     """Raises: EngineBuildError if disk or memory will not do."""
-    data = weight_bytes(checkpoint, precision)
+    data = graph_bytes(checkpoint.config, precision)
     _check_disk(2 * sum(data.values()), folder)
     largest = max(data.values())
     need, free = _MEMORY_BASE + _MEMORY_PER_BYTE * largest, available_memory()
