@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
 from molmo_ros.ros.messages import make_header
-from molmo_ros.ros.node import MolmoNode
+from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
 
 FRAME = "camera_color_optical_frame"
 # A scene of the simulated camera in which the built-in model finds GOOD once, and in which ABSENT is not.
@@ -38,6 +39,22 @@ class Spinning:
     def stop(self) -> None:
         self._executor.shutdown(timeout_sec=5.0)
         self._thread.join(5.0)
+
+
+@contextmanager
+def running(settings: Mapping[str, Any], **options: Any) -> Iterator[MolmoNode]:
+    """A node molmo with these settings, brought up by itself; ``options`` are those of a Node.
+
+    The machine may be busy with other work: it is patient with frames.
+    """
+    values = {"max_frame_age_s": 20.0, **settings}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node = MolmoNode(parameter_overrides=overrides, **options)
+    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
+    node.start()
+    yield node
+    spinning.stop()
+    node.destroy_node()
 
 
 class Camera:

@@ -47,20 +47,10 @@ def frame() -> RgbdFrame:
 @pytest.fixture(scope="session")
 def molmo(context: None) -> Iterator[MolmoNode]:
     """The node with the built-in model, brought up by itself."""
-    from rclpy.executors import MultiThreadedExecutor
-    from rclpy.parameter import Parameter
-    from ros_helpers import Spinning
+    from ros_helpers import running
 
-    from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
-
-    # The machine may be busy with other work: be patient with frames.
-    overrides = [Parameter("max_frame_age_s", value=20.0), Parameter("timeout_s", value=60.0)]
-    node = MolmoNode(parameter_overrides=overrides)
-    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
-    node.start()
-    yield node
-    spinning.stop()
-    node.destroy_node()
+    with running({"timeout_s": 60.0}) as node:
+        yield node
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from ros_helpers import FRAME, GOOD, SEED, Spinning
+from ros_helpers import FRAME, GOOD, SEED, running
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -78,25 +78,12 @@ def cameras(context: None, truth: SimCamera) -> Iterator[Cameras]:
 @pytest.fixture(scope="module")
 def asked(context: None) -> Iterator[GraspClient]:
     """A node that gets colour and depth of two cameras."""
-    from rclpy.executors import MultiThreadedExecutor
-    from rclpy.parameter import Parameter
-
-    from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
-
     topics = {"image": "color/image", "camera_info": "color/camera_info", "depth": "depth/image_rect"}
     remaps = [word for a, b in topics.items() for word in ("-r", f"{a}:={b}")]
-    node = MolmoNode(
-        namespace="/pair",
-        cli_args=["--ros-args", *remaps],
-        parameter_overrides=[Parameter("max_frame_age_s", value=20.0), Parameter("timeout_s", value=60.0)],
-    )
-    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
-    node.start()
-    with GraspClient("/pair/molmo") as client:
+    node = running({"timeout_s": 60.0}, namespace="/pair", cli_args=["--ros-args", *remaps])
+    with node, GraspClient("/pair/molmo") as client:
         client.wait_ready(120.0)
         yield client
-    spinning.stop()
-    node.destroy_node()
 
 
 def ask(client: GraspClient, cameras: Cameras, depth: Depth, K: Array | None, frame_id: str) -> Any:

@@ -11,14 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.parameter import Parameter
-from ros_helpers import GOOD, Camera, Spinning
+from ros_helpers import GOOD, Camera, running
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.pipeline import Grounder
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
+from molmo_ros.ros.node import MolmoNode
 
 
 def serve(text: str, port: int = 0) -> ThreadingHTTPServer:
@@ -67,15 +65,9 @@ def far(context: None) -> Iterator[tuple[MolmoNode, int]]:
         "runtime": "remote",
         "remote_url": f"http://127.0.0.1:{port}",
         "remote_retries": 0,
-        "max_frame_age_s": 20.0,
     }
-    overrides = [Parameter(name, value=value) for name, value in values.items()]
-    node = MolmoNode(namespace="/far", parameter_overrides=overrides)
-    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
-    node.start()
-    yield node, port
-    spinning.stop()
-    node.destroy_node()
+    with running(values, namespace="/far") as node:
+        yield node, port
 
 
 def test_the_server_comes_goes_and_comes_back(

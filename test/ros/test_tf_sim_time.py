@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
-from ros_helpers import FRAME, GOOD, Camera, Spinning
+from ros_helpers import FRAME, GOOD, Camera, running
 from rosgraph_msgs.msg import Clock
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.messages import make_header
-from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
+from molmo_ros.ros.node import MolmoNode
 
 tf2_ros = pytest.importorskip(
     "tf2_ros", reason="tf2_ros is not installed here; it comes with a robot's ROS 2"
@@ -68,20 +66,13 @@ def _transform(parent: str, child: str, stamp_ns: int, x: float = 0.0, z: float 
 
 @pytest.fixture
 def sim(context: None) -> Iterator[tuple[MolmoNode, World]]:
-    values: dict[str, Any] = {"use_sim_time": True, "max_frame_age_s": 20.0, "tf_wait_s": 2.0}
-    values["target_frame"] = "base_link"
-    node = MolmoNode(
-        parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
-        cli_args=["--ros-args", "-r", "__node:=in_sim", "-r", "__ns:=/in_sim"],
-    )
-    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
     sender = Node("world", namespace="/in_sim")
     world = World(sender)
-    node.start()
-    yield node, world
-    world.close()
-    spinning.stop()
-    node.destroy_node()
+    settings = {"use_sim_time": True, "tf_wait_s": 2.0, "target_frame": "base_link"}
+    names = ["--ros-args", "-r", "__node:=in_sim", "-r", "__ns:=/in_sim"]
+    with running(settings, cli_args=names) as node:
+        yield node, world
+        world.close()
     sender.destroy_node()
 
 

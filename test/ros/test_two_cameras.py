@@ -8,13 +8,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 import pytest
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.parameter import Parameter
-from ros_helpers import GOOD, SEED, Camera, Spinning
+from ros_helpers import GOOD, SEED, Camera, running
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
+from molmo_ros.ros.node import MolmoNode
 from molmo_ros.sim import SimCamera
 from molmo_ros.srv import Ground
 
@@ -25,15 +23,9 @@ ROUNDS = 6
 
 @pytest.fixture(scope="module")
 def both(context: None) -> Iterator[MolmoNode]:
-    values = {"cameras": list(NAMES), "max_frame_age_s": 20.0, "timeout_s": 60.0}
-    overrides = [Parameter(name, value=value) for name, value in values.items()]
     names = ["--ros-args", "-r", "__node:=both", "-r", "__ns:=/both"]
-    node = MolmoNode(parameter_overrides=overrides, cli_args=names)
-    spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
-    node.start()
-    yield node
-    spinning.stop()
-    node.destroy_node()
+    with running({"cameras": list(NAMES), "timeout_s": 60.0}, cli_args=names) as node:
+        yield node
 
 
 @pytest.fixture(scope="module")
