@@ -306,6 +306,6 @@ def _module(name: str) -> Any:
         command = (
             "pip install tensorrt-rtx-cu13"
             if name == "tensorrt_rtx"
-            else "it comes with JetPack; else pip install tensorrt"
+            else "it comes with JetPack (a venv needs --system-site-packages); else pip install tensorrt"
         )
         raise RuntimeUnavailableError(f'Runtime "{name}" is not installed ({error}): {command}') from error

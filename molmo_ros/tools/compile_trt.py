@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 INSTALL = {
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
-    "tensorrt": "it comes with JetPack (sudo apt install nvidia-jetpack); elsewhere pip install tensorrt",
+    "tensorrt": "it comes with JetPack (sudo apt install nvidia-jetpack; a venv sees it with "
+    "--system-site-packages); elsewhere pip install tensorrt",
 }
 _ATTENTION = re.compile(r"^Name: \S*_mha_\S*,", re.MULTILINE)
 
