@@ -75,7 +75,7 @@ def normals_of_moments(points: Array, sums: Array) -> Array:
 
 
 def least_axes(xx: Array, xy: Array, xz: Array, yy: Array, yz: Array, zz: Array) -> Array:
-    """Return the unit eigenvectors (N,3) of the least eigenvalues of symmetric matrices, by their entries (N,).
+    """Return unit eigenvectors (N,3) of the least eigenvalues of symmetric matrices, given by entries (N,).
 
     In closed form, five times as fast as numpy.linalg.eigh: the least root of the characteristic polynomial
     (Smith 1961), and the longest column of the adjugate of what is left without it. NaN where two eigenvalues

@@ -7,8 +7,10 @@ the seen points best agrees with what the camera saw, and did not see, tells the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d
 
 from molmo_ros.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
@@ -48,6 +50,12 @@ class Shape:
     T_camera_support: Array
     horizon: Horizon
     has_floor: bool
+
+    @cached_property
+    def solid(self) -> npt.NDArray[np.float32]:
+        """x, y, z, 1 (4,N+S) of all points: the object's, then the scene's."""
+        x, y, z = np.concatenate([self.points, self.scene]).T
+        return np.stack([x, y, z, np.ones(len(x))]).astype(np.float32)
 
     def depth_behind_seen(self, points: Array) -> Array:
         """Return how far (...,) m points (...,3) lie behind what the camera saw there; -inf in the open."""

@@ -152,16 +152,14 @@ def _palm_free(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> 
     back = gripper.finger_length - PALM_CLEARANCE_M
     corner = np.abs(rotation[:, 2, :2]) @ (palm[:2] / 2 + PALM_CLEARANCE_M)
     lowest = (tips[:, 2] - back * rotation[:, 2, 2] - corner).min(initial=np.inf)
-    points = np.concatenate([shape.points, shape.scene])
     # neighbours are wider than what is seen of them
-    room = np.full(len(points), PALM_CLEARANCE_M)
+    room = np.full(shape.solid.shape[1], PALM_CLEARANCE_M)
     room[: len(shape.points)] = CLEARANCE_M
-    high = points[:, 2] > lowest  # often nothing is
+    high = shape.solid[2] > lowest  # often nothing is
     room, weight = room[high], weights(shape)[high]
     behind = -(gripper.finger_length + palm[2] + TRAVEL_M)
-    hand, point, x, y, z = within(
-        points[high], rotation, tips, palm[:2] / 2 + PALM_CLEARANCE_M, behind, -back
-    )
+    half = palm[:2] / 2 + PALM_CLEARANCE_M
+    hand, point, x, y, z = within(shape.solid[:, high], rotation, tips, half, behind, -back)
     hit = np.abs(x) < palm[0] / 2 + room[point]
     hit &= (np.abs(y) < palm[1] / 2 + room[point]) & (z < room[point] - gripper.finger_length)
     return np.asarray(np.bincount(hand[hit], weight[point[hit]], len(tips)) < 0.99)
@@ -170,7 +168,8 @@ def _palm_free(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> 
 def _crowd(shape: Shape, rotation: Array, tips: Array, width: Array, gripper: Gripper) -> Index:
     """Count the neighbours' points (C,) near the fingers, opened a little wider than what they hold."""
     half = np.array([gripper.finger_width / 2 + NEAR_M, gripper.max_opening])
-    hand, _, _, y, _ = within(shape.scene, rotation, tips, half, -gripper.finger_length, NEAR_M)
+    scene = shape.solid[:, len(shape.points) :]
+    hand, _, _, y, _ = within(scene, rotation, tips, half, -gripper.finger_length, NEAR_M)
     beside = np.abs(y) - width[hand] / 2
     near = (beside > 0) & (beside < FINGER_ROOM_M + gripper.finger_thickness + NEAR_M)
     return np.bincount(hand[near], minlength=len(tips))

@@ -118,7 +118,8 @@ def _amid(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
     """Return the opening (m) that leaves each finger NEAR_M to the next neighbour, or half the gap."""
     half = np.array([gripper.finger_width / 2 + NEAR_M, gripper.max_opening])
     one = slice(k, k + 1)
-    y = within(shape.scene, fits.rotation[one], fits.tips[one], half, -gripper.finger_length, NEAR_M)[3]
+    scene = shape.solid[:, len(shape.points) :]
+    y = within(scene, fits.rotation[one], fits.tips[one], half, -gripper.finger_length, NEAR_M)[3]
     held = float(fits.width[k]) / 2
     room = np.abs(y[np.abs(y) > held]).min(initial=np.inf) - gripper.finger_thickness
     return float(2 * max(room - NEAR_M, (held + room) / 2, held + clearance(shape)))

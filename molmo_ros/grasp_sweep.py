@@ -46,8 +46,8 @@ class Swept:
         room = clearance(shape)
         reach = gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M + 2 * room
         half = np.array([gripper.finger_width / 2 + room, reach])
-        points = np.concatenate([shape.points, shape.scene])
-        hand, point, _, y, z = within(points, rotation, tips, half, -(gripper.finger_length + TRAVEL_M), room)
+        behind = -(gripper.finger_length + TRAVEL_M)
+        hand, point, _, y, z = within(shape.solid, rotation, tips, half, behind, room)
         return Swept(hand, point, y, z, point < len(shape.points), weights(shape)[point])
 
     def by(self, which: Mask, shift: Array) -> Swept:
@@ -66,19 +66,23 @@ def weights(shape: Shape) -> npt.NDArray[np.float32]:
 
 
 def within(
-    points: Array, rotation: Array, tips: Array, half: Array, lowest: float, highest: float
+    solid: npt.NDArray[np.float32],
+    rotation: Array,
+    tips: Array,
+    half: Array,
+    lowest: float,
+    highest: float,
 ) -> tuple[Index, Index, Array, Array, Array]:
-    """Find the points (N,3) in a box about each hand: |x|, |y| below half (2,) m, z between two heights in m.
+    """Find points of a solid (4,N) in a box about each hand: |x|, |y| below half (2,) m, z between two in m.
 
     Returns the pairs' hand, point, and x, y, z m in the hand's frame, (T,) each.
     """
-    homogeneous = np.concatenate([points.T, np.ones((1, len(points)))]).astype(np.float32)
     axes = rotation.transpose(2, 0, 1)  # [k] (C,3) the hands' k-th axes
     offset = -np.sum(axes * tips, axis=2, keepdims=True)
-    x, y, z = (axis @ homogeneous for axis in np.concatenate([axes, offset], axis=2).astype(np.float32))
+    x, y, z = (axis @ solid for axis in np.concatenate([axes, offset], axis=2).astype(np.float32))
     flat = np.flatnonzero(np.abs(x) < half[0])  # a hand is narrow: this leaves few
     y, z = y.ravel()[flat], z.ravel()[flat]
     inside = (np.abs(y) < half[1]) & (z > lowest) & (z < highest)
     flat, y, z = flat[inside], y[inside].astype(np.float64), z[inside].astype(np.float64)
-    hand, point = np.divmod(flat, max(len(points), 1))
+    hand, point = np.divmod(flat, max(solid.shape[1], 1))
     return hand, point, x.ravel()[flat], y, z

@@ -17,7 +17,7 @@ def disc(x: float, y: float, outer: float, inner: float = 0.0) -> Array:
 def test_what_stands_apart_is_left_out() -> None:
     here = disc(0, 0, 0.03)
     beside = disc(np.ptp(here[:, 0]) + 0.99 * CELL, 0, 0.03)
-    far = beside + [np.ptp(here[:, 0]) + 1.6 * CELL, 0]
+    far = beside + np.array([np.ptp(here[:, 0]) + 1.6 * CELL, 0])
     for turned in (slice(None), slice(None, None, -1)):  # along x, along y
         flat = np.concatenate([here, beside, far])[:, turned]
         near = within_reach(flat, np.array([0.0, 0.0]), CELL, 0.01)
