@@ -114,7 +114,6 @@ class Weights:
 def load_checkpoint(
     name: str,
     *,
-    cache_dir: Path | None = None,
     allow_download: bool = False,
     max_crops: int | None = None,
     progress: Callable[[str, float], None] | None = None,
@@ -127,7 +126,7 @@ def load_checkpoint(
     """
     if allow_download and progress:
         progress("looking for the checkpoint", 0.0)
-    folder = resolve(name, cache_dir, allow_download)
+    folder = resolve(name, allow_download)
     config = parse_config(_read_json(folder / "config.json"), str(folder / "config.json"))
     path = folder / "preprocessor_config.json"
     image = ImageConfig.parse(_read_json(path), str(path))
@@ -143,7 +142,7 @@ def load_checkpoint(
     return Checkpoint(folder, config, image, encoder, weights)
 
 
-def resolve(name: str, cache_dir: Path | None = None, allow_download: bool = False) -> Path:
+def resolve(name: str, allow_download: bool = False) -> Path:
     """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
     if name == TINY:
         return _existing(Path(__file__).parent / "assets" / TINY, "reinstall molmo_ros or train it anew")
@@ -154,7 +153,7 @@ def resolve(name: str, cache_dir: Path | None = None, allow_download: bool = Fal
             f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
             'or a hub id such as "allenai/Molmo2-4B".'
         )
-    cache = cache_dir or _hub_cache()
+    cache = _hub_cache()
     if allow_download:
         return _download(name, cache)
     return _in_hub_cache(name, cache)

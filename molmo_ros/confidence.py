@@ -55,11 +55,10 @@ def annotate(
     tokens: Sequence[Token],
     width: int,
     height: int,
-    unit: int = 1000,
 ) -> tuple[ImagePoint, ...]:
     """The parsed points with confidence (0..1) and covariance (2,2) px^2, diagonal in x and y.
 
-    ``written`` are the same points as they stand in the text, ``unit`` the value that means the full width.
+    ``written`` are the same points as they stand in the text.
     """
     coordinates = [span for p in written for span in (p.x_span, p.y_span)]
     annotated = []
@@ -67,7 +66,7 @@ def annotate(
         x_near, x_variance = coordinate(tokens, text.x_span)
         y_near, y_variance = coordinate(tokens, text.y_span)
         confidence = decisions(tokens, text, coordinates) * x_near * y_near
-        covariance = np.diag([_pixels(x_variance, width, unit), _pixels(y_variance, height, unit)])
+        covariance = np.diag([_pixels(x_variance, width), _pixels(y_variance, height)])
         annotated.append(
             ImagePoint(point.x, point.y, point.label, point.instance, min(confidence, 1.0), covariance)
         )
@@ -184,9 +183,9 @@ def _neighbourhood(
     return min(near, 1.0), square / near if near > 0 else square
 
 
-def _pixels(variance: float, size: int, unit: int) -> float:
-    """px^2 from units^2, plus that of rounding to a unit or to a pixel, whichever is coarser."""
-    scale = size / unit
+def _pixels(variance: float, size: int) -> float:
+    """px^2 from per mille^2, plus that of rounding to a per mille or to a pixel, whichever is coarser."""
+    scale = size / 1000
     return float(SIGMA_SCALE**2 * variance * scale**2 + max(scale, 1.0) ** 2 / 12)
 
 

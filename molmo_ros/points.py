@@ -62,22 +62,18 @@ def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
     found: list[TextPoint] = []
     for tag in tags(text):
         value, start, closed = tag.attributes.get("coords", ("", 0, True))
-        for group, begin, end in _groups(value):
-            for match in _TRIPLE.finditer(value, begin, end):
-                at_end = match.end() == len(value)
-                if not closed and at_end and match[3] == "100":
-                    continue  # could be the beginning of 1000
-                found.append(
-                    TextPoint(
-                        x=float(match[2]),
-                        y=float(match[3]),
-                        label=tag.label,
-                        x_span=(start + match.start(2), start + match.end(2)),
-                        y_span=(start + match.start(3), start + match.end(3)),
-                        tag_start=tag.start,
-                        group=group,
-                    )
+        for group, match in _triples(value, closed):
+            found.append(
+                TextPoint(
+                    x=float(match[2]),
+                    y=float(match[3]),
+                    label=tag.label,
+                    x_span=(start + match.start(2), start + match.end(2)),
+                    y_span=(start + match.start(3), start + match.end(3)),
+                    tag_start=tag.start,
+                    group=group,
                 )
+            )
     return tuple(found)
 
 
@@ -158,6 +154,14 @@ def _label(text: str, end: int, name: str, attributes: dict[str, tuple[str, int,
             return inner
     alt, _, closed = attributes.get("alt", ("", 0, False))
     return alt.strip() if closed else ""
+
+
+def _triples(value: str, closed: bool) -> Iterator[tuple[str, re.Match[str]]]:
+    """The triples of a coords attribute, each with its group; one that was cut off may not be whole."""
+    for group, begin, end in _groups(value):
+        for match in _TRIPLE.finditer(value, begin, end):
+            if closed or match.end() < len(value) or match[3] != "100":  # could be the beginning of 1000
+                yield group, match
 
 
 def _groups(value: str) -> Iterator[tuple[str, int, int]]:

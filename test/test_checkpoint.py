@@ -261,15 +261,15 @@ def test_no_such_folder(name: str) -> None:
 
 
 def test_hub_cache(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"fetch it first: .* allenai/Molmo2-4B"):
-        resolve("allenai/Molmo2-4B", tmp_path)
+        resolve("allenai/Molmo2-4B")
     repo = tmp_path / "models--allenai--Molmo2-4B"
     for commit in ("aaa", "bbb"):
         shutil.copytree(good, repo / "snapshots" / commit)
-    assert resolve("allenai/Molmo2-4B", tmp_path).parent == repo / "snapshots"
+    assert resolve("allenai/Molmo2-4B").parent == repo / "snapshots"
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("aaa\n")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert resolve("allenai/Molmo2-4B") == repo / "snapshots" / "aaa"
 
 

@@ -97,7 +97,7 @@ class Job(Generic[R]):
 class Worker:
     """Runs jobs one after the other; ``submit`` never waits and refuses what does not fit the queue."""
 
-    def __init__(self, queue_size: int, name: str = "inference") -> None:
+    def __init__(self, queue_size: int) -> None:
         self._queue: deque[Job[object]] = deque()
         self._background: deque[Job[object]] = deque()
         self._queue_size = queue_size
@@ -106,7 +106,7 @@ class Worker:
         self._started_at = 0.0
         self._mean_s = 0.0
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[Job[R]], R], timeout_s: float, background: bool = False) -> Job[R]:

@@ -16,8 +16,8 @@ BUCKET = 64  # past positions are shown in multiples of this, so that shapes and
 class SlabCache:
     """Keys and values in one array (2L,S,G,K), keys of layer i at 2i, filled from the front of S."""
 
-    def __init__(self, text: TextConfig, capacity: int = 4 * BUCKET, dtype: Any = np.float32) -> None:
-        self._slab = np.zeros((2 * text.num_layers, capacity, text.num_kv_heads, text.head_dim), dtype)
+    def __init__(self, text: TextConfig, dtype: Any = np.float32) -> None:
+        self._slab = np.zeros((2 * text.num_layers, 4 * BUCKET, text.num_kv_heads, text.head_dim), dtype)
         self._length = 0
         self._shown: dict[int, dict[str, npt.NDArray[Any]]] = {}
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,18 @@ def idle(seconds: float) -> dict[str, float]:
                 for camera in CAMERAS:  # they build their scenes
                     client.find(QUERY, camera=camera, timeout_s=60.0)
             time.sleep(2.0)
-            before, start = [_cpu_s(p.pid) for p in (node, bare)], time.monotonic()
-            time.sleep(seconds)
-            spent = [_cpu_s(p.pid) - b for p, b in zip((node, bare), before, strict=True)]
-            shares = [s / (time.monotonic() - start) for s in spent]
+            ours_share, bare_share = _cpu_shares((node.pid, bare.pid), seconds)
         finally:
             bare.kill()
-    return {"cpu_node": shares[0], "cpu_bare": shares[1], "ratio": shares[0] / shares[1]}
+    return {"cpu_node": ours_share, "cpu_bare": bare_share, "ratio": ours_share / bare_share}
+
+
+def _cpu_shares(pids: Sequence[int], seconds: float) -> list[float]:
+    """Share of a core that each of them takes during so many seconds."""
+    before, start = [_cpu_s(pid) for pid in pids], time.monotonic()
+    time.sleep(seconds)
+    spent = [_cpu_s(pid) - b for pid, b in zip(pids, before, strict=True)]
+    return [s / (time.monotonic() - start) for s in spent]
 
 
 def heartbeat(checkpoint: str) -> dict[str, Any]:
