@@ -29,26 +29,25 @@ def clusters(
     i, j = tree.query_pairs(eps, output_type="ndarray").T.copy()
     core = np.bincount(np.concatenate([i, j]), minlength=len(points)) >= min_neighbours
     change = sum((c[i] - c[j]) ** 2 for c in np.ascontiguousarray(colour.T))
-    same = change < SAME_COLOUR**2
-    patch = _connected(len(points), i[same], j[same], core)
-    meet = ~same & (patch[i] != patch[j]) & (patch[i] >= 0) & (patch[j] >= 0)
-    a, b = i[meet], j[meet]
+    same, other = np.flatnonzero(change < SAME_COLOUR**2), np.flatnonzero(change >= SAME_COLOUR**2)
+    a, b, i, j = i[other], j[other], i[same], j[same]
+    patch = _connected(len(points), i, j, core)
     d = points[b] - points[a]
     length = np.sqrt(np.einsum("pc,pc->p", d, d))
-    close = length < 1.5 * near
-    a, b, d = a[close], b[close], d[close] / length[close, None]
+    meet = (length < 1.5 * near) & (patch[a] != patch[b]) & (patch[a] >= 0) & (patch[b] >= 0)
+    a, b, d = a[meet], b[meet], d[meet] / length[meet, None]
     if len(a) == 0:
         return patch
     which, index = np.unique(np.concatenate([a, b]), return_inverse=True)
-    n = _normals(points, i[same], j[same], which)
+    n = _normals(points, i, j, which)
     valley = np.einsum("pc,pc->p", d, n[index[: len(a)]] - n[index[len(a) :]])
     return _joined(patch, patch[a], patch[b], valley, height)
 
 
 def _connected(count: int, i: Index, j: Index, core: Mask) -> Index:
     """Label points linked by pairs i, j (P,); -1 is noise. A border point takes the label of one core."""
-    both = core[i] & core[j]
-    graph = coo_matrix((np.ones(both.sum(), dtype=np.int8), (i[both], j[both])), shape=(count, count))
+    both = np.flatnonzero(core[i] & core[j])
+    graph = coo_matrix((np.ones(len(both)), (i[both], j[both])), shape=(count, count))
     labels: Index = connected_components(graph, directed=False)[1].astype(np.intp)
     labels[~core] = -1
     for a, b in ((i, j), (j, i)):
@@ -74,7 +73,7 @@ def _joined(patch: Index, a: Index, b: Index, valley: Array, height: Array) -> I
     size = np.bincount(patch[patch >= 0])
     spot = length <= SPOT * np.sqrt(np.minimum(size[a], size[b]))
     flush = (depth < np.where(low, LOW_VALLEY, VALLEY)) & (low | ~spot)
-    graph = coo_matrix((np.ones(flush.sum(), dtype=np.int8), (a[flush], b[flush])), shape=(count, count))
+    graph = coo_matrix((np.ones(flush.sum()), (a[flush], b[flush])), shape=(count, count))
     thing = connected_components(graph, directed=False)[1].astype(np.intp)
     return np.where(patch >= 0, thing[patch], -1)
 
@@ -83,8 +82,8 @@ def _normals(points: Array, i: Index, j: Index, which: Index) -> Array:
     """Estimate normals (W,3), towards the camera, of some of points (N,3) from those they are paired with."""
     row = np.full(len(points), -1, dtype=np.intp)
     row[which] = np.arange(len(which))
-    of, neighbour = np.concatenate([row[i], row[j]]), np.concatenate([j, i])
-    of, neighbour = of[of >= 0], neighbour[of >= 0]
+    begin, end = np.flatnonzero(row[i] >= 0), np.flatnonzero(row[j] >= 0)
+    of, neighbour = np.concatenate([row[i[begin]], row[j[end]]]), np.concatenate([j[begin], i[end]])
     m = moments(points)
     sums = [np.bincount(of, weights=column[neighbour], minlength=len(which)) for column in m.T]
     return normals_of_moments(points[which], np.stack(sums, axis=1) + m[which])

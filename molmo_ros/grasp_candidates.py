@@ -183,4 +183,4 @@ def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:
     c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
     approach = c * z[:, None] + s * x[:, None]
     closing = np.broadcast_to(y[:, None], approach.shape)
-    return np.stack([np.cross(closing, approach), closing, approach], axis=-1).reshape(-1, 3, 3)
+    return np.stack([c * x[:, None] - s * z[:, None], closing, approach], axis=-1).reshape(-1, 3, 3)

@@ -129,11 +129,10 @@ def _first_free(
     """Return how far out a finger's inner face first fits (C,) m, and how far it stays free, along +-y."""
     bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
     finger = int(np.ceil((gripper.finger_thickness + 2 * room) / BIN_M))
+    side = np.flatnonzero(direction * t.y > 0)
     # to brush the object itself does little harm, and its completed outline is not short of a pixel
-    y = direction * t.y - np.where(t.own, room - CLEARANCE_M, 0.0)
-    side = direction * t.y > 0
-    y = np.maximum(y, 0.0)
-    k = np.minimum((y[side] / BIN_M).astype(np.intp), bins - 1)
+    y = direction * t.y[side] - np.where(t.own[side], room - CLEARANCE_M, 0.0)
+    k = np.minimum((np.maximum(y, 0.0) / BIN_M).astype(np.intp), bins - 1)
     hits = np.bincount(t.hand[side] * bins + k, weights=t.weight[side], minlength=len(c) * bins)
     sums = np.concatenate([np.zeros((len(c), 1)), np.cumsum(hits.reshape(len(c), bins), axis=1)], axis=1)
     free = sums[:, finger:] - sums[:, :-finger] < 0.99

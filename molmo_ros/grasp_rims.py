@@ -45,16 +45,18 @@ def _thin_tops(points: Array, among: Array, radius: float) -> tuple[Array, Array
     tree = cKDTree(among, balanced_tree=False, compact_nodes=False)
     distance, index = tree.query(points, k=min(48, len(among)), distance_upper_bound=radius)
     near = np.isfinite(distance)
-    around = among[np.where(near, index, 0)]
-    local_top = points[:, 2] > np.where(near, around[..., 2], -np.inf).max(axis=1) - 0.004
-    high = near & (around[..., 2] > points[:, 2, None] - 0.008)
-    count = np.maximum(high.sum(axis=1), 1)
-    mean = np.where(high[..., None], around, 0.0).sum(axis=1) / count[:, None]
-    centred = np.where(high[..., None], around - mean[:, None], 0.0)[..., :2]
-    narrow, wide, angle = _spread(np.swapaxes(centred, 1, 2) @ centred / count[:, None, None])
-    thin = local_top & (count >= 8) & (narrow < 0.0035) & (wide > 1.8 * narrow)
+    index = np.where(near, index, 0)
+    height = np.where(near, among[:, 2][index], -np.inf)
+    high = height > points[:, 2, None] - 0.008
+    top = (points[:, 2] > height.max(axis=1) - 0.004) & (np.count_nonzero(high, axis=1) >= 8)
+    around, high = among[index[top], :2], high[top, :, None]
+    count = np.count_nonzero(high, axis=1)
+    mean = np.where(high, around, 0.0).sum(axis=1) / count
+    centred = np.where(high, around - mean[:, None], 0.0)
+    narrow, wide, angle = _spread(np.swapaxes(centred, 1, 2) @ centred / count[:, None])
+    thin = (narrow < 0.0035) & (wide > 1.8 * narrow)
     across = np.stack([np.cos(angle), np.sin(angle), np.zeros(len(angle))], axis=1)
-    return np.concatenate([mean[thin, :2], points[thin, 2:]], axis=1), across[thin]
+    return np.concatenate([mean, points[top, 2:]], axis=1)[thin], across[thin]
 
 
 def _spread(covariance: Array) -> tuple[Array, Array, Array]:

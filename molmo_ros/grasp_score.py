@@ -79,18 +79,15 @@ def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
 
     From where they are open to where they touch, and just below: behind a mug there may be its handle.
     """
-    along = np.array([PROBE_M, -PROBE_M, -0.4 * gripper.finger_length])
-    closed = np.array([0.1, 0.5, 0.9])
-    z, shut, side = (g.ravel() for g in np.meshgrid(along, closed, [-1.0, 1.0], indexing="ij"))
-    half = fits.opening[:, None] / 2 - shut * (fits.opening - fits.width)[:, None] / 2
-    across = side * (half + gripper.finger_thickness / 2)
-    middle = np.sum((fits.contact - fits.tips) * fits.rotation[:, :, 1], axis=1)[:, None]
-    points = (
-        fits.tips[:, None]
-        + (across + shut * middle)[..., None] * fits.rotation[:, None, :, 1]
-        + z[:, None] * fits.rotation[:, None, :, 2]
-    )
-    return np.asarray(np.mean(shape.depth_behind_seen(points) > 0.005, axis=1))
+    side = np.array([-1.0, 1.0])
+    shut = np.array([0.1, 0.5, 0.9])[:, None]
+    z = np.array([PROBE_M, -PROBE_M, -0.4 * gripper.finger_length])[:, None, None]
+    opening, width = fits.opening[:, None, None, None], fits.width[:, None, None, None]
+    across = side * (opening / 2 - shut * (opening - width) / 2 + gripper.finger_thickness / 2)
+    middle = np.sum((fits.contact - fits.tips) * fits.rotation[:, :, 1], axis=1)[:, None, None, None]
+    tips, y, approach = (a[:, None, None, None] for a in (fits.tips, *np.moveaxis(fits.rotation, 2, 0)[1:]))
+    points = tips + (across + shut * middle)[..., None] * y + z[..., None] * approach
+    return np.asarray(np.mean(shape.depth_behind_seen(points) > 0.005, axis=(1, 2, 3)))
 
 
 def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:

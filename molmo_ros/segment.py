@@ -120,7 +120,8 @@ def _hangs_together(
     height = np.full(count, np.inf) if plane is None else centres @ plane[:3] + plane[3]
     labels = clusters(centres, _lab(frame, around, one_of), height, eps, edge, o.min_neighbours)
     distance = np.linalg.norm(centres - seed, axis=1)
-    nearest = np.argsort(distance)[:8]
+    nearest = np.argpartition(distance, min(7, len(distance) - 1))[:8]
+    nearest = nearest[np.argsort(distance[nearest])]
     usable = nearest[(labels[nearest] >= 0) & (distance[nearest] < reach)]
     if len(usable) == 0:
         raise _on_support(seed, plane, float(distance.min()))
