@@ -98,7 +98,7 @@ def _opposite(shape: Shape, gripper: Gripper) -> tuple[Array, Array, Array, Arra
     half = np.linalg.norm(axis, axis=1) / 2
     y = axis / (2 * half[:, None])
     # well within friction a level hand is as good, and comes closer to the table
-    y = np.where(np.abs(y[:, 2:]) < LEVEL, unit(y * [1.0, 1.0, 0.0]), y)
+    y = unit(np.where(np.abs(y[:, 2:]) < LEVEL, y * [1.0, 1.0, 0.0], y))
     return y, (shape.points[i] + shape.points[j]) / 2, half, cosine
 
 
@@ -169,11 +169,14 @@ def _top_at(shape: Shape, spot: Array) -> float:
 
 
 def _down_across(y: Array) -> Array:
-    """Return the direction (C,3) nearest to straight down that is perpendicular to y (C,3)."""
+    """Return the direction (C,3) nearest to straight down that is perpendicular to y (C,3).
+
+    A level one, where y is steep: a hand that closes up and down comes from the side.
+    """
     down = np.array([0.0, 0.0, -1.0]) + y[:, 2:] * y
-    length = np.linalg.norm(down, axis=1, keepdims=True)
-    side = np.stack([-y[:, 1], y[:, 0], np.zeros(len(y))], axis=1)
-    return np.asarray(np.where(length > 0.2, down / np.maximum(length, 1e-9), side))
+    side = np.stack([-y[:, 1], y[:, 0] + 1e-9, np.zeros(len(y))], axis=1)  # any, where y is vertical
+    steep = np.einsum("nc,nc->n", down, down) < 0.2**2
+    return unit(np.where(steep[:, None], side, down))
 
 
 def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:

@@ -10,6 +10,7 @@ from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import Grasp
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp import plan_grasps
+from molmo_ros.grasp_candidates import pair_candidates
 from molmo_ros.gripper import Gripper
 from molmo_ros.transforms import matrix_from_quaternion, pose_matrix
 
@@ -184,3 +185,22 @@ def test_without_a_known_support_there_is_still_a_grasp() -> None:
     view = look(HELD["can"][0], noise=1)
     grasp = plan_grasps(replace(view.segment(), plane=None), view.lifted(), FRANKA, view.up)[0]
     assert closes_on(view, grasp)[1] > CONE
+
+
+def test_a_hand_that_closes_up_and_down_comes_from_the_side() -> None:
+    """A shelf whose upper and lower faces are known: pairs of points straight above each other, or nearly."""
+    x, y = (g.ravel() for g in np.meshgrid(*[np.arange(-0.03, 0.03, 0.004)] * 2))
+    upper = np.stack([x, y, np.full(len(x), 0.13)], axis=1)
+    up = np.broadcast_to([0.0, 0.0, 1.0], upper.shape)
+    view = look(block(0, 0, (0.06, 0.06, 0.03)))
+    shape = replace(
+        complete_shape(view.segment(), view.up).coarse,
+        points=np.concatenate([upper, upper - 0.03 * up]),
+        normals=np.concatenate([up, -up]),
+        seen=np.ones(2 * len(x), dtype=np.bool_),
+    )
+    R = pair_candidates(shape, FRANKA).rotation
+    steep = np.abs(R[:, 2, 1]) > 0.99
+    assert np.count_nonzero(steep) > 0
+    assert R.transpose(0, 2, 1) @ R == pytest.approx(np.broadcast_to(np.eye(3), R.shape), abs=1e-6)
+    assert np.abs(R[steep, 2, 2]).min() < 0.1
