@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
 from molmo_ros.sim.scene import Scene
+from molmo_ros.tools import measure_plan
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
 from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
@@ -271,3 +273,10 @@ def test_a_score_becomes_a_chance() -> None:
     """By hand: log-odds -1.18 + 8.04 * 0.5 = 2.84, and 1 / (1 + exp(-2.84)) = 0.9448."""
     assert probability(0.5) == pytest.approx(0.9448, abs=1e-4)
     assert 0 < probability(0.0) < probability(1.0) < 1
+
+
+def test_time_of_planning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    measure_plan.main(["--family", "single", "--scenes", "2", "--repeat", "1"])
+    told = re.fullmatch(r"single: CPU p50 ([\d.]+), p95 ([\d.]+) ms, 2 scenes\n", capsys.readouterr().out)
+    assert told is not None
+    assert 1 < float(told[1]) <= float(told[2])
