@@ -12,7 +12,7 @@ from molmo_ros.datatypes import Array, Mask
 
 SAME_COLOUR = 14.0  # in 8-bit L*a*b*, in which lightness counts less
 VALLEY = 0.1  # sine-like measure of how much two faces look at each other, mean of a border
-SPOT = 0.5  # pairs across a border, beside the root of the points of the smaller patch: so neighbours touch
+SPOT = 0.5  # pairs across a border, for the root of the points of the smaller patch: fewer are a touch
 LOW_M, LOW_VALLEY = 0.018, 0.7  # of what is so low the table hides most; its normals are not to be trusted
 
 
@@ -30,7 +30,8 @@ def clusters(
     core = np.bincount(np.concatenate([i, j]), minlength=len(points)) >= min_neighbours
     change = sum((c[i] - c[j]) ** 2 for c in np.ascontiguousarray(colour.T))
     same, other = np.flatnonzero(change < SAME_COLOUR**2), np.flatnonzero(change >= SAME_COLOUR**2)
-    a, b, i, j = i[other], j[other], i[same], j[same]
+    a, b = i[other], j[other]
+    i, j = i[same], j[same]
     patch = _connected(len(points), i, j, core)
     d = points[b] - points[a]
     length = np.sqrt(np.einsum("pc,pc->p", d, d))

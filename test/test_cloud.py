@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from molmo_ros.cloud import Horizon, least_axes, normals, voxel_down, voxel_index, voxel_means
+from molmo_ros.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means
 from molmo_ros.datatypes import Array
 
 clouds = arrays(np.float64, st.tuples(st.integers(1, 60), st.just(3)), elements=st.floats(-1, 1))
@@ -50,24 +50,6 @@ def test_normals_of_a_ball_look_outwards() -> None:
     assert np.linalg.norm(n, axis=1) == pytest.approx(np.ones(len(n)))
     cosine = np.sum(n * directions, axis=1)
     assert np.mean(cosine > np.cos(np.radians(12))) > 0.97
-
-
-@given(arrays(np.float64, (3, 3), elements=st.floats(-0.02, 0.02)))
-def test_least_axes_are_those_of_numpy(directions: Array) -> None:
-    """Of clusters of any size and form: flat, long, a single point."""
-    A = directions @ directions.T
-    values = np.linalg.eigvalsh(A)
-    n = least_axes(*(np.full(1, A[i, j]) for i, j in zip(*np.triu_indices(3), strict=True)))[0]
-    known = bool(np.isfinite(n).all())
-    assert known or values[1] - values[0] <= 1e-6 * values[2]  # else there is none
-    if known:
-        assert np.linalg.norm(n) == pytest.approx(1)
-        assert n @ A @ n <= values[0] + 1e-6 * values[2]
-
-
-def test_a_ball_has_no_least_axis() -> None:
-    one, zero = np.ones(1), np.zeros(1)
-    assert np.isnan(least_axes(one, zero, zero, one, zero, one)).all()
 
 
 def test_a_lonely_point_looks_at_the_eye() -> None:
