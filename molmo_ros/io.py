@@ -12,10 +12,10 @@ import yaml
 from PIL import Image as PilImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from molmo_ros.camera_info import check_frame, load_camera_info
 from molmo_ros.datatypes import Array, Depth, DepthCamera, Image, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
-from molmo_ros.rectify import is_rectified, rectify, rectify_color
+from molmo_ros.perception.camera_info import check_frame, load_camera_info
+from molmo_ros.perception.rectify import is_rectified, rectify, rectify_color
 
 MM_PER_M = 1000.0
 MAX_MM = np.iinfo(np.uint16).max
@@ -76,7 +76,7 @@ def read_frame(
                 f"Depth is of {depth_frame!r} and the image of {frame_id!r}; give the depth camera's pose "
                 "(--depth-pose), or the same frame_id in both camera_info if they are one camera."
             )
-        from molmo_ros.register import registered
+        from molmo_ros.perception.register import registered
 
         return registered(frame, lens, camera)
     if metres.shape != rgb.shape[:2]:

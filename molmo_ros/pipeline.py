@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from molmo_ros.box import oriented_box
-from molmo_ros.camera_info import check_frame
-from molmo_ros.complete import complete_shape
+from molmo_ros.checkpoint.prompt import ask_prompt, clean_query, noun, pointing_prompt
 from molmo_ros.datatypes import (
     Answer,
     Array,
@@ -28,11 +26,13 @@ from molmo_ros.datatypes import (
     TargetStatus,
 )
 from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
-from molmo_ros.grasp import GraspPlanner, plan_grasps
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.prompt import ask_prompt, clean_query, noun, pointing_prompt
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
+from molmo_ros.perception.box import oriented_box
+from molmo_ros.perception.camera_info import check_frame
+from molmo_ros.perception.complete import complete_shape
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import (
     check_transform,
     rotate_covariance,
@@ -42,8 +42,8 @@ from molmo_ros.transforms import (
 )
 
 if TYPE_CHECKING:
-    from molmo_ros.answer import Molmo
-    from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
+    from molmo_ros.answer.molmo import Molmo
+    from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,11 @@ class Grounder:
         "remote", which has the checkpoint then.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
-        from molmo_ros.answer import Molmo
+        from molmo_ros.answer.molmo import Molmo
 
         hand = Gripper.load(gripper)
         if runtime == "remote":
-            from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
+            from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
             return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand, max_tilt_deg)
         model = Molmo.load(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
+from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
 ONE = '<points coords="1 1 500 500">can</points>'
 Handler = BaseHTTPRequestHandler

@@ -13,8 +13,8 @@ from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
+from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
 from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
 from molmo_ros.ros.messages import make_header
 from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"

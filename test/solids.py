@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, RgbdFrame
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 Solid = Callable[[Array], Array]

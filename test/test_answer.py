@@ -10,9 +10,9 @@ import pytest
 from scripted import Script
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer import Molmo, _kv_limits
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.decoding import Steps
+from molmo_ros.answer.decoding import Steps
+from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import AnswerError, CancelledError, FrameError, QueryError
 
 TWO = '<points coords="1 1 308 305 2 752 377">mugs</points>'

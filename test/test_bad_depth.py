@@ -7,14 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from molmo_ros.box import oriented_box
-from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import Depth, ImagePoint, RgbdFrame
 from molmo_ros.errors import MolmoRosError
-from molmo_ros.grasp import plan_grasps
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import plan_grasps
+from molmo_ros.perception.box import oriented_box
+from molmo_ros.perception.complete import complete_shape
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 
 K = np.array([[110.0, 0, 52.0], [0, 110.0, 39.0], [0, 0, 1]])
 V, U = np.mgrid[:78, :104]

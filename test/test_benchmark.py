@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import load_checkpoint
-from molmo_ros.runtimes.base import load_runtime
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
+from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools.benchmark import ONE_POINT, Prompted, Times, Transformers, compare, limit
 
 needs_transformers = pytest.mark.skipif(

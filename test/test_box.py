@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from solids import View, block, can, look, sphere
 
-from molmo_ros.box import oriented_box
 from molmo_ros.datatypes import OrientedBox
+from molmo_ros.perception.box import oriented_box
 from molmo_ros.transforms import pose_matrix
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molmo_ros.calibration import FILE, Calibration, log_odds
-from molmo_ros.checkpoint import resolve
+from molmo_ros.answer.calibration import FILE, Calibration, log_odds
+from molmo_ros.checkpoint.checkpoint import resolve
 from molmo_ros.datatypes import ImagePoint
 from molmo_ros.errors import CheckpointError
 from molmo_ros.tools.calibrate import Judged, fit, report

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molmo_ros.camera_info import check_frame, check_K, load_camera_info
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
+from molmo_ros.perception.camera_info import check_frame, check_K, load_camera_info
 
 K = np.array([[600.0, 0, 319.5], [0, 605.0, 239.5], [0, 0, 1]])
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from molmo_ros.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means
 from molmo_ros.datatypes import Array
+from molmo_ros.perception.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means
 
 clouds = arrays(np.float64, st.tuples(st.integers(1, 60), st.just(3)), elements=st.floats(-1, 1))
 

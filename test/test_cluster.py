@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmo_ros.cluster import clusters
 from molmo_ros.datatypes import Array
+from molmo_ros.perception.cluster import clusters
 
 RED, BLUE = np.array([30.0, 190, 170]), np.array([30.0, 140, 70])
 EPS, NEAR = 0.008, 0.0035

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from solids import View, block, can, look, roll, sphere
 
-from molmo_ros.complete import Shape, complete_shape
 from molmo_ros.errors import SegmentError
+from molmo_ros.perception.complete import Shape, complete_shape
 
 
 def shape_of(view: View, mirror: bool = True) -> Shape:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmo_ros import points
-from molmo_ros.confidence import NEAR, SIGMA_SCALE, Token, annotate, coordinate, decisions, sigma
+from molmo_ros.answer_format import points
+from molmo_ros.answer_format.confidence import (
+    NEAR,
+    SIGMA_SCALE,
+    Token,
+    annotate,
+    coordinate,
+    decisions,
+    sigma,
+)
 
 
 def tokens_of(text: str, probability: float = 1.0) -> list[Token]:

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from molmo_ros.config import NodeConfig, SimCameraConfig, check_value, make_config, spec_of
 from molmo_ros.errors import ParameterError
+from molmo_ros.ros.config import NodeConfig, SimCameraConfig, check_value, make_config, spec_of
 
 KINDS = (NodeConfig, SimCameraConfig)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molmo_ros.depth import DEFAULT_DEPTH, robust_depth, valid_depth
 from molmo_ros.errors import DepthError
+from molmo_ros.perception.depth import DEFAULT_DEPTH, robust_depth, valid_depth
 
 FX = 600.0
 

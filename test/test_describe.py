@@ -15,8 +15,8 @@ from tiny_molmo1 import MIXTURE, QWEN2
 from tiny_molmo1 import write_checkpoint as write_v1
 from tiny_molmo_point import write_checkpoint as write_point
 
-from molmo_ros.checkpoint import load_checkpoint
-from molmo_ros.describe import (
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.describe import (
     generation,
     graph_bytes,
     kv_bytes_per_token,

@@ -17,7 +17,7 @@ from molmo_ros.draw.raster import Canvas, Eye
 from molmo_ros.draw.solids import box
 from molmo_ros.draw.style import ACCENTS, shorten, text_width
 from molmo_ros.draw.viewpoint import choose_eye, set_stage
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.transforms import make_transform, rotate_covariance, transform_box, transform_grasp
 
 SIZES = [(160, 120), (640, 480), (1280, 720), (360, 480)]

@@ -17,18 +17,8 @@ import onnx
 import pytest
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.cli import main
-from molmo_ros.engine import (
-    Manifest,
-    check_files,
-    check_fits,
-    checkpoint_hash,
-    engine_home,
-    find_engine,
-    list_engines,
-    read_manifest,
-)
 from molmo_ros.errors import (
     EngineBuildError,
     EngineError,
@@ -38,7 +28,17 @@ from molmo_ros.errors import (
 )
 from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
-from molmo_ros.runtimes.base import load_runtime
+from molmo_ros.runtimes.engine import (
+    Manifest,
+    check_files,
+    check_fits,
+    checkpoint_hash,
+    engine_home,
+    find_engine,
+    list_engines,
+    read_manifest,
+)
+from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.compile_trt import compile_onnx
 from molmo_ros.tools.recipes import Recipe, change, load_recipe, recipe_names
@@ -300,7 +300,7 @@ def test_build_and_a_build_that_is_killed(compiler: Any, tiny: Checkpoint, tmp_p
 BUILD_WITH_LITTLE_MEMORY = """
 import re, resource, sys
 from pathlib import Path
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.errors import EngineBuildError
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.recipes import change, load_recipe

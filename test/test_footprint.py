@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from molmo_ros.datatypes import Array
-from molmo_ros.footprint import with_stacked, within_reach
+from molmo_ros.perception.footprint import with_stacked, within_reach
 
 CELL = 0.008
 

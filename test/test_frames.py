@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from molmo_ros.ros.frames import NS, TOPICS, FramePairer, Sample
+from molmo_ros.camera.frames import NS, TOPICS, FramePairer, Sample
 
 SLOP_NS = 20_000_000
 PERIOD_NS = 100_000_000

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from solids import Solid, View, block, can, clearance, closes_on, cup, look, roll, sphere, to_camera
 
-from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import Grasp
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp import plan_grasps
-from molmo_ros.grasp_candidates import pair_candidates
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.candidates import pair_candidates
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import plan_grasps
+from molmo_ros.perception.complete import complete_shape
 from molmo_ros.transforms import matrix_from_quaternion, pose_matrix
 
 FRANKA = Gripper.load("franka_hand")

@@ -18,8 +18,8 @@ pytest.importorskip("open3d", reason="the simulated camera casts rays with open3
 from molmo_ros.cli import main
 from molmo_ros.datatypes import Array, Grasp
 from molmo_ros.errors import ParameterError
-from molmo_ros.grasp_score import probability
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.score import probability
 from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from solids import Solid, View, block, can, clearance, closes_on, cup, hand_points, look, roll, sphere
 
-from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp import plan_grasps
-from molmo_ros.grasp_candidates import Candidates
-from molmo_ros.grasp_checks import check
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.candidates import Candidates
+from molmo_ros.grasp.collision import check
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import plan_grasps
+from molmo_ros.perception.complete import complete_shape
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 FRANKA = Gripper.load("franka_hand")

@@ -10,10 +10,10 @@ from solids import hand_points
 
 from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp import plan_grasps
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import plan_grasps
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import pose_matrix, transform_points
 
 o3d = pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from molmo_ros.errors import ParameterError
-from molmo_ros.gripper import PRESETS, Gripper, preset_names
+from molmo_ros.grasp.gripper import PRESETS, Gripper, preset_names
 
 
 def test_the_presets_are_there() -> None:

@@ -18,7 +18,7 @@ from tiny_molmo2 import write_checkpoint
 NAME, COMMIT = "somebody/Molmo2-Tiny", "a" * 40
 LOAD = """
 import sys
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
 print(load_checkpoint(sys.argv[1], allow_download=sys.argv[2] == "yes").folder)
 """
 

@@ -10,10 +10,10 @@ import pytest
 from scripted import Script
 from tiny_molmo2 import QWEN, write_checkpoint
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import CancelledError
-from molmo_ros.runtimes.base import load_runtime
+from molmo_ros.runtimes.select import load_runtime
 
 IMAGE, OTHER = np.random.default_rng(5).integers(0, 256, (2, 900, 1200, 3), dtype=np.uint8)
 PROMPT = "Point to the mug."

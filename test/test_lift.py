@@ -8,9 +8,9 @@ from scipy.stats import chi2
 from solids import look, roll, sphere
 
 from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
-from molmo_ros.depth import DepthOptions, DepthReading
 from molmo_ros.errors import CameraInfoError, DepthError, FrameError
-from molmo_ros.lift import depth_gradient, lift_point
+from molmo_ros.perception.depth import DepthOptions, DepthReading
+from molmo_ros.perception.lift import depth_gradient, lift_point
 
 K = np.array([[600.0, 0, 320.0], [0, 500.0, 240.0], [0, 0, 1]])
 

@@ -16,7 +16,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import onnx, ml_dtypes, safetensors  # libraries are not what is measured
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.network.export import export
 from molmo_ros.network.precision import CPU_PRECISIONS
 

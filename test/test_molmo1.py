@@ -11,11 +11,12 @@ import pytest
 import tiny_molmo2
 from tiny_molmo1 import MIXTURE, OLMO, QWEN2, write_checkpoint
 
-from molmo_ros.answer import Molmo, _kv_limits
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.preprocess import ImageConfig, image_token_ids, preprocess
 from molmo_ros.errors import CheckpointError
-from molmo_ros.preprocess import ImageConfig, image_token_ids, preprocess
-from molmo_ros.runtimes.base import Runtime, load_runtime
+from molmo_ros.runtimes.base import Runtime
+from molmo_ros.runtimes.select import load_runtime
 
 GOLDEN = Path(__file__).parent / "golden"
 STYLES = {"qwen2": QWEN2, "olmo": OLMO}

@@ -12,15 +12,15 @@ import pytest
 import tiny_molmo2
 from tiny_molmo_point import BASE, EXTRA_SIZE, write_checkpoint
 
-from molmo_ros.answer import Molmo, _kv_limits
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.answer.molmo_point import Pointer
+from molmo_ros.answer_format.patches import PatchMap, parse_molmopoint, point_token
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 from molmo_ros.datatypes import Answer
 from molmo_ros.errors import CancelledError, CheckpointError
 from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
-from molmo_ros.patches import PatchMap, parse_molmopoint, point_token
-from molmo_ros.pointer import Pointer
-from molmo_ros.preprocess import image_token_ids, preprocess
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.compile_trt import compile_onnx
 

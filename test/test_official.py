@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from molmo_ros.checkpoint import check_weights, open_weights
+from molmo_ros.checkpoint.checkpoint import check_weights, open_weights
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import parse_config
 

@@ -10,11 +10,12 @@ import tiny_molmo1
 import tiny_molmo_point
 from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.runtimes import graphs
-from molmo_ros.runtimes.base import Cache, Runtime, load_runtime
+from molmo_ros.runtimes.base import Cache, Runtime
+from molmo_ros.runtimes.select import load_runtime
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed; there are wheels for x86-64")
 BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -13,7 +13,7 @@ import tiny_molmo2
 import tiny_molmo_point
 import yaml
 
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.network.export import DECODER, VISION, build_graph
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import GPU_PRECISIONS

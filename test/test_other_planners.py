@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from solids import block, look, sphere
 
-from molmo_ros.complete import Views
 from molmo_ros.datatypes import Answer, Array, CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.datatypes import TargetStatus as Status
 from molmo_ros.errors import GraspError
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.perception.complete import Views
 from molmo_ros.pipeline import Grounder
 from molmo_ros.transforms import make_transform, matrix_from_quaternion, pose_from_matrix
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmo_ros.outline import in_hull, rectangle_angle
+from molmo_ros.perception.outline import in_hull, rectangle_angle
 
 
 @pytest.mark.parametrize("yaw", [0.0, 0.3, 1.2])

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import written_in_tokens
 
-from molmo_ros.confidence import Token, annotate_patches
-from molmo_ros.datatypes import ImagePoint
-from molmo_ros.grammar import At, Plan
-from molmo_ros.grammar_point import OPENING, PatchGrammar
-from molmo_ros.patches import (
+from molmo_ros.answer_format.confidence import Token, annotate_patches
+from molmo_ros.answer_format.grammar import At, Plan
+from molmo_ros.answer_format.grammar_point import OPENING, PatchGrammar
+from molmo_ros.answer_format.patches import (
     PatchMap,
     parse_molmopoint,
     point_token,
     scan_molmopoint,
     select_molmopoint,
 )
-from molmo_ros.preprocess import ImageConfig, preprocess
+from molmo_ros.checkpoint.preprocess import ImageConfig, preprocess
+from molmo_ros.datatypes import ImagePoint
 
 # 46x46 patches as of a 640x480 image: 196 tokens of low resolution, 23x23 of high.
 VGA = PatchMap(196, (23, 23), (46, 46), (2, 2))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from molmo_ros.datatypes import Array
-from molmo_ros.plane import support_frame, support_plane
+from molmo_ros.perception.plane import support_frame, support_plane
 from molmo_ros.transforms import frame_with_z, transform_points
 
 UP = np.array([0.1, -0.8, -0.6])

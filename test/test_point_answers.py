@@ -11,12 +11,12 @@ from scripted import Script, Tape
 from tiny_molmo_point import write_checkpoint
 from written import written_in_tokens
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.answer_format.patches import PatchMap, point_token
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.preprocess import preprocess
 from molmo_ros.datatypes import Answer, ImagePoint
 from molmo_ros.errors import AnswerError, CancelledError
-from molmo_ros.patches import PatchMap, point_token
-from molmo_ros.preprocess import preprocess
 
 IMAGE = np.zeros((40, 150, 3), np.uint8)
 PROMPT = "Point to the mugs."

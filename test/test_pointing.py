@@ -11,12 +11,12 @@ from scripted import Script, qwen_like_tokenizer
 from tiny_molmo2 import EXTRA, write_checkpoint
 from written import written
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.answer_format.grammar import Format, Grammar
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.prompt import PromptEncoder
 from molmo_ros.datatypes import Answer
 from molmo_ros.errors import CancelledError
-from molmo_ros.grammar import Format, Grammar
-from molmo_ros.prompt import PromptEncoder
 
 LABELS = ["mug", "red mug", "mugs", "curb ramp", "dog", "green bottle", "small box", "lamp", "door handle"]
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -258,7 +258,7 @@ def test_label_cannot_break_the_text() -> None:
 
 def test_built_in_model_says_the_same_in_fewer_passes() -> None:
     """The real model, its real tokenizer and runtime, on simulated frames."""
-    from molmo_ros.prompt import noun, pointing_prompt
+    from molmo_ros.checkpoint.prompt import noun, pointing_prompt
     from molmo_ros.sim import SimCamera
 
     molmo = Molmo.load("tiny", threads=1)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import written
 
-from molmo_ros import points
-from molmo_ros.grammar import Format
+from molmo_ros.answer_format import points
+from molmo_ros.answer_format.grammar import Format
 
 UNIT = {"width": 1000, "height": 1000}  # per mille = pixels + 0.5
 

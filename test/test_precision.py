@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.export import DECODER, VISION, build_graph, export
 from molmo_ros.network.graph import WeightSink
@@ -25,7 +25,8 @@ from molmo_ros.network.precision import (
     round_blocks,
     round_outputs,
 )
-from molmo_ros.runtimes.base import Runtime, load_runtime
+from molmo_ros.runtimes.base import Runtime
+from molmo_ros.runtimes.select import load_runtime
 
 # What the ONNX parser of TensorRT 10.3 takes (its operators.md), as far as this network could want it.
 TENSORRT_10_3 = {

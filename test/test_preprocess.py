@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from molmo_ros.checkpoint.preprocess import (
+    ImageConfig,
+    as_rgb,
+    image_token_ids,
+    preprocess,
+    resize,
+    select_tiling,
+)
 from molmo_ros.errors import CheckpointError, FrameError
-from molmo_ros.preprocess import ImageConfig, as_rgb, image_token_ids, preprocess, resize, select_tiling
 
 OFFICIAL = ImageConfig()
 SMALL = ImageConfig(crop_size=160, patch_size=10)  # 16 patches, windows of 8: other numbers, same code

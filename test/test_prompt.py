@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_molmo2 import EXTRA, SPECIAL, tokenizer
 
-from molmo_ros.errors import CheckpointError, QueryError
-from molmo_ros.prompt import (
+from molmo_ros.checkpoint.prompt import (
     PromptEncoder,
     ask_prompt,
     clean_query,
     counting_prompt,
     pointing_prompt,
 )
+from molmo_ros.errors import CheckpointError, QueryError
 
 VOCAB = 400
 CONTROL = [*SPECIAL, *EXTRA, "<think>", "|<EXTRA_TOKENS_0>|", "<POINT_17>"]
@@ -177,7 +177,7 @@ def test_tokenizer_of_another_model(tmp_path: Path) -> None:
 
 
 def test_tokenizer_is_read_once_and_anew_if_the_file_changes(tmp_path: Path) -> None:
-    from molmo_ros.prompt import read_tokenizer
+    from molmo_ros.checkpoint.prompt import read_tokenizer
 
     path = tmp_path / "tokenizer.json"
     tokenizer(VOCAB).save(str(path))

@@ -22,8 +22,8 @@ from molmo_ros.datatypes import (
     TargetStatus,
 )
 from molmo_ros.errors import CameraInfoError
-from molmo_ros.lift import lift_point
-from molmo_ros.rectify import distort, is_rectified, make_lens, raw_grounding, raw_point, rectify
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.rectify import distort, is_rectified, make_lens, raw_grounding, raw_point, rectify
 
 K = np.array([[520.0, 0, 322.0], [0, 522.0, 236.0], [0, 0, 1]])
 K_NEW = np.array([[480.0, 0, 319.5], [0, 480.0, 239.5], [0, 0, 1]])
@@ -198,7 +198,7 @@ def test_frames_from_a_bag(tmp_path: Path, name: str, corrected: bool) -> None:
     pytest.importorskip("rosbags", reason='rosbags is not installed: pip install ".[bag]"')
     from bags import Recorder
 
-    from molmo_ros.bag import open_bag
+    from molmo_ros.recording.bag import open_bag
 
     raw, recorder = raw_frame("rational_polynomial"), Recorder()
     entries = recorder.camera([(1_700_000_000_000_000_000, raw)])

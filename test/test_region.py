@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.depth import DepthOptions
-from molmo_ros.region import Region
+from molmo_ros.perception.depth import DepthOptions
+from molmo_ros.perception.region import Region
 
 K = np.array([[300.0, 0, 79.5], [0, 310.0, 59.5], [0, 0, 1]])
 WALL = np.array([0.0, 0.0, -1.0, 0.5])  # height is the distance in front of z = 0.5

@@ -14,11 +14,11 @@ from scipy.ndimage import binary_dilation
 from molmo_ros import io
 from molmo_ros.cli import main
 from molmo_ros.datatypes import Array, Depth, DepthCamera, ImagePoint, Mask, RgbdFrame
-from molmo_ros.depth import DepthOptions
 from molmo_ros.errors import FrameError, TransformError
-from molmo_ros.lift import lift_point
-from molmo_ros.rectify import make_lens
-from molmo_ros.register import register_depth, registered
+from molmo_ros.perception.depth import DepthOptions
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.rectify import make_lens
+from molmo_ros.perception.register import register_depth, registered
 from molmo_ros.sim.noise import NoiseModel, noisy_depth
 from molmo_ros.sim.render import Render, Renderer
 from molmo_ros.sim.scene import Scene
@@ -278,7 +278,7 @@ def test_a_recording_of_two_cameras(storage: str, tmp_path: Path) -> None:
     pytest.importorskip("rosbags", reason='rosbags is not installed: pip install ".[bag]"')
     from bags import INFO, TF, Entry, Recorder
 
-    from molmo_ros.bag import open_bag
+    from molmo_ros.recording.bag import open_bag
 
     pair, recorder, at = Pair("coarse", 3, 1.0), Recorder(), 1_700_000_000_000_000_000
     frame = RgbdFrame(pair.color.rgb, pair.depth, K_COLOR)

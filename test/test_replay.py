@@ -17,12 +17,12 @@ from bags import COMPRESSED, IMAGE, TF, Entry, Recorder
 from PIL import Image as PilImage
 
 import molmo_ros
-from molmo_ros.bag import open_bag
-from molmo_ros.bag_tf import BagTransforms
 from molmo_ros.cli import main
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.draw.film import Film
 from molmo_ros.errors import FrameError, TransformError
+from molmo_ros.recording.bag import open_bag
+from molmo_ros.recording.bag_tf import BagTransforms
 
 pytest.importorskip("rosbags", reason='rosbags is not installed: pip install ".[bag]"')
 

@@ -12,9 +12,9 @@ import tiny_molmo1
 from tiny_molmo2 import write_checkpoint
 from tiny_molmo_point import write_checkpoint as write_point
 
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.runtimes.base import load_runtime
+from molmo_ros.runtimes.select import load_runtime
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ import sys
 for name in ("torch", "transformers", "torchvision", "rclpy"):
     sys.modules[name] = None
 import numpy as np
-from molmo_ros.answer import Molmo
+from molmo_ros.answer.molmo import Molmo
 image = np.zeros((48, 64, 3), np.uint8)
 answer = Molmo.load({str(folder)!r}).answer(image, "Point to it.", max_new_tokens=3)
 assert len(answer.token_ids) == 3

@@ -9,11 +9,11 @@ import pytest
 from scripted import Tape
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import load_checkpoint
+from molmo_ros.answer.image_cache import Seen, SeenImages
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.errors import CancelledError
-from molmo_ros.runtimes.base import load_runtime
-from molmo_ros.seen import Seen, SeenImages
+from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools.compare_precisions import Recorder
 
 NONE = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

@@ -8,8 +8,8 @@ from solids import Solid, View, block, can, cup, look, roll, sphere
 
 from molmo_ros.datatypes import Array, ImagePoint, Mask
 from molmo_ros.errors import DepthError, SegmentError
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 
 
 def iou(a: Mask, b: Mask) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from molmo_ros.points import NONE_ANSWER, scan_molmo2
+from molmo_ros.answer_format.points import NONE_ANSWER, scan_molmo2
 from molmo_ros.sim.objects import COLORS, KINDS
 from molmo_ros.tools.tiny.questions import Thing, ask, counting_answer, pointing_answer
 
@@ -179,7 +179,7 @@ def test_training_learns(small_data: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_export_is_a_checkpoint_that_loads(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    from molmo_ros.checkpoint import load_checkpoint
+    from molmo_ros.checkpoint.checkpoint import load_checkpoint
 
     with torch.no_grad():
         write(new_model(0), tokenizer, tmp_path / "tiny")

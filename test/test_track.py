@@ -12,9 +12,9 @@ pytest.importorskip("open3d", reason="the simulated camera needs open3d")
 from molmo_ros.datatypes import Array, ImagePoint, RgbdFrame
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
 from molmo_ros.tools.evaluate_track import run, true_pixels, true_seed
-from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_patch import Seed
-from molmo_ros.track_view import View, make_view
+from molmo_ros.track.patch import Seed
+from molmo_ros.track.tracker import Tracked, Tracker
+from molmo_ros.track.view import View, make_view
 
 SEED = 2  # a green can first among others
 

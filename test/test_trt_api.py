@@ -14,7 +14,7 @@ import tiny_molmo1
 import tiny_molmo_point
 from tiny_molmo2 import OLMO, write_checkpoint
 
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from molmo_ros.answer_format.grammar import Format
+from molmo_ros.answer_format.patches import PatchMap, point_token
+from molmo_ros.answer_format.points import format_molmo2
 from molmo_ros.datatypes import ImagePoint
-from molmo_ros.grammar import Format
-from molmo_ros.patches import PatchMap, point_token
-from molmo_ros.points import format_molmo2
 
 
 def written(form: Format, points: list[tuple[int, int]], label: str) -> str:

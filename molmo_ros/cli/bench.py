@@ -13,7 +13,7 @@ from molmo_ros.cli import options
 from molmo_ros.cli.output import progress, say
 
 if TYPE_CHECKING:
-    from molmo_ros.checkpoint import Checkpoint
+    from molmo_ros.checkpoint.checkpoint import Checkpoint
     from molmo_ros.datatypes import Grounding
     from molmo_ros.pipeline import Grounder
     from molmo_ros.sim import SimCamera
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Load the model, warm it up with one query, and time the others."""
     if args.ros:
         return _run_ros(args)
-    from molmo_ros.answer import Molmo
+    from molmo_ros.answer.molmo import Molmo
     from molmo_ros.sim import SimCamera
     from molmo_ros.tools import benchmark
 
@@ -103,7 +103,7 @@ def _run_ros(args: argparse.Namespace) -> dict[str, Any]:
 
 def _load(args: argparse.Namespace) -> tuple[Checkpoint, Grounder, list[int] | None]:
     """The model, and what it will say if its weights are random."""
-    from molmo_ros.checkpoint import load_checkpoint
+    from molmo_ros.checkpoint.checkpoint import load_checkpoint
     from molmo_ros.pipeline import Grounder
 
     if args.checkpoint != RANDOM:
@@ -112,9 +112,9 @@ def _load(args: argparse.Namespace) -> tuple[Checkpoint, Grounder, list[int] | N
         )
         return load_checkpoint(args.checkpoint), grounder, None
 
-    from molmo_ros.answer import Molmo
-    from molmo_ros.gripper import Gripper
-    from molmo_ros.runtimes.base import load_runtime
+    from molmo_ros.answer.molmo import Molmo
+    from molmo_ros.grasp.gripper import Gripper
+    from molmo_ros.runtimes.select import load_runtime
     from molmo_ros.tools.benchmark import ONE_POINT, Prompted
     from molmo_ros.tools.random_model import cached_random_model
 

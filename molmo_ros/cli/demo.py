@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the query and write the picture."""
     options.check_picture_path(args.out)
     if args.query is not None:
-        from molmo_ros.prompt import clean_query
+        from molmo_ros.checkpoint.prompt import clean_query
 
         clean_query(args.query)
     return _run_ros(args) if args.ros else _run_here(args)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.draw import picture
-    from molmo_ros.gripper import Gripper
+    from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.io import save_picture
     from molmo_ros.pipeline import Grounder
     from molmo_ros.sim import SimCamera

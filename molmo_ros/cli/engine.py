@@ -12,7 +12,7 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
 
 if TYPE_CHECKING:
-    from molmo_ros.engine import Manifest
+    from molmo_ros.runtimes.engine import Manifest
 
 NAME = "engine"
 HELP = "compile a checkpoint for a GPU, see which engines there are and whether they fit, or export to ONNX"
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _build(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.checkpoint import load_checkpoint
+    from molmo_ros.checkpoint.checkpoint import load_checkpoint
     from molmo_ros.tools.build_engine import build_engine
     from molmo_ros.tools.recipes import change, load_recipe
 
@@ -106,8 +106,8 @@ def _cpu_graphs(checkpoint: Any, precision: str) -> dict[str, Any]:
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.checkpoint import load_checkpoint
-    from molmo_ros.engine import engine_home
+    from molmo_ros.checkpoint.checkpoint import load_checkpoint
+    from molmo_ros.runtimes.engine import engine_home
     from molmo_ros.tools.build_engine import export_graphs
 
     checkpoint = load_checkpoint(args.checkpoint)
@@ -118,8 +118,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.engine import engine_home, list_engines
     from molmo_ros.errors import EngineError
+    from molmo_ros.runtimes.engine import engine_home, list_engines
 
     home = Path(args.out) if args.out else engine_home()
     engines = [
@@ -130,8 +130,8 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.checkpoint import load_checkpoint
-    from molmo_ros.engine import check_files, check_fits, read_manifest
+    from molmo_ros.checkpoint.checkpoint import load_checkpoint
+    from molmo_ros.runtimes.engine import check_files, check_fits, read_manifest
 
     folder = Path(args.folder)
     if not folder.is_dir():

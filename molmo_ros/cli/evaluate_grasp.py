@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the targets, with a progress bar on standard error."""
     from tqdm import tqdm
 
-    from molmo_ros.gripper import Gripper
+    from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
     from molmo_ros.tools.grasp_physics.families import NAMES, check_family
     from molmo_ros.tools.grasp_physics.quality import attempts, reliability

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Answer the query; read and check all files before the model is loaded."""
-    from molmo_ros.prompt import clean_query
+    from molmo_ros.checkpoint.prompt import clean_query
 
     options.check_picture_path(args.out)
     clean_query(args.query)
@@ -75,9 +75,9 @@ def _points(args: argparse.Namespace) -> dict[str, Any]:
 
 def _grasps(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.draw import picture
-    from molmo_ros.gripper import Gripper
+    from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.io import read_frame, save_picture
-    from molmo_ros.rectify import raw_grounding
+    from molmo_ros.perception.rectify import raw_grounding
 
     T = None if args.depth_pose is None else _transform(args.depth_pose)
     frame = read_frame(args.image, args.depth, args.camera_info, args.depth_camera_info, T)

@@ -55,7 +55,7 @@ def load_grounder(args: argparse.Namespace) -> Grounder:
     """The model and the gripper of the options, for commands that take a remote one too."""
     from molmo_ros.cli.output import progress
     from molmo_ros.pipeline import Grounder
-    from molmo_ros.runtimes.remote import RemoteOptions
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
 
     return Grounder.load(
         args.checkpoint,

@@ -14,8 +14,8 @@ from molmo_ros.cli.output import to_plain
 from molmo_ros.errors import FrameError, MolmoRosError
 
 if TYPE_CHECKING:
-    from molmo_ros.bag import Bag, BagTopics
-    from molmo_ros.replay import Replayed
+    from molmo_ros.recording.bag import Bag, BagTopics
+    from molmo_ros.recording.replay import Replayed
 
 NAME = "replay"
 HELP = "ask on the frames of a rosbag2 recording (sqlite3 or MCAP): targets as JSON lines, and a video"
@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that is cheap to check, then load the model and go through the bag."""
-    from molmo_ros.bag import open_bag
-    from molmo_ros.prompt import clean_query
+    from molmo_ros.checkpoint.prompt import clean_query
+    from molmo_ros.recording.bag import open_bag
 
     clean_query(args.query)
     _check_out(args.out, (".jsonl", ".json"))
@@ -86,7 +86,7 @@ def _replay(args: argparse.Namespace, bag: Bag, topics: BagTopics) -> dict[str, 
 
     from molmo_ros.draw import annotate
     from molmo_ros.draw.film import Film
-    from molmo_ros.replay import Replay
+    from molmo_ros.recording.replay import Replay
 
     replay = Replay(options.load_grounder(args), args.query, args.every, args.track, args.target_frame)
     rate_hz = bag.rate_hz(topics.image) / (1 if args.track else args.every)
@@ -108,7 +108,7 @@ def _replay(args: argparse.Namespace, bag: Bag, topics: BagTopics) -> dict[str, 
 
 def _record(result: Replayed) -> dict[str, Any]:
     """One line: the keys of ``molmo-ros ground --json``, or the error."""
-    from molmo_ros.rectify import raw_grounding
+    from molmo_ros.perception.rectify import raw_grounding
 
     head = {"frame": result.number, "stamp_ns": result.stamp_ns, "asked": result.asked}
     if result.found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from molmo_ros.draw.solids import METAL, PAD, SHELL, Solid, box, cone, taper
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 
 FLANGE_M = 0.012  # of the robot's flange that is shown behind the palm
 

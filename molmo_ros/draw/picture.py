@@ -12,7 +12,7 @@ from molmo_ros.datatypes import Array, GraspTarget, Grounding, RgbdFrame, Target
 from molmo_ros.draw.annotate import annotate
 from molmo_ros.draw.style import INK, PANEL, QUIET, WARN, Color, accent, font, shorten, text_width
 from molmo_ros.draw.view3d import view3d
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 
 MIN_HEIGHT = 480  # small camera images are enlarged to this, so that the caption stays readable
 

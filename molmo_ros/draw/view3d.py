@@ -15,7 +15,7 @@ from molmo_ros.draw.raster import Canvas
 from molmo_ros.draw.solids import BOX_EDGES, arrow, box_corners
 from molmo_ros.draw.style import INK, Color, Floats, accent
 from molmo_ros.draw.viewpoint import Stage, choose_eye, set_stage
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.transforms import (
     check_transform,
     invert,

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from molmo_ros.network.config import ModelConfig, TextConfig
 from molmo_ros.network.experts import mixture_of_experts
 from molmo_ros.network.graph import Graph, Value
-from molmo_ros.network.pointing import token_outputs
+from molmo_ros.network.patch_pointer import token_outputs
 from molmo_ros.network.weights import EXTRA_HEAD, HEAD, TEXT, text_block
 
 Float32 = npt.NDArray[np.float32]

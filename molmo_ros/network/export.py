@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision

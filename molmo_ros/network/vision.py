@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
 from molmo_ros.network.graph import Graph, Value
-from molmo_ros.network.pointing import patch_outputs
+from molmo_ros.network.patch_pointer import patch_outputs
 from molmo_ros.network.weights import PAD_EMBED, POOLING, PROJECTOR, VIT, vit_block
 
 Float32 = npt.NDArray[np.float32]

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame
 from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
-from molmo_ros.rectify import raw_grounding
+from molmo_ros.perception.rectify import raw_grounding
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.diagnostics import LatencyLog
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.messages import target_array

@@ -12,16 +12,16 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from molmo_ros.config import NodeConfig
+from molmo_ros.camera.compressed import decode_compressed_color, decode_compressed_depth
+from molmo_ros.camera.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
+from molmo_ros.camera.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
+from molmo_ros.camera.unaligned_depth import depth_camera, is_apart, refusal
 from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame
 from molmo_ros.errors import CameraInfoError, CancelledError, FrameError, TransformError
-from molmo_ros.rectify import is_rectified
-from molmo_ros.ros.apart import depth_camera, is_apart, refusal
-from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
-from molmo_ros.ros.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
+from molmo_ros.perception.rectify import is_rectified
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.depth_info import DepthInfo
-from molmo_ros.ros.dormant import subscribe, take
-from molmo_ros.ros.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
+from molmo_ros.ros.polled_subscription import subscribe, take
 from molmo_ros.ros.tf import TransformLookup
 
 POLL_S = 0.01

@@ -19,12 +19,12 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image as ImageMessage
 from sensor_msgs.msg import PointCloud2
 
-from molmo_ros.config import NodeConfig
+from molmo_ros.camera.conversions import decode_color, stamp_to_ns
 from molmo_ros.datatypes import Array, GraspTarget, Grounding, Image, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.conversions import decode_color, stamp_to_ns
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.distribution import on_this_machine
 from molmo_ros.ros.messages import clouds_by_instance, grounding_from_message
 from molmo_ros.ros.processes import Processes
@@ -204,7 +204,7 @@ def _mask_of(points: Array, frame: RgbdFrame) -> Mask:
 
 def _draw(frame: RgbdFrame, grounding: Grounding, gripper: str, out: Path) -> Path:
     from molmo_ros.draw import picture
-    from molmo_ros.gripper import Gripper
+    from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.io import save_picture
 
     save_picture(picture(frame, grounding, Gripper.load(gripper)), out)

@@ -11,7 +11,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo
 
 from molmo_ros.errors import CameraInfoError
-from molmo_ros.ros.dormant import subscribe, take
+from molmo_ros.ros.polled_subscription import subscribe, take
 
 POLL_S = 0.01
 

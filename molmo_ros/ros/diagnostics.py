@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from molmo_ros.config import NodeConfig
+from molmo_ros.camera.frames import TOPICS
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.engine import Engine
-from molmo_ros.ros.frames import TOPICS
 from molmo_ros.ros.memory import resident_mb
 from molmo_ros.ros.worker import Worker
 

@@ -7,8 +7,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.memory import give_back, map_large_blocks, spare_the_collector
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Engine:
         To be called before the executor spins; whatever is wrong is told by ``load``.
         """
         map_large_blocks()
-        from molmo_ros import answer, pipeline  # noqa: F401
-        from molmo_ros.checkpoint import resolve
-        from molmo_ros.prompt import read_tokenizer
+        from molmo_ros.answer import molmo  # noqa: F401
+        from molmo_ros.checkpoint.checkpoint import resolve
+        from molmo_ros.checkpoint.prompt import read_tokenizer
 
         if config.runtime in ("auto", "onnx"):
             with suppress(ImportError):
@@ -54,7 +54,7 @@ class Engine:
         self._report("starting", 0.0)
         try:
             from molmo_ros.pipeline import Grounder
-            from molmo_ros.runtimes.remote import remote_options
+            from molmo_ros.runtimes.remote.remote import remote_options
 
             self._grounder = Grounder.load(
                 checkpoint=config.checkpoint,

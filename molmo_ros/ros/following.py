@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.action import Track
-from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
 from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
+from molmo_ros.perception.rectify import raw_target
 from molmo_ros.pipeline import moved
-from molmo_ros.rectify import raw_target
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.live import Followed, LiveTargets
 from molmo_ros.ros.messages import target_message
 from molmo_ros.ros.question import Question
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Worker
-from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_target import target_now
-from molmo_ros.track_view import make_view
+from molmo_ros.track.target import target_now
+from molmo_ros.track.tracker import Tracked, Tracker
+from molmo_ros.track.view import make_view
 
 POLL_S = 0.004  # between two looks for a new frame
 QUIET_S = 0.5  # without a frame, feedback comes this often

@@ -16,6 +16,7 @@ from geometry_msgs.msg import Pose as PoseMessage
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
+from molmo_ros.camera.conversions import stamp_to_ns
 from molmo_ros.datatypes import (
     Answer,
     Array,
@@ -30,7 +31,6 @@ from molmo_ros.datatypes import (
 )
 from molmo_ros.msg import GraspTarget as GraspTargetMessage
 from molmo_ros.msg import GraspTargetArray, GroundedPoint
-from molmo_ros.ros.conversions import stamp_to_ns
 
 NAN = math.nan
 CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("instance", "<u4")])

@@ -20,11 +20,11 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.ros import diagnostics
 from molmo_ros.ros.answering import Answering
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.outputs import Outputs

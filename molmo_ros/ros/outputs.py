@@ -10,9 +10,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from molmo_ros.camera.conversions import image_message
 from molmo_ros.datatypes import GraspTarget, Grounding, RgbdFrame
 from molmo_ros.msg import GraspTargetArray
-from molmo_ros.ros.conversions import image_message
 from molmo_ros.ros.markers import target_markers
 from molmo_ros.ros.messages import cloud_message, grasp_pose_stamped, make_header
 

@@ -10,8 +10,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from molmo_ros.config import NodeConfig, SimCameraConfig, Spec, check_value, make_config, spec_of
 from molmo_ros.errors import ParameterError
+from molmo_ros.ros.config import NodeConfig, SimCameraConfig, Spec, check_value, make_config, spec_of
 
 C = TypeVar("C", bound="NodeConfig | SimCameraConfig")
 # Names that ROS itself sets on any node.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import Array, Grounding, RgbdFrame
 from molmo_ros.errors import BusyError
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.worker import Job, Worker
-from molmo_ros.track_patch import Seed
-from molmo_ros.track_target import seed_of
-from molmo_ros.track_view import View
+from molmo_ros.track.patch import Seed
+from molmo_ros.track.target import seed_of
+from molmo_ros.track.view import View
 
 MAX_VIEWS = 30  # that an answer is carried through; beyond, every other one is left out
 

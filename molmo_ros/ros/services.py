@@ -11,14 +11,14 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from molmo_ros.config import NodeConfig
+from molmo_ros.camera.conversions import stamp_to_ns
+from molmo_ros.checkpoint.prompt import clean_query
 from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError, ParameterError, QueryError
 from molmo_ros.msg import GraspTargetArray
-from molmo_ros.prompt import clean_query
-from molmo_ros.rectify import raw_point
+from molmo_ros.perception.rectify import raw_point
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
 from molmo_ros.ros.camera import CameraInput
-from molmo_ros.ros.conversions import stamp_to_ns
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.diagnostics import LatencyLog
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.messages import point_message

@@ -12,10 +12,10 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
-from molmo_ros.config import SimCameraConfig
+from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.errors import MolmoRosError
-from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
+from molmo_ros.ros.config import SimCameraConfig
 from molmo_ros.ros.params import declare
 from molmo_ros.ros.processes import end_by_shutdown
 

@@ -20,10 +20,10 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from molmo_ros.action import Track
-from molmo_ros.config import NodeConfig
+from molmo_ros.checkpoint.prompt import clean_query
 from molmo_ros.errors import BusyError, FrameError, MolmoRosError, ParameterError
-from molmo_ros.prompt import clean_query
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.following import POLL_S, Following, Parts, TrackQuery
 from molmo_ros.ros.live import LiveTargets

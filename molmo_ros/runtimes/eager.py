@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.config import V2

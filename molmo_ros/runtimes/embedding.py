@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.network.weights import TEXT
 from molmo_ros.runtimes.base import Float32
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
 from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.network.graph import WeightSink

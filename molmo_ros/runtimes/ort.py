@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS, Precision
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
-from molmo_ros.engine import Manifest, check_files, find_engine
 from molmo_ros.errors import EngineError, QueryError, RuntimeUnavailableError
 from molmo_ros.network.export import DECODER, VISION
 from molmo_ros.runtimes.base import Cache, Float32, Index
 from molmo_ros.runtimes.cuda import Buffer, call, cudart, device
 from molmo_ros.runtimes.embedding import Embedding
+from molmo_ros.runtimes.engine import Manifest, check_files, find_engine
 
 log = logging.getLogger(__name__)
 

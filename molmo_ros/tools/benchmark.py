@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
+from molmo_ros.checkpoint.prompt import noun, pointing_prompt
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.network.weights import TEXT
-from molmo_ros.preprocess import image_token_ids, preprocess
-from molmo_ros.prompt import noun, pointing_prompt
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
 
 ONE_POINT = '<points coords="1 1 308 305">red mug</points>'

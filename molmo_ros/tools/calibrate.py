@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from molmo_ros.answer import Molmo
-from molmo_ros.calibration import Calibration, log_odds
-from molmo_ros.checkpoint import resolve
+from molmo_ros.answer.calibration import Calibration, log_odds
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import resolve
 from molmo_ros.datatypes import Answer
 from molmo_ros.pipeline import Grounder
 from molmo_ros.sim import SimCamera, SimTruth

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from molmo_ros.answer import Molmo
-from molmo_ros.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.prompt import pointing_prompt
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
-from molmo_ros.prompt import pointing_prompt
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime, load_runtime
+from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
 from molmo_ros.runtimes.names import OPENVINO
+from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera
 
 Progress = Callable[[int, int], None]

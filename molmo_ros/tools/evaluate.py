@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from molmo_ros.checkpoint.prompt import counting_prompt
 from molmo_ros.datatypes import Answer, ImagePoint, RgbdFrame
 from molmo_ros.errors import DepthError
-from molmo_ros.lift import lift_point, pixel_ray
+from molmo_ros.perception.lift import lift_point, pixel_ray
 from molmo_ros.pipeline import Grounder
-from molmo_ros.prompt import counting_prompt
 from molmo_ros.sim import KINDS, SimCamera, SimTruth
 from molmo_ros.sim.objects import PLURALS, colors_of
 

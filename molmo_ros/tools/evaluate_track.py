@@ -20,10 +20,10 @@ import numpy as np
 from molmo_ros.datatypes import Array, ImagePoint
 from molmo_ros.pipeline import Grounder
 from molmo_ros.sim.moving import Motion, MovingFrame, moving_frames
-from molmo_ros.track import Tracked, Tracker
-from molmo_ros.track_patch import Seed
-from molmo_ros.track_target import seed_of
-from molmo_ros.track_view import make_view, project
+from molmo_ros.track.patch import Seed
+from molmo_ros.track.target import seed_of
+from molmo_ros.track.tracker import Tracked, Tracker
+from molmo_ros.track.view import make_view, project
 
 RATE_HZ = 15.0
 LATENCY = 8  # frames that an answer is old when it comes

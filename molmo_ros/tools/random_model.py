@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from molmo_ros.checkpoint import resolve
+from molmo_ros.checkpoint.checkpoint import resolve
 from molmo_ros.network.config import parse_config
 from molmo_ros.network.weights import expected_shapes
 

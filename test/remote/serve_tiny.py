@@ -4,7 +4,7 @@
 
 HTTP, OpenAI's protocol, the model, decoding and streaming are transformers' own. Its image processor is not:
 it cannot leave out the high-resolution crops, as the built-in model wants, and it needs torchvision. So the
-picture, once transformers has read it from the request, is cut up by `molmo_ros.preprocess`.
+picture, once transformers has read it from the request, is cut up by `molmo_ros.checkpoint.preprocess`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.image_utils import load_image
 
-from molmo_ros.checkpoint import load_checkpoint
-from molmo_ros.preprocess import image_token_ids, preprocess
+from molmo_ros.checkpoint.checkpoint import load_checkpoint
+from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 
 
 class TinyProcessor:

@@ -14,9 +14,9 @@ from toy_scene import make_frame
 
 from molmo_ros.datatypes import TargetStatus
 from molmo_ros.errors import AnswerError
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.pipeline import Grounder
-from molmo_ros.runtimes.chat import data_url
+from molmo_ros.runtimes.remote.chat import data_url
 
 RGB = make_frame(160, 120)[0].rgb
 

@@ -11,7 +11,7 @@ from faulty_server import ONE, Act, Faulty, drip, events, hang_up, remote, silen
 from toy_scene import make_frame
 
 from molmo_ros.errors import CancelledError, ServerError
-from molmo_ros.runtimes.breaker import CircuitBreaker
+from molmo_ros.runtimes.remote.breaker import CircuitBreaker
 
 RGB = make_frame(160, 120)[0].rgb
 

@@ -22,7 +22,7 @@ from molmo_ros import io
 from molmo_ros.cli import main
 from molmo_ros.errors import CancelledError
 from molmo_ros.pipeline import Grounder
-from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
+from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
 ROOT = Path(molmo_ros.__file__).parent.parent
 

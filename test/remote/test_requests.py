@@ -14,9 +14,9 @@ from PIL import Image
 from toy_scene import make_frame
 
 from molmo_ros.errors import ParameterError, ServerError
-from molmo_ros.runtimes.chat import data_url
-from molmo_ros.runtimes.remote import RemoteMolmo, RemoteOptions
-from molmo_ros.runtimes.server import Server, check_url
+from molmo_ros.runtimes.remote.chat import data_url
+from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
+from molmo_ros.runtimes.remote.server import Server, check_url
 
 RGB = make_frame(160, 120)[0].rgb
 KEY = "sk-very-secret"

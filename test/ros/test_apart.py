@@ -14,10 +14,10 @@ from ros_helpers import FRAME, GOOD, SEED, running
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
+from molmo_ros.camera.unaligned_depth import is_aligned, is_apart
 from molmo_ros.datatypes import Array, Depth, RgbdFrame
-from molmo_ros.ros.apart import is_aligned, is_apart
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.ros.depth_info import DepthInfo
 from molmo_ros.ros.messages import make_header
 from molmo_ros.sim import SimCamera

@@ -10,9 +10,8 @@ import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from molmo_ros.errors import CameraInfoError, FrameError
-from molmo_ros.ros.compressed import decode_compressed_color, decode_compressed_depth
-from molmo_ros.ros.conversions import (
+from molmo_ros.camera.compressed import decode_compressed_color, decode_compressed_depth
+from molmo_ros.camera.conversions import (
     camera_info_message,
     decode_color,
     decode_depth,
@@ -21,6 +20,7 @@ from molmo_ros.ros.conversions import (
     image_message,
     make_frame,
 )
+from molmo_ros.errors import CameraInfoError, FrameError
 
 RED_GREEN = {  # two pixels, red then green
     "rgb8": [255, 0, 0, 0, 255, 0],
@@ -131,7 +131,7 @@ def test_a_raw_image_is_rectified_and_that_is_told_once(caplog: pytest.LogCaptur
     msg = info(K9, P12)
     msg.d, msg.distortion_model = [0.1, -0.2, 0.0, 0.0, 0.0], "plumb_bob"
     rgb, depth = np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32)
-    with caplog.at_level("INFO", "molmo_ros.ros.conversions"):
+    with caplog.at_level("INFO", "molmo_ros.camera.conversions"):
         frames = [make_frame(rgb, depth, msg, Header(frame_id="eye")) for _ in range(2)]
     assert [record.message.count("rectified here") for record in caplog.records] == [1]
     assert frames[0].lens is not None and frames[0].K[0, 0] == 500.0

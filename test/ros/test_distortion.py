@@ -12,9 +12,9 @@ from raw_camera import K as RAW_K
 from raw_camera import RawCamera
 from ros_helpers import GOOD, SEED, Camera
 
+from molmo_ros.camera.conversions import depth_message, image_message
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.conversions import depth_message, image_message
 from molmo_ros.sim import SimCamera
 
 

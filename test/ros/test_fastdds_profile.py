@@ -16,7 +16,7 @@ import numpy as np
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
-from molmo_ros.ros.conversions import image_message
+from molmo_ros.camera.conversions import image_message
 from molmo_ros.ros.messages import make_header
 
 rclpy.init()

@@ -19,10 +19,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.errors import FrameError
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.node import MolmoNode
 
 NEVER = NodeConfig(frame_wait_s=1.0, max_frame_age_s=20.0)
@@ -203,7 +203,7 @@ def _show_until(eye: CameraInput, looks: Node, clock: Any, make: list[Any], now_
 def _small(now_s: int) -> tuple[Image, Image, CameraInfo]:
     import numpy as np
 
-    from molmo_ros.ros.conversions import camera_info_message, depth_message, image_message
+    from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
     from molmo_ros.ros.messages import make_header
 
     header = make_header("eye", now_s * 10**9)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from visualization_msgs.msg import Marker
 
+from molmo_ros.camera.conversions import stamp_to_ns
 from molmo_ros.datatypes import (
     Answer,
     Grasp,
@@ -18,7 +19,6 @@ from molmo_ros.datatypes import (
     TargetStatus,
 )
 from molmo_ros.msg import GraspTarget as GraspTargetMessage
-from molmo_ros.ros.conversions import stamp_to_ns
 from molmo_ros.ros.markers import SIGMAS, target_markers
 from molmo_ros.ros.messages import (
     cloud_message,

@@ -12,8 +12,8 @@ import yaml
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from molmo_ros.config import NodeConfig, SimCameraConfig, spec_of
 from molmo_ros.errors import ParameterError
+from molmo_ros.ros.config import NodeConfig, SimCameraConfig, spec_of
 from molmo_ros.ros.params import declare
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_helpers import SEED, Spinning
 
-from molmo_ros.config import NodeConfig
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.camera import CameraInput
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.sim_camera_node import SimCameraNode
 from molmo_ros.sim import SimCamera
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ros_helpers import FRAME, GOOD, Camera
 
+from molmo_ros.camera.conversions import stamp_to_ns
 from molmo_ros.ros.client import GraspClient
-from molmo_ros.ros.conversions import stamp_to_ns
 from molmo_ros.ros.messages import make_header
 
 tf2_ros = pytest.importorskip(

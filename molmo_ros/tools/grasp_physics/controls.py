@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.transforms import make_transform, pose_from_matrix, transform_points, unit
 
 DEPTH_M, TRAVEL_M, FLOOR_M = 0.025, 0.10, 0.004

@@ -13,8 +13,8 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import DepthError
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point, pixel_ray
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.perception.lift import lift_point, pixel_ray
 from molmo_ros.pipeline import Grounder
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case

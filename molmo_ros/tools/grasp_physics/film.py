@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, Image
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.sim import mesh
 from molmo_ros.sim.mesh import Mesh
 from molmo_ros.sim.render import Renderer

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, Mask
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.sim.mesh import Mesh
 from molmo_ros.sim.scene import Scene
 from molmo_ros.tools.grasp_physics.trial import FRICTION, try_grasp

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from molmo_ros.complete import complete_shape
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, TargetStatus
 from molmo_ros.errors import DepthError, GraspError, SegmentError
-from molmo_ros.grasp import plan_grasps
-from molmo_ros.gripper import Gripper
-from molmo_ros.lift import lift_point
-from molmo_ros.segment import segment_object
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.planner import plan_grasps
+from molmo_ros.perception.complete import complete_shape
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.tools.grasp_physics.view import View
 from molmo_ros.transforms import transform_grasp
 

@@ -11,7 +11,7 @@ from PIL import ImageDraw
 
 from molmo_ros.datatypes import Array, Grasp, Image, ImagePoint, Mask
 from molmo_ros.draw.style import INK, PANEL, QUIET, WARN, font, shorten
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced
 from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.film import film, from_the_side, strip

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.sim.scene import Scene
 from molmo_ros.tools.grasp_physics.world import STEP_S, World, build_world
 from molmo_ros.transforms import pose_matrix

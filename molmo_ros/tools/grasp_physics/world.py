@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 from molmo_ros.datatypes import Array
-from molmo_ros.gripper import Gripper
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.sim.more_objects import MASS_KG
 from molmo_ros.sim.scene import Scene, SimObject
 from molmo_ros.transforms import invert, make_transform, quaternion_from_matrix

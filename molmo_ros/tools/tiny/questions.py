@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.points import NONE_ANSWER, format_count_molmo2, format_molmo2
+from molmo_ros.answer_format.points import NONE_ANSWER, format_count_molmo2, format_molmo2
 from molmo_ros.sim.objects import COLORS, KINDS, PLURALS, colors_of
 
 POINTING = (

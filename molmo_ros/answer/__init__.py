@@ -1,0 +1,1 @@
+"""The decode loop: image and prompt in, the model's answer out."""

@@ -1,0 +1,68 @@
+"""Images that were looked at a moment ago.
+
+The tokens before the user's words depend on the image alone: with their keys and values kept, the next
+question about one of these images costs neither vision nor the long part of the prefill. Several cameras
+asked in turn each find theirs, as long as the memory suffices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from molmo_ros.answer.molmo_point import Pointer
+from molmo_ros.datatypes import Image
+from molmo_ros.runtimes.base import Cache, Float32, Index
+
+KEPT = 4  # images: a camera's last one is seldom asked about again after so many others
+KEPT_BYTES = 640 << 20  # two images of Molmo2-4B in an engine that holds 2048 tokens
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
+
+    ``embeds`` (length,D) of these, as long as the cache is empty; image features were added at ``places``.
+    ``pointer``: of MolmoPoint alone.
+    """
+
+    rgb: Image
+    cache: Cache
+    length: int
+    embeds: Float32
+    places: Index
+    pointer: Pointer | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.cache.nbytes + self.rgb.nbytes + (self.pointer.nbytes if self.pointer else 0)
+
+
+class SeenImages:
+    """The ``KEPT`` images asked about last, or as many of them as fit into ``limit`` bytes; one at least."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
+        self._seen: list[Seen] = []  # the newest is the last
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def take(self, rgb: Image) -> Seen | None:
+        """What is known of this image. It is forgotten until `keep`: a failure must not leave half of it."""
+        for i, seen in enumerate(self._seen):
+            # A few rows first: in another image, nearly always one of them differs.
+            if np.array_equal(seen.rgb[::64], rgb[::64]) and np.array_equal(seen.rgb, rgb):
+                return self._seen.pop(i)
+        return None
+
+    def keep(self, seen: Seen) -> None:
+        """Remember it as the newest; the oldest ones go if it gets too much."""
+        self._seen.append(seen)
+        del self._seen[:-KEPT]
+        while len(self._seen) > 1 and sum(one.nbytes for one in self._seen) > self._limit:
+            self._seen.pop(0)
+
+    def clear(self) -> None:
+        self._seen.clear()

@@ -1,0 +1,297 @@
+"""Image and prompt -> answer: the decode loop over a runtime.
+
+The tokens before the user's words depend on the image alone. Their cache is kept, so the second question
+about an image costs neither vision nor the long part of the prefill. What an answer's grammar lets one
+expect is verified many tokens at a time (see ``pointing``).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from molmo_ros.answer.calibration import Calibration
+from molmo_ros.answer.decoding import AnyGrammar, Clock, Drafting, ShouldStop, Steps
+from molmo_ros.answer.drafter import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
+from molmo_ros.answer.image_cache import Seen, SeenImages
+from molmo_ros.answer.molmo_point import Pointer
+from molmo_ros.answer_format.grammar import Format, Grammar, Plan
+from molmo_ros.answer_format.grammar_point import PatchGrammar
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.preprocess import as_rgb, image_token_ids, preprocess
+from molmo_ros.datatypes import Answer, Image
+from molmo_ros.errors import QueryError
+from molmo_ros.network.config import V1
+from molmo_ros.runtimes.base import Float32, Index, PointRuntime, Runtime
+from molmo_ros.runtimes.select import load_runtime
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+
+class Molmo:
+    """One loaded model. Queries from several threads wait for each other."""
+
+    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
+        self._checkpoint = checkpoint
+        self._runtime = runtime
+        self.calibration = Calibration.load(checkpoint.folder)
+        self._digits = checkpoint.encoder.digit_tokens()
+        self._grammar = _grammar(checkpoint)
+        self._drafter = Drafter(checkpoint.encoder.encode, checkpoint.encoder.decode)
+        self._images = SeenImages()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str = "tiny",
+        runtime: str = "auto",
+        progress: Progress | None = None,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        allow_download: bool = False,
+        max_crops: int | None = None,
+    ) -> Molmo:
+        """Load "tiny", a checkpoint folder, or a hub id: in the local cache, or fetched if that is allowed.
+
+        ``max_crops``: high-resolution crops of an image, if not as many as the checkpoint says.
+        Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
+        """
+        opened = load_checkpoint(
+            checkpoint, progress=progress, allow_download=allow_download, max_crops=max_crops
+        )
+        return cls(opened, load_runtime(opened, runtime, precision, threads=threads, progress=progress))
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is loaded."""
+        config = self._checkpoint.config
+        return {
+            "checkpoint": str(self._checkpoint.folder),
+            "model_type": config.model_type,
+            "parameters": self._checkpoint.weights.parameters,
+            "runtime": self._runtime.name,
+            "precision": self._runtime.precision,
+            "layers": config.text.num_layers,
+            "hidden_size": config.text.hidden_size,
+            "vocab_size": config.text.vocab_size,
+            "image_size": config.vision.image_size,
+            "max_crops": self._checkpoint.image.max_crops,
+            "max_positions": config.text.max_positions,
+        }
+
+    def answer(
+        self,
+        rgb: Image,
+        prompt: str,
+        *,
+        max_new_tokens: int = 192,
+        max_points: int | None = None,
+        drafts: bool = True,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """The model's whole greedy answer about an image (H,W,3) uint8, and the points in it, in its pixels.
+
+        ``max_points``: stop before the model writes one more than these. ``drafts`` False: one pass a token,
+        the reference for the rest. ``should_stop`` is asked before every pass, and by another thread
+        during the long ones, vision and prefill, which then end half way.
+        Raises: CancelledError if it said yes; QueryError, FrameError.
+        """
+        plan = Plan(max_points=max_points, exact=True)
+        drafter = self._drafter if drafts else None
+        return self._generate(rgb, prompt, plan, drafter, max_new_tokens, should_stop)
+
+    def point(
+        self,
+        rgb: Image,
+        prompt: str,
+        *,
+        label: str = "",
+        max_points: int | None = None,
+        exact: bool = False,
+        previous: Answer | None = None,
+        max_new_tokens: int = 192,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """As `answer`, for a prompt that asks for points: it ends as soon as their coordinates are known.
+
+        The points are those of `answer`. The model is not asked to repeat the name of what it points to:
+        ``label`` takes that place in the text. ``exact``: the whole greedy text all the same. ``previous``:
+        an answer that this one is probably near to, such as that of the frame before; it saves passes, and
+        has no influence on the answer.
+        """
+        known = self._grammar.numbers(previous.text) if previous is not None else ()
+        plan = Plan(label, max_points, exact, known)
+        return self._generate(rgb, prompt, plan, self._drafter, max_new_tokens, should_stop)
+
+    def _generate(
+        self,
+        rgb: Image,
+        prompt: str,
+        plan: Plan,
+        drafter: Drafter | None,
+        max_new_tokens: int,
+        should_stop: ShouldStop | None,
+    ) -> Answer:
+        with self._lock:
+            clock = Clock(should_stop)
+            rgb = as_rgb(rgb)
+            turn = self._checkpoint.encoder.turn(prompt)
+            seen = self._look(rgb, clock)
+            grammar = self._grammar if seen.pointer is None else PatchGrammar(seen.pointer.places)
+            steps = Steps(self._checkpoint.encoder.decode, self._digits, seen.pointer, max_new_tokens)
+            draft = Drafting(drafter, plan, grammar, self._checkpoint.encoder.eos_ids)
+            logits, first = self._prefill(seen, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
+            with clock.stage("decode"):
+                self._decode(logits, first, seen, steps, draft, clock)
+        text = steps.text if plan.exact else grammar.finish(steps.text, plan.label)
+        return self._answer(text, steps, grammar, rgb.shape[1], rgb.shape[0], clock)
+
+    def close(self) -> None:
+        """Free the memory of the network."""
+        with self._lock:
+            self._images.clear()
+            self._runtime.close()
+
+    def _look(self, rgb: Image, clock: Clock) -> Seen:
+        """The image, encoded if it is none of those seen last."""
+        seen = self._images.take(rgb)
+        if seen is None:
+            return self._encode(rgb, clock)
+        seen.cache.trim(seen.length)
+        for stage in ("preprocess", "vision"):
+            clock.ms[stage] = 0.0
+        if seen.pointer is not None:
+            seen.pointer.begin()
+        return seen
+
+    def _encode(self, rgb: Image, clock: Clock) -> Seen:
+        """Embed everything before the user's words; image features are added to the image's tokens."""
+        encoder, config = self._checkpoint.encoder, self._checkpoint.image
+        pointer = None
+        with clock.stage("preprocess"):
+            inputs = preprocess(rgb, config)
+            ids = encoder.prefix(image_token_ids(inputs, encoder, config))
+            self._check_length(len(ids))
+        with clock.long_stage("vision", self._runtime.interrupt):
+            if self._checkpoint.config.point:
+                runtime = cast(PointRuntime, self._runtime)
+                features, *patches = runtime.encode_patches(inputs.crops, inputs.pooling)
+                pointer = Pointer(self._checkpoint, inputs, features, *patches)
+            else:
+                features = self._runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
+            embeds = self._runtime.embed(ids)
+            places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
+            embeds[places] += features
+        cache = self._runtime.new_cache()
+        return Seen(rgb.copy(), cache, len(ids), embeds, places, pointer)
+
+    def _prefill(
+        self, seen: Seen, turn: list[int], draft: list[int], clock: Clock
+    ) -> tuple[Float32, list[int]]:
+        """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
+
+        The draft comes back shortened where the model has no room for it.
+        """
+        self._check_length(seen.length + len(turn))
+        draft = draft[: self._max_positions - seen.length - len(turn)]
+        with clock.long_stage("prefill", self._runtime.interrupt):
+            past = seen.cache.length
+            embeds = self._embed(seen, [], [*turn, *draft])
+            if not past:
+                embeds = np.concatenate([seen.embeds, embeds])
+            image = seen.length if self._checkpoint.config.image_sees_ahead else 0
+            limits = _kv_limits(past, image, len(embeds))
+            logits = self._run(seen, embeds, limits, [], draft)
+        self._images.keep(replace(seen, embeds=seen.embeds[:0]))  # they have served
+        return logits, draft
+
+    def _run(
+        self, seen: Seen, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
+    ) -> Float32:
+        """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
+        rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
+        if seen.pointer is None:
+            return self._runtime.run(embeds, limits, seen.cache, rows)
+        first = not seen.cache.length
+        logits, pointing = cast(PointRuntime, self._runtime).run_pointing(embeds, limits, seen.cache, rows)
+        if first:
+            seen.pointer.remember(pointing[seen.places])
+        answers = [[*answer, *drafted[:i]] for i in range(len(rows))]
+        return seen.pointer.logits(logits, pointing[rows], answers)
+
+    def _check_length(self, length: int) -> None:
+        if length >= self._max_positions:
+            raise QueryError(
+                f"Image and prompt take {length} tokens, the model holds {self._max_positions}; "
+                "shorten the prompt."
+            )
+
+    @property
+    def _max_positions(self) -> int:
+        return self._checkpoint.config.text.max_positions
+
+    def _decode(
+        self,
+        logits: Float32,
+        drafted: list[int],
+        seen: Seen,
+        steps: Steps,
+        drafting: Drafting,
+        clock: Clock,
+    ) -> None:
+        """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
+        at the end of the cache."""
+        cache = seen.cache
+        while True:
+            steps.passes += 1
+            before = len(steps.ids)
+            known = cache.length - len(drafted)
+            finished = drafting.verify(steps, logits, drafted)
+            cache.trim(known + max(len(steps.ids) - before - 1, 0))
+            room = self._max_positions - cache.length
+            if finished or room < 1:
+                return
+            clock.check()
+            drafted = drafting.next(steps, min(NEXT_DRAFT_TOKENS, room - 1))
+            tokens = [steps.ids[-1], *drafted]
+            limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
+            logits = self._run(seen, self._embed(seen, steps.ids[:-1], tokens), limits, steps.ids, drafted)
+
+    def _embed(self, seen: Seen, answer: list[int], tokens: list[int]) -> Float32:
+        """Embeddings (T,D) of ``tokens``, which follow ``answer``."""
+        if seen.pointer is None:
+            return self._runtime.embed(tokens)
+        return seen.pointer.embed(self._runtime.embed, answer, tokens)
+
+    def _answer(
+        self, text: str, steps: Steps, grammar: AnyGrammar, width: int, height: int, clock: Clock
+    ) -> Answer:
+        points = self.calibration.apply(grammar.points(text, steps.tokens, width, height))
+        log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
+        return Answer(
+            text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
+        )
+
+
+def _grammar(checkpoint: Checkpoint) -> AnyGrammar:
+    if checkpoint.config.point:
+        return PatchGrammar()
+    return Grammar(Format.MOLMO1 if checkpoint.config.model_type == V1 else Format.MOLMO2)
+
+
+def _kv_limits(past: int, prefix: int, count: int) -> Index:
+    """How far each of ``count`` tokens behind ``past`` sees: text up to itself, the image to its own end.
+
+    Tokens 1 ... prefix - 1 are those of the image (token 0 is BOS), and see each other in both directions.
+    """
+    at = np.arange(past, past + count, dtype=np.int64)
+    return np.where((at >= 1) & (at < prefix), prefix, at + 1)

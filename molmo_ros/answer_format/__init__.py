@@ -1,0 +1,1 @@
+"""How each generation of Molmo writes points: grammar, parser, confidence and covariance."""

@@ -1,0 +1,1 @@
+"""From an object to a grasp: candidates, collision checks, ranking."""

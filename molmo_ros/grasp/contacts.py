@@ -1,0 +1,94 @@
+"""What the pads of a hand will meet when they close."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from molmo_ros.datatypes import Array
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.sweep import Swept
+from molmo_ros.perception.cloud import Index
+from molmo_ros.perception.complete import Shape
+
+THIN_M = 0.012  # of a wall as thin as this only one face is seen
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What lies between the pads of each hand (C,)."""
+
+    inside: Index
+    intruders: Index
+    width: Array
+    depth: Array
+    cosine: Array
+    squeeze: Array
+    grip: Index
+    guessed: Index
+    bite: Array
+
+
+def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripper) -> Hold:
+    """Measure what the pads will meet when they close."""
+    count = len(opening)
+    between = np.abs(t.y) < opening[t.hand] / 2
+    intruder = between & ~t.own & (t.z > -gripper.finger_length)
+    guessed = ~between & t.own
+    guessed[guessed] = ~shape.seen[t.point[guessed]]
+    caught = between & t.own & (t.z > -gripper.finger_length)
+    bite = np.zeros(count)
+    np.maximum.at(bite, t.hand[caught], -t.z[caught])
+    pad = caught & (t.z > -gripper.pad_length)
+    hand, point, y, z = t.hand[pad], t.point[pad], t.y[pad], t.z[pad]
+    high, low = np.full(count, -np.inf), np.full(count, np.inf)
+    np.maximum.at(high, hand, y)
+    np.minimum.at(low, hand, y)
+    skin = max(0.004, 0.9 * shape.spacing)
+    sides = [y > high[hand] - skin, y < low[hand] + skin]
+    grips = [np.bincount(hand[side], minlength=count) for side in sides]
+    closing = rotation[:, :, 1]
+    faces = [
+        _mean_normal(shape.normals[point[side]], sign * closing, hand[side])
+        for side, sign in zip(sides, (1, -1), strict=True)
+    ]
+    cosines = [np.sum(n * sign * closing, axis=1) for n, sign in zip(faces, (1, -1), strict=True)]
+    depths = np.bincount(hand, weights=z, minlength=count)
+    inside = np.bincount(hand, minlength=count)
+    width = np.where(inside > 0, high - low + shape.pixel, 0.0)
+    # of a wall only one face is seen; the other one is parallel to it
+    cosine = np.where(width < THIN_M, np.maximum(*cosines), np.minimum(*cosines))
+    return Hold(
+        inside=inside,
+        intruders=np.bincount(t.hand[intruder], minlength=count),
+        width=width,
+        depth=depths / np.maximum(inside, 1),
+        cosine=cosine,
+        squeeze=np.where(width < THIN_M, 0.0, _squeeze((faces[0] + faces[1]) / 2, rotation)),
+        grip=np.minimum(*grips),
+        guessed=np.bincount(t.hand[guessed], minlength=count),
+        bite=bite,
+    )
+
+
+def _squeeze(slope: Array, rotation: Array) -> Array:
+    """Return how far contacts of a mean normal `slope` (C,3) push the object out of a hand, as a sine (C,).
+
+    Sideways or ahead: the other way there is the palm.
+    """
+    sideways = np.sum(slope * rotation[:, :, 0], axis=1)
+    ahead = np.minimum(np.sum(slope * rotation[:, :, 2], axis=1), 0.0)
+    return np.asarray(np.hypot(sideways, ahead))
+
+
+def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:
+    """Return the mean (C,3) of each hand's normals n (T,3), where the pad looks to -direction (C,3).
+
+    The mean first, for that of a noisy face is still its normal; each counts by how far it faces the pad,
+    for the top beside an edge is not what a pad meets. Zero where there is none.
+    """
+    count = len(direction)
+    facing = np.maximum(np.sum(n * direction[hand], axis=1), 0.05)
+    mean = np.stack([np.bincount(hand, weights=facing * n[:, k], minlength=count) for k in range(3)], axis=1)
+    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9))

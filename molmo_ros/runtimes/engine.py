@@ -1,0 +1,238 @@
+"""Engines on disk: a folder with compiled or exported graphs and the manifest that says what they fit.
+
+The manifest is written last and replaced at once, and every file's name holds a part of its hash: whoever
+reads an engine sees the old one whole or the new one whole, also when a build is killed half way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.errors import EngineError, EngineMismatchError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_SAMPLE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an engine was made of, for and with.
+
+    ``sm``: compute capability times ten, 0 for graphs that fit any device. ``profiles``: per part, the range
+    of each free size as (least, best, most). ``attention``: per part, kernels that hold a whole attention,
+    and attentions in the graph, over all profiles. ``files``: per part, name, bytes and sha256.
+    """
+
+    checkpoint: str
+    checkpoint_hash: str
+    precision: str
+    quantisation: dict[str, Any]
+    runtime: str
+    runtime_version: str
+    gpu: str
+    sm: int
+    system: str
+    date: str
+    graph_version: int
+    graphs: dict[str, str]
+    profiles: dict[str, list[dict[str, list[int]]]]
+    kv: dict[str, Any]
+    attention: dict[str, list[int]]
+    files: dict[str, dict[str, Any]]
+    format: int = FORMAT
+
+    @property
+    def bytes(self) -> int:
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+
+def engine_home() -> Path:
+    """Where engines go, and are looked for: $MOLMO_ROS_ENGINES, else the user's data folder."""
+    if home := os.environ.get("MOLMO_ROS_ENGINES"):
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "molmo_ros" / "engines"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises: EngineError if there is no manifest that can be read."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise EngineError(
+                f"{path} has format {content['format']}, this version reads {FORMAT}; build it anew."
+            )
+        manifest = Manifest(**content)
+        if any(
+            not isinstance(e["name"], str) or Path(e["name"]).name != e["name"] for e in _entries(manifest)
+        ):
+            raise ValueError("a file is named with a folder")
+    except FileNotFoundError as error:
+        raise EngineError(f"{folder} has no {MANIFEST}, so it holds no finished engine; build it.") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EngineError(f"{path} cannot be read ({error}); build the engine anew.") from error
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Make an engine the one that counts; files of the one before are removed."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{MANIFEST}.", dir=folder)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, folder / MANIFEST)
+    keep = {MANIFEST, *(entry["name"] for entry in _entries(manifest))}
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in keep and _is_ours(path.name):
+            path.unlink()
+
+
+def list_engines(home: Path | None = None) -> Iterator[tuple[Path, Manifest | EngineError]]:
+    """All folders with a manifest below ``home``, and what it says or why it cannot be read."""
+    for path in sorted((home or engine_home()).glob(f"*/{MANIFEST}")):
+        try:
+            yield path.parent, read_manifest(path.parent)
+        except EngineError as error:
+            yield path.parent, error
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Every file complete and unchanged. Raises: EngineError naming the first that is not."""
+    for part, entry in manifest.files.items():
+        path = folder / entry["name"]
+        mend = "build the engine anew"
+        if not path.is_file():
+            raise EngineError(f"{path} ({part}) is missing; {mend}.")
+        if (size := path.stat().st_size) != entry["bytes"]:
+            raise EngineError(f"{path} has {size} bytes, its manifest says {entry['bytes']}; {mend}.")
+        if (found := file_hash(path)) != entry["sha256"]:
+            raise EngineError(
+                f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...; {mend}."
+            )
+
+
+def check_fits(
+    manifest: Manifest,
+    *,
+    checkpoint: Checkpoint | None = None,
+    precision: str = "auto",
+    runtime: str | None = None,
+    runtime_version: str | None = None,
+    sm: int | None = None,
+) -> None:
+    """Compare with what is here; None and "auto" are not compared.
+
+    Raises: EngineMismatchError with all differences and the command that rebuilds it.
+    """
+    wrong = []
+    if runtime is not None and manifest.runtime != runtime:
+        wrong.append(f"is for runtime {manifest.runtime}, not {runtime}")
+    elif runtime_version is not None and manifest.runtime_version != runtime_version:
+        wrong.append(
+            f"was built with {manifest.runtime} {manifest.runtime_version}, here is {runtime_version}"
+        )
+    if sm is not None and manifest.sm not in (0, sm):
+        wrong.append(f"is for SM{manifest.sm} ({manifest.gpu}), this GPU is SM{sm}")
+    if precision not in ("auto", manifest.precision):
+        wrong.append(f"has precision {manifest.precision}, not {precision}")
+    if checkpoint is not None and manifest.checkpoint_hash != checkpoint_hash(checkpoint):
+        wrong.append(f"was built from other weights (of {manifest.checkpoint})")
+    if wrong:
+        raise EngineMismatchError(
+            f"The engine {', and '.join(wrong)}; build one that fits: "
+            f"{build_command(manifest, checkpoint, precision, sm)}"
+        )
+
+
+def build_command(manifest: Manifest, checkpoint: Checkpoint | None, precision: str, sm: int | None) -> str:
+    """The command that builds such an engine for what is here."""
+    source = manifest.checkpoint if checkpoint is None else str(checkpoint.folder)
+    held = manifest.precision if precision == "auto" else precision
+    device = f" --sm {sm or manifest.sm}" if manifest.sm else ""
+    options = f"--runtime {manifest.runtime} --precision {held}{device}"
+    return f"molmo-ros engine build --checkpoint {source} {options}"
+
+
+def find_engine(
+    checkpoint: Checkpoint, precision: str, runtime: str, runtime_version: str, sm: int
+) -> tuple[Path, Manifest]:
+    """The newest engine in ``engine_home`` that fits.
+
+    Raises: EngineMismatchError if there are some, but none that fits; EngineError if there is none at all.
+    """
+    fitting: list[tuple[str, Path, Manifest]] = []
+    last: EngineError | None = None
+    for folder, manifest in list_engines():
+        if isinstance(manifest, EngineError):
+            last = manifest
+            continue
+        try:
+            check_fits(
+                manifest, checkpoint=checkpoint, precision=precision, runtime=runtime,
+                runtime_version=runtime_version, sm=sm,
+            )  # fmt: skip
+        except EngineMismatchError as error:
+            last = error
+        else:
+            fitting.append((manifest.date, folder, manifest))
+    if fitting:
+        _, folder, found = max(fitting, key=lambda item: item[0])
+        return folder, found
+    if last is not None:
+        raise last
+    held = "" if precision == "auto" else f" --precision {precision}"
+    raise EngineError(
+        f"There is no engine in {engine_home()}; build one: "
+        f"molmo-ros engine build --checkpoint {checkpoint.folder} --runtime {runtime}{held} --sm {sm}"
+    )
+
+
+def checkpoint_hash(checkpoint: Checkpoint) -> str:
+    """Of the configuration files and, of each weights' file, its size and its first and last megabyte.
+
+    All of a large checkpoint would take a minute at each start.
+    """
+    digest = hashlib.sha256()
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+        path = checkpoint.folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    for path in checkpoint.weights.files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(size - _SAMPLE_BYTES, 0))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a whole file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _entries(manifest: Manifest) -> list[Mapping[str, Any]]:
+    return list(manifest.files.values())
+
+
+def _is_ours(name: str) -> bool:
+    """A file that a build leaves behind; others in the folder are not touched."""
+    return name.endswith((".engine", ".engine.part", ".onnx", ".onnx.data")) or name.startswith(
+        f".{MANIFEST}"
+    )

@@ -1,0 +1,239 @@
+"""A checkpoint behind an OpenAI-compatible server (vLLM, ``transformers serve``), shared by a fleet.
+
+Stands where `answer.Molmo` stands otherwise: picture and prompt go out, the text that comes back takes the
+same parser. The text is read while it is written, so that a query ends as soon as the coordinates are known,
+and a cancelled one stops the server too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from molmo_ros.answer_format.confidence import annotate
+from molmo_ros.answer_format.grammar import Format, Grammar, Plan
+from molmo_ros.checkpoint.preprocess import as_rgb
+from molmo_ros.checkpoint.prompt import MAX_PROMPT_CHARS, clean_query
+from molmo_ros.datatypes import Answer, Image, ImagePoint
+from molmo_ros.errors import ParameterError, ServerError
+from molmo_ros.ros.config import NodeConfig
+from molmo_ros.runtimes.remote.chat import TOP_LOGPROBS, Reply, chat_body, data_url
+from molmo_ros.runtimes.remote.server import Server
+
+log = logging.getLogger(__name__)
+
+ShouldStop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """Where the model is; the parameters ``remote_*`` of the node, see there."""
+
+    url: str = "http://localhost:8000/v1"
+    model: str = ""  # empty: the only one that the server has
+    key_env: str = "MOLMO_ROS_API_KEY"
+    timeout_s: float = 20.0
+    retries: int = 2
+    image: str = "png"
+    format: str = "molmo2"
+
+
+def remote_options(config: NodeConfig) -> RemoteOptions:
+    """Those of the node's parameters."""
+    return RemoteOptions(
+        url=config.remote_url,
+        model=config.remote_model,
+        key_env=config.remote_key_env,
+        timeout_s=config.remote_timeout_s,
+        retries=config.remote_retries,
+        image=config.remote_image,
+        format=config.remote_format,
+    )
+
+
+class RemoteMolmo:
+    """A model on a server, with the methods of `answer.Molmo`."""
+
+    def __init__(self, options: RemoteOptions) -> None:
+        """Raises: ParameterError if the address cannot be one."""
+        if options.image not in ("png", "jpeg"):
+            raise ParameterError(f"remote_image is {options.image!r}; choose png or jpeg.")
+        try:
+            self._grammar = Grammar(Format(options.format))
+        except ValueError:
+            raise ParameterError(
+                f"remote_format is {options.format!r}; choose {', '.join(f.value for f in Format)}."
+            ) from None
+        self._options = options
+        key = os.environ.get(options.key_env, "").strip()
+        self.server = Server(options.url, options.timeout_s, options.retries, key)
+        self._model = options.model
+        self._logprobs = True  # until the server has refused them
+
+    @classmethod
+    def load(
+        cls, options: RemoteOptions, progress: Callable[[str, float], None] | None = None
+    ) -> RemoteMolmo:
+        """As the constructor, and see whether the server is there.
+
+        One that is away may come later, which is only logged; one that refuses is told at once.
+        Raises: ParameterError, ServerError.
+        """
+        model = cls(options)
+        if progress:
+            progress(f"asking {options.url}", 0.5)
+        try:
+            names = model.models()
+            log.info("The server %s has %s.", options.url, ", ".join(names) or "no model")
+        except ServerError as error:
+            if not error.retriable:
+                raise
+            log.warning("%s The node goes on, and asks again with each query.", error)
+        if progress:
+            progress("ready", 1.0)
+        return model
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is known of it."""
+        return {"checkpoint": self._model, "url": self._options.url, "runtime": "remote", "precision": ""}
+
+    def answer(
+        self,
+        rgb: Image,
+        prompt: str,
+        *,
+        max_new_tokens: int = 192,
+        max_points: int | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """As `Molmo.answer`. Raises: ServerError, AnswerError, CancelledError, QueryError, FrameError."""
+        return self._ask(rgb, prompt, Plan(max_points=max_points, exact=True), max_new_tokens, should_stop)
+
+    def point(
+        self,
+        rgb: Image,
+        prompt: str,
+        *,
+        label: str = "",
+        max_points: int | None = None,
+        exact: bool = False,
+        previous: Answer | None = None,  # saves nothing here
+        max_new_tokens: int = 192,
+        should_stop: ShouldStop | None = None,
+    ) -> Answer:
+        """As `Molmo.point`; confidence and covariance are NaN unless the server tells probabilities.
+
+        Raises: as `answer`.
+        """
+        return self._ask(rgb, prompt, Plan(label, max_points, exact), max_new_tokens, should_stop)
+
+    def models(self) -> list[str]:
+        """The names that the server has models by. Raises: ServerError."""
+        text = b"".join(self.server.lines("GET", "/models", b"", _never))
+        try:
+            return [str(entry["id"]) for entry in json.loads(text)["data"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerError(
+                f"{self._options.url}/models is no list of models ({error!r}); check remote_url."
+            ) from error
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _ask(
+        self, rgb: Image, prompt: str, plan: Plan, max_new_tokens: int, should_stop: ShouldStop | None
+    ) -> Answer:
+        stop = should_stop or _never
+        rgb = as_rgb(rgb)
+        start = time.perf_counter()
+        picture = data_url(rgb, self._options.image)
+        made_ms = (time.perf_counter() - start) * 1e3
+        prompt = clean_query(prompt, MAX_PROMPT_CHARS)  # no control token of the model's may reach it
+        body = chat_body(self._model or self._only_model(), picture, prompt, max_new_tokens)
+        reply = self._reply(body, plan, stop)
+        if reply.finish == "length":
+            log.warning("The answer was cut off after %d tokens; narrow the query.", max_new_tokens)
+        text = reply.text if plan.exact else self._grammar.finish(reply.text, plan.label)
+        stages = {"preprocess": made_ms, "prefill": reply.first_ms, "decode": reply.rest_ms}
+        points = self._points(text, reply, rgb.shape[1], rgb.shape[0])
+        return Answer(text, points, logprobs=tuple(reply.logprobs), stages_ms=stages)
+
+    def _only_model(self) -> str:
+        names = self.server.call(self.models, _never)
+        if len(names) != 1:
+            raise ParameterError(
+                f"The server has {len(names)} models ({', '.join(names[:5])}); choose one by remote_model."
+            )
+        self._model = names[0]
+        return self._model
+
+    def _reply(self, body: dict[str, Any], plan: Plan, should_stop: ShouldStop) -> Reply:
+        """The answer; once more without probabilities if the server refuses to tell them."""
+        asked = {**body, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else body
+        data = json.dumps(asked).encode()
+        try:
+            return self.server.call(lambda: self._read(data, plan, should_stop), should_stop)
+        except ServerError as error:
+            if not self._logprobs or "logprob" not in str(error):
+                raise
+            log.info("The server tells no probabilities, so confidences are unknown: %s", error)
+            self._logprobs = False
+            return self._reply(body, plan, should_stop)
+
+    def _read(self, data: bytes, plan: Plan, should_stop: ShouldStop) -> Reply:
+        """One request; stops reading when nothing that was asked for can follow."""
+        reply = Reply(time.perf_counter())
+        rest = b""  # of a server that does not stream: one JSON document
+        for line in self.server.lines("POST", "/chat/completions", data, should_stop):
+            if not line.startswith(b"data:"):
+                rest += line
+                continue
+            content = line[5:].strip()
+            if content == b"[DONE]":
+                reply.finish = reply.finish or "stop"
+                break
+            reply.take(self._json(content), "delta")
+            if self._grammar.done(reply.text, plan):
+                reply.finish = "done"
+                break
+        if not reply.events and rest.strip():
+            reply.take(self._json(rest), "message")
+        if not reply.finish:
+            raise ServerError(
+                f"The server ended its answer half way, after {reply.text[:60]!r}; its log may tell why.",
+                retriable=True,
+            )
+        return reply
+
+    def _json(self, text: bytes) -> dict[str, Any]:
+        shown = self.server.clean(text[:300].decode("utf-8", "replace"), 120)
+        try:
+            event = json.loads(text)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            raise ServerError(f"The server answers what is no JSON object: {shown}; check remote_url.")
+        if "error" in event:
+            raise ServerError(f"The server failed: {shown}; its log has more.", retriable=True)
+        if not isinstance(event.get("choices"), list):
+            raise ServerError(f"The server's answer has no choices: {shown}; check remote_url.")
+        return event
+
+    def _points(self, text: str, reply: Reply, width: int, height: int) -> tuple[ImagePoint, ...]:
+        found = self._grammar.parse(text, width, height)
+        if reply.known:
+            return annotate(found, self._grammar.scan(text), reply.tokens, width, height)
+        unknown = np.full((2, 2), np.nan)
+        return tuple(replace(p, confidence=float("nan"), covariance=unknown) for p in found)
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,1 @@
+"""Following a point through the images between two answers of the model."""
