@@ -1,4 +1,4 @@
-"""Nothing is sent anywhere: real queries in processes that the kernel ends if they open an internet socket."""
+"""Nothing is sent anywhere: real queries in processes that the kernel ends if they open a socket."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ become one of the model's control tokens, whatever a caller passed.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.errors import CheckpointError, QueryError
+from molmo_ros.untrusted import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -311,8 +311,8 @@ def _json_or_empty(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
     return content if isinstance(content, dict) else {}
 

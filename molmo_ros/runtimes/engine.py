@@ -17,6 +17,7 @@ from typing import Any
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import EngineError, EngineMismatchError
+from molmo_ros.untrusted import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -67,7 +68,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises: EngineError if there is no manifest that can be read."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise EngineError(
                 f"{path} has format {content['format']}, this version reads {FORMAT}; build it anew."
