@@ -26,6 +26,7 @@ _END_OF_TEXT = "<|endoftext|>"
 
 # Nobody types this much; refuse before spending time on it.
 _MAX_RAW_CHARS = 16 * MAX_PROMPT_CHARS
+_MAX_PASSES = 10
 
 # Control tokens of the Qwen and OLMo tokenizers and of the three Molmo generations.
 _SPECIAL = re.compile(
@@ -36,6 +37,9 @@ _SPECIAL = re.compile(
     r"|<POINT_[0-9]+>",
     re.IGNORECASE,
 )
+# Text that would pass for another turn of Molmo v1, whose template is plain text, or for an answer.
+_ROLE = re.compile(r"\b(?:user|assistant|system)\s*:", re.IGNORECASE)
+_MARKUP = re.compile(r"</?(?:points?|tracks)\b[^<>]*>?", re.IGNORECASE)
 _DETERMINER = re.compile(
     r"(?:the|a|an|all|any|every|each|both|some|my|your|his|her|our|their|this|that|these|those|one|two|three"
     r"|[0-9]+)\b",
@@ -98,10 +102,16 @@ def _without_controls(text: str) -> str:
 
 
 def _without_specials(text: str) -> str:
-    """Removing one token can join the parts of another around it, so repeat until nothing changes."""
-    while (shorter := _SPECIAL.sub("", text)) != text:
+    """Without control tokens, turns and answers; removing one may join the parts of another around it.
+
+    Raises: QueryError for a text that is nested on purpose: each layer would cost one more pass.
+    """
+    for _ in range(_MAX_PASSES):
+        shorter = _ROLE.sub("", _MARKUP.sub("", _SPECIAL.sub("", text)))
+        if shorter == text:
+            return text
         text = shorter
-    return text
+    raise QueryError("The query is made of control tokens inside each other; name a thing in plain words.")
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -240,7 +250,8 @@ class PromptEncoder:
 class V1PromptEncoder(PromptEncoder):
     """Molmo v1's template: BOS, the image tokens, " User: " the words " Assistant:" in one string.
 
-    It has no tokens for turns; both image blocks open with <im_start>, and BOS is the end of text.
+    It has no tokens for turns, so the words may not contain one; both image blocks open with <im_start>, and
+    BOS is the end of text.
     """
 
     def _read_template(self) -> int:
@@ -254,6 +265,8 @@ class V1PromptEncoder(PromptEncoder):
 
     def turn(self, prompt: str) -> list[int]:
         _check_prompt(prompt)
+        if role := _ROLE.search(prompt):
+            raise QueryError(f"The prompt contains {role[0]!r}, which begins another turn; leave it out.")
         return self._plain(f" User: {prompt} Assistant:")
 
 
