@@ -95,7 +95,7 @@ def _check_fields(manifest: Manifest) -> None:
     _date(manifest)
     for entry in _entries(manifest):
         if Path(entry["name"]).name != entry["name"] or len(entry["name"]) > 255:
-            raise ValueError(f"a file is named {entry['name']!r:.80}")
+            raise ValueError(f"a file is named with a folder, or too long: {entry['name']!r:.80}")
         if not isinstance(entry["bytes"], int) or entry["bytes"] < 0 or not isinstance(entry["sha256"], str):
             raise ValueError(f"size or hash of {entry['name']} make no sense")
 
