@@ -89,8 +89,8 @@ def enforce(
 ) -> tuple[GraspTarget, ...]:
     """The targets with the status of the first limit that each exceeds; those that may be used come first.
 
-    age_s: of the image, now. T_limits_target (4,4): the frame of the targets in that of the limits; None: it is
-    the same. leased: whether somebody renews the lease, where one is wanted.
+    age_s: of the image, now. T_limits_target (4,4): the frame of the targets in that of the limits; None: it
+    is the same. leased: whether somebody renews the lease, where one is wanted.
     """
     checked: list[GraspTarget] = []
     usable = 0

@@ -32,7 +32,7 @@ def target(**changes: Any) -> GraspTarget:
     at = changes.pop("at", (0.5, 0.0, 0.05))
     place = np.array(at, dtype=float)
     grasp = Grasp(
-        Pose(place, DOWN), Pose(place + [0.0, 0.0, 0.1], DOWN), 0.05, changes.pop("quality", 0.9), 0.07
+        Pose(place, DOWN), Pose(np.add(place, [0, 0, 0.1]), DOWN), 0.05, changes.pop("quality", 0.9), 0.07
     )
     point = ImagePoint(320.0, 240.0, "mug", confidence=changes.pop("confidence", 0.9))
     made = GraspTarget(
@@ -118,7 +118,8 @@ def test_boxes_may_be_in_another_frame() -> None:
     table = Limits(frame="table", workspace=Box((-0.1, 0.4, 0.0), (0.1, 0.6, 1.0)))
     assert enforce([target()], table, age_s=0.0, T_limits_target=T)[0].status is TargetStatus.OK
     (out,) = enforce([target(at=(0.7, 0.0, 0.05))], table, age_s=0.0, T_limits_target=T)
-    assert out.status is TargetStatus.OUT_OF_WORKSPACE and "(0.000, 0.300, 0.050) in 'table'" in out.status_text
+    assert out.status is TargetStatus.OUT_OF_WORKSPACE
+    assert "(0.000, 0.300, 0.050) in 'table'" in out.status_text
 
 
 @pytest.mark.parametrize("numbers", [[0.0] * 5, [0.0] * 6, [0, 0, 0, 1, 1, -1], [0, 0, 0, 1, 1, math.nan]])

@@ -1,4 +1,4 @@
-"""How often a policy is right on requests with the verdict that people wanted: misses beside false refusals."""
+"""How often a policy is right on requests with the verdict that people want: misses and false refusals."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def read_requests(path: Path, half: str = "all") -> list[Request]:
         wanted, text, people = (str(row.get(column) or "") for column in COLUMNS)
         if wanted.upper() not in Verdict.__members__ or not text or people not in PEOPLE:
             raise ParameterError(
-                f"{path}, line {number}: {dict(row)!r:.100}; give {', '.join(COLUMNS)}: allow, ask or refuse, "
-                f"the words, and one of {', '.join(PEOPLE)}."
+                f"{path}, line {number}: {dict(row)!r:.100}; give {', '.join(COLUMNS)}: allow, ask or refuse, the "
+                f"words, and one of {', '.join(PEOPLE)}."
             )
         found.append(Request(text, people, Verdict[wanted.upper()]))
     kept = [request for request in found if half == "all" or request.apart == (half == "apart")]
@@ -58,8 +58,10 @@ def read_requests(path: Path, half: str = "all") -> list[Request]:
 
 
 def evaluate_policy(policy: Policy, requests: Sequence[Request]) -> dict[str, Any]:
-    """Confusion matrix (wanted -> given), and shares: miss, something that should not simply be done is allowed;
-    false_refusal, something harmless is refused or asked about; strict_miss, what should be refused is allowed.
+    """Confusion matrix (wanted -> given), shares, and the requests that were judged otherwise than wanted.
+
+    misses: of what should not simply be done, what is allowed; false_refusals: of what is harmless, what is
+    refused or asked about.
     """
     table: Counter[tuple[Verdict, Verdict]] = Counter()
     wrong = []
@@ -77,9 +79,7 @@ def evaluate_policy(policy: Policy, requests: Sequence[Request]) -> dict[str, An
     return {
         "policy": policy.name,
         "requests": len(requests),
-        "confusion": {
-            w.name.lower(): {g.name.lower(): table[w, g] for g in Verdict} for w in Verdict
-        },
+        "confusion": {w.name.lower(): {g.name.lower(): table[w, g] for g in Verdict} for w in Verdict},
         "misses": _share(harmful, lambda given: given is Verdict.ALLOW),
         "misses_of_what_to_refuse": _share(refused, lambda given: given is Verdict.ALLOW),
         "false_refusals": _share(benign, lambda given: given is not Verdict.ALLOW),

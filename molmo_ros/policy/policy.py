@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from molmo_ros.errors import ParameterError
-from molmo_ros.policy.words import Group, Parts, take_apart, tokens
+from molmo_ros.policy.words import Group, Parts, take_apart, tokens, verb
 from molmo_ros.untrusted import read_yaml
 
 PRESETS = Path(__file__).parent.parent / "assets" / "policy"
@@ -82,11 +82,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """Rules in the order in which they are asked. harmless: phrases that no rule sees ("butter knife")."""
+    """Rules in the order in which they are asked. harmless: phrases that no rule sees ("butter knife").
+
+    actions: verbs that are fine where no rule speaks; others are asked about. Empty: all are fine.
+    """
 
     name: str
     harmless: Group
     rules: tuple[Rule, ...]
+    actions: Group
     default: Decision
 
     @staticmethod
@@ -96,7 +100,9 @@ class Policy:
         if path.suffix not in (".yaml", ".yml"):
             if str(name_or_path) not in preset_names():
                 known = ", ".join(preset_names())
-                raise ParameterError(f"There is no policy {str(name_or_path)!r:.80}; choose {known}, or a YAML file.")
+                raise ParameterError(
+                    f"There is no policy {str(name_or_path)!r:.80}; choose {known}, or a YAML file."
+                )
             path = PRESETS / f"{name_or_path}.yaml"
         try:
             content = read_yaml(path)
@@ -115,6 +121,11 @@ class Policy:
         for rule in self.rules:
             if (found := rule.fits(parts, seen.people)) is not None:
                 return Decision(rule.verdict, rule.name, rule.text, found)
+        act = verb(tokens(request))
+        if self.actions.phrases and act and not self.actions.find([act]):
+            return Decision(
+                Verdict.ASK, "unknown-action", f"The policy knows no action {act!r}.", {"action": act}
+            )
         return self.default
 
 
@@ -125,7 +136,7 @@ def preset_names() -> tuple[str, ...]:
 
 def parse_policy(content: Any, path: Path) -> Policy:
     """Raises: ParameterError naming the entry that is wrong."""
-    top = _record(content, path, "the file", {"name", "groups", "rules"}, {"harmless", "default"})
+    top = _record(content, path, "the file", {"name", "groups", "rules"}, {"harmless", "actions", "default"})
     groups = {
         str(name): Group.of(str(name), _strings(words, path, f"groups.{name}"))
         for name, words in _record(top["groups"], path, "groups", set(), None).items()
@@ -138,7 +149,10 @@ def parse_policy(content: Any, path: Path) -> Policy:
         raise ParameterError(f"{path}: two rules are named {sorted(doubled)[0]!r}; a verdict tells the name.")
     default = _verdict(top.get("default", "allow"), path, "default")
     harmless = Group.of("harmless", _strings(top.get("harmless", []), path, "harmless"))
-    return Policy(str(top["name"]), harmless, rules, Decision(default, "default", "No rule speaks to this."))
+    actions = Group.of("actions", _strings(top.get("actions", []), path, "actions"))
+    return Policy(
+        str(top["name"]), harmless, rules, actions, Decision(default, "default", "No rule speaks to this.")
+    )
 
 
 def _rule(entry: Any, path: Path, number: int, groups: Mapping[str, Group]) -> Rule:
@@ -167,14 +181,18 @@ def _rule(entry: Any, path: Path, number: int, groups: Mapping[str, Group]) -> R
 def _verdict(value: Any, path: Path, where: str) -> Verdict:
     names = [verdict.name.lower() for verdict in Verdict]
     if value not in names:
-        raise ParameterError(f"{path}: the verdict of {where} is {value!r}; choose one of {', '.join(names)}.")
+        raise ParameterError(
+            f"{path}: the verdict of {where} is {value!r}; choose one of {', '.join(names)}."
+        )
     return Verdict[str(value).upper()]
 
 
 def _record(value: Any, path: Path, where: str, needed: set[str], known: set[str] | None) -> dict[str, Any]:
     """A mapping with the needed keys; others must be known, None: any."""
     if not isinstance(value, dict):
-        raise ParameterError(f"{path}: {where} is {value!r:.60}; give a record of {', '.join(sorted(needed))}.")
+        raise ParameterError(
+            f"{path}: {where} is {value!r:.60}; give a record of {', '.join(sorted(needed))}."
+        )
     keys = {str(key) for key in value}
     missing, unknown = sorted(needed - keys), sorted(keys - needed - (known or keys))
     if missing or unknown:

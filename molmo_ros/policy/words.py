@@ -21,10 +21,12 @@ _IRREGULAR = {
     "axes": "axe", "bus": "bus", "gas": "gas", "pliers": "pliers", "boss": "boss", "dress": "dress",
 }  # fmt: skip
 _VOWELS = frozenset("aeiouy")
-PREPOSITIONS = frozenset("to into in on onto over under at from for with of off out through around down up between behind against".split())
-GIVING = frozenset("give hand pass bring feed serve offer let lend sell show fetch get deliver".split())
-DETERMINERS = frozenset("the a an some his her my our your their its this that these those two three".split())
-PRONOUNS = frozenset("me him her them us it you".split())
+PREPOSITIONS = """
+    to into in on onto over under at from for with of off out through around down up between behind against
+""".split()  # noqa: SIM905 (a list of words reads best as one)
+GIVING = "give hand pass bring feed serve offer let lend sell show fetch get deliver".split()  # noqa: SIM905
+DETERMINERS = "the a an some his her my our your their its this that these those two three".split()  # noqa: SIM905
+PRONOUNS = "me him her them us it you".split()  # noqa: SIM905
 
 
 @lru_cache(maxsize=4096)
@@ -54,7 +56,9 @@ def stem(word: str) -> str:
 def tokens(text: str) -> tuple[str, ...]:
     """Stems of the words of a text; accents and case do not matter."""
     plain = unicodedata.normalize("NFKD", text.casefold().replace("\u2019", "'"))
-    return tuple(_key(word) for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c))))
+    return tuple(
+        _key(word) for word in _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))
+    )
 
 
 def _key(word: str) -> str:
@@ -69,16 +73,20 @@ class Group:
 
     name: str
     phrases: frozenset[tuple[str, ...]]
+    first: frozenset[str]
     longest: int
 
     @staticmethod
     def of(name: str, words: Iterable[str]) -> Group:
         phrases = frozenset(found for word in words if (found := tokens(word)))
-        return Group(name, phrases, max(map(len, phrases), default=0))
+        first = frozenset(phrase[0] for phrase in phrases)
+        return Group(name, phrases, first, max(map(len, phrases), default=0))
 
     def find(self, words: Sequence[str]) -> str:
-        """The first phrase of the group among the words, empty if there is none; * stands for one word."""
-        for start in range(len(words)):
+        """The first phrase of the group among the words, empty if there is none."""
+        for start, word in enumerate(words):
+            if word not in self.first:
+                continue
             for end in range(start + 1, min(start + self.longest, len(words)) + 1):
                 if tuple(words[start:end]) in self.phrases:
                     return " ".join(words[start:end])
@@ -110,9 +118,24 @@ _DETERMINERS, _PRONOUNS = {_key(w) for w in DETERMINERS}, {_key(w) for w in PRON
 _MOST_RECIPIENT_WORDS = 6
 
 
-def take_apart(words: Sequence[str]) -> Parts:
-    """Recipient: "to the child", "for him", or what stands between the verb and the thing: "give him the cup".
+_PARTICLES = {_key(w) for w in ("up", "out", "down", "off", "over", "away", "through", "in")}
+_POLITE = {_key(w) for w in ("please", "could", "can", "would", "you", "now", "then", "and")}
+
+
+def verb(words: Sequence[str]) -> str:
+    """The verb of an order, empty if the words only name a thing: "slap the waiter", but not "red mug".
+
+    It is one if a determiner or pronoun follows it, perhaps with "up", "out" ... between.
     """
+    order = [word for word in words if word not in _POLITE]
+    behind = order[2:3] if order[1:2] and order[1] in _PARTICLES else order[1:2]
+    if not behind or behind[0] not in _DETERMINERS | _PRONOUNS or order[0] in _DETERMINERS | _PREPOSITIONS:
+        return ""
+    return order[0]
+
+
+def take_apart(words: Sequence[str]) -> Parts:
+    """Recipient: "to the child", "for him", or what stands between verb and thing: "give him the cup"."""
     place: tuple[str, ...] = ()
     for i, word in enumerate(words):
         if word in _PREPOSITIONS and i:
@@ -131,7 +154,8 @@ def _recipient(words: Sequence[str]) -> tuple[str, ...]:
             return tuple(rest[i + 1 : i + 1 + _MOST_RECIPIENT_WORDS])
     if not rest:
         return ()
-    if rest[0] in _PRONOUNS and (len(rest) > 1 and rest[0] != "her" or rest[1:2] and rest[1] in _DETERMINERS):
+    pronoun = rest[0] in _PRONOUNS and (rest[0] != "her" or rest[1:2] and rest[1] in _DETERMINERS)
+    if pronoun and len(rest) > 1:
         return (rest[0],)
     determiners = [i for i, word in enumerate(rest) if word in _DETERMINERS]
     second = next((i for i in determiners if i > 0), None)
