@@ -189,8 +189,8 @@ def test_a_frame_is_checked_once_for_all_its_targets(
         if hasattr(module, "check_frame"):
             monkeypatch.setattr(module, "check_frame", checked.append)
     frame = SimCamera(SEEDS[0]).frame()
-    point = ImagePoint(320.0, 240.0, "it")
-    monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer("", (point, replace(point, x=200.0))))
+    points = ImagePoint(320.0, 240.0, "it"), ImagePoint(200.0, 240.0, "it")
+    monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer("", points))
     assert len(grounder.grasp(frame, "all things").targets) == 2
     assert len(checked) == 1 and checked[0] is frame
 
