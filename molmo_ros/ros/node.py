@@ -29,7 +29,7 @@ from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import declare
-from molmo_ros.ros.processes import end_by_shutdown
+from molmo_ros.ros.processes import run_node
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -203,27 +203,14 @@ def spin(node: LifecycleNode, threads: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
-    end_by_shutdown()
-    rclpy.init(args=args)
     logging.getLogger().setLevel(logging.INFO)
-    try:
-        node = MolmoNode()
-    except MolmoRosError as error:
-        print(f"molmo: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    except Exception:
-        if rclpy.ok():
-            raise
-        return 0  # interrupted while it was starting
+    return run_node("molmo", MolmoNode, _run, args)
+
+
+def _run(node: MolmoNode) -> None:
     forward_logging(node)
     node.start()
-    try:
-        spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
 
 
 if __name__ == "__main__":
