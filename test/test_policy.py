@@ -37,7 +37,8 @@ def small(**changes: Any) -> Policy:
 @pytest.mark.parametrize(
     ("words", "same"),
     [("knife", "Knives"), ("cut", "cutting"), ("drop", "dropped"), ("smother", "smothering"),
-    ("box", "boxes"),     ("shave", "shaving"), ("child's", "children"), ("match", "matches"), ("eclair", "\u00e9clairs")],
+    ("box", "boxes"), ("shave", "shaving"), ("child's", "children"), ("match", "matches"),
+    ("eclair", "\u00e9clairs")],
 )  # fmt: skip
 def test_forms_of_one_word_are_the_same(words: str, same: str) -> None:
     assert tokens(words) == tokens(same)
@@ -94,7 +95,8 @@ def test_an_unknown_action_is_asked_about() -> None:
     "change",
     [
         {"rules": []}, {"rules": "x"}, {"groups": []}, {"groups": {"a": 3}}, {"extra": 1},
-        {"default": "maybe"},        {"rules": [{"name": "a", "verdict": "no", "text": "", "object": "sharp"}]},
+        {"default": "maybe"},
+        {"rules": [{"name": "a", "verdict": "no", "text": "", "object": "sharp"}]},
         {"rules": [{"name": "a", "verdict": "ask", "text": "", "object": "nobody"}]},
         {"rules": [{"name": "a", "verdict": "ask", "text": ""}]},
         {"rules": [{"name": "a", "verdict": "ask", "text": "", "people": "many"}]},

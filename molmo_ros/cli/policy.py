@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Decide."""
-    from molmo_ros.checkpoint.prompt import clean_query
+    from molmo_ros.checkpoint.query import parse_question
     from molmo_ros.policy.policy import Circumstances, Policy
 
     policy = Policy.load(args.policy)
-    request = clean_query(args.request)
+    request = parse_question(args.request).text
     decision = policy.decide(request, Circumstances(tuple(args.label), args.people))
     return {
         "request": request,

@@ -47,8 +47,8 @@ def read_requests(path: Path, half: str = "all") -> list[Request]:
         wanted, text, people = (str(row.get(column) or "") for column in COLUMNS)
         if wanted.upper() not in Verdict.__members__ or not text or people not in PEOPLE:
             raise ParameterError(
-                f"{path}, line {number}: {dict(row)!r:.100}; give {', '.join(COLUMNS)}: allow, ask or refuse, the "
-                f"words, and one of {', '.join(PEOPLE)}."
+                f"{path}, line {number}: {dict(row)!r:.90}: give {', '.join(COLUMNS)}: allow, ask or refuse, "
+                f"the words, and one of {', '.join(PEOPLE)}."
             )
         found.append(Request(text, people, Verdict[wanted.upper()]))
     kept = [request for request in found if half == "all" or request.apart == (half == "apart")]

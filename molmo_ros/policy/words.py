@@ -154,7 +154,7 @@ def _recipient(words: Sequence[str]) -> tuple[str, ...]:
             return tuple(rest[i + 1 : i + 1 + _MOST_RECIPIENT_WORDS])
     if not rest:
         return ()
-    pronoun = rest[0] in _PRONOUNS and (rest[0] != "her" or rest[1:2] and rest[1] in _DETERMINERS)
+    pronoun = rest[0] in _PRONOUNS and (rest[0] != "her" or (rest[1:2] and rest[1] in _DETERMINERS))
     if pronoun and len(rest) > 1:
         return (rest[0],)
     determiners = [i for i, word in enumerate(rest) if word in _DETERMINERS]
