@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from molmo_ros.datatypes import Grasp, GraspTarget, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import ParameterError
-from molmo_ros.limits import Box, Limits, boxes, enforce
+from molmo_ros.limits import Box, Limits, enforce, parse_boxes
 
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # 180 degrees about x: the approach points along -z
 STRICT = Limits(
@@ -90,8 +90,8 @@ def test_the_way_from_pregrasp_to_grasp_is_kept_out_of_boxes_too() -> None:
 def test_more_targets_than_allowed_are_told_but_not_usable() -> None:
     bad = target(at=(0.9, 0.0, 0.05))
     found = enforce([bad, *[target(confidence=0.9 - 0.01 * i) for i in range(4)]], STRICT, age_s=0.0)
-    assert [t.status.name for t in found] == ["OK", "OK", "OUT_OF_WORKSPACE", "TOO_MANY", "TOO_MANY"]
-    assert [t.point.confidence for t in found[:2]] == [0.9, 0.89]
+    assert [t.status.name for t in found] == ["OUT_OF_WORKSPACE", "OK", "OK", "TOO_MANY", "TOO_MANY"]
+    assert [t.point.confidence for t in found[1:3]] == [0.9, 0.89]
 
 
 def test_without_a_lease_nothing_is_usable() -> None:
@@ -122,10 +122,18 @@ def test_boxes_may_be_in_another_frame() -> None:
     assert "(0.000, 0.300, 0.050) in 'table'" in out.status_text
 
 
-@pytest.mark.parametrize("numbers", [[0.0] * 5, [0.0] * 6, [0, 0, 0, 1, 1, -1], [0, 0, 0, 1, 1, math.nan]])
-def test_boxes_that_are_none(numbers: list[float]) -> None:
+@pytest.mark.parametrize(
+    "text", ["1 2 3", "0 0 0 0 0 0", "0 0 0 1 1 -1", "0 0 0 1 1 nan", "0 0 0 1 1 inf", "a b c d e f"]
+)
+def test_boxes_that_are_none(text: str) -> None:
     with pytest.raises(ParameterError, match="workspace"):
-        boxes(numbers, "workspace")
+        parse_boxes([text], "workspace")
+
+
+def test_boxes_from_text() -> None:
+    assert parse_boxes(["0 0 0 1 1 1", "", "-1, -2, -3, 1, 2, 3"], "keep_out") == (
+        Box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), Box((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0))
+    )  # fmt: skip
 
 
 def six(low: float, high: float) -> st.SearchStrategy[list[float]]:
