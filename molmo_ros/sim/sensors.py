@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Image, Mask
+from molmo_ros.datatypes import Array, Depth, Image
 from molmo_ros.errors import ParameterError
 from molmo_ros.sim.fields import pixels, smooth_field
 from molmo_ros.sim.noise import NoiseModel, noisy_depth
@@ -21,15 +21,15 @@ from molmo_ros.sim.stereo import random_stereo, stereo_depth
 
 PERFECT, STEREO, STRUCTURED_LIGHT, TOF, DROPOUT = "perfect", "stereo", "structured_light", "tof", "dropout"
 SENSORS = (STEREO, STRUCTURED_LIGHT, TOF, PERFECT, DROPOUT)
-MATTE, BLACK, SHINY, CLEAR = range(4)  # materials, as a depth sensor meets them
+DARK, SHINY, TRANSPARENT = 1, 2, 4  # flags of a material
 
 
 @dataclass(frozen=True)
 class SensorView:
     """What there is to see: true depth (H,W) m along z, NaN where nothing is; rgb (H,W,3) uint8.
 
-    material (H,W), if known: MATTE, BLACK, SHINY or CLEAR; behind (H,W) m, if known: depth without what is
-    CLEAR, which sensors see in part.
+    material (H,W) uint8, if known: the flags DARK, SHINY, TRANSPARENT. behind (H,W) m, if known: depth
+    without what is TRANSPARENT, which sensors see in part.
     """
 
     depth: Depth
@@ -56,21 +56,27 @@ def sensed_depth(view: SensorView, K: Array, sensor: str, rng: np.random.Generat
         return view.depth.copy()
     if sensor == DROPOUT:
         return noisy_depth(view.depth, K[0, 0], NoiseModel(), rng)
-    depth, bad = _through_clear(view, rng), _bad(view)
+    depth, weak = _through_clear(view, rng), _weak(view, rng)
     if sensor == STEREO:
-        return stereo_depth(depth, view.rgb, K[0, 0], random_stereo(rng), rng, bad)
+        return stereo_depth(depth, view.rgb, K[0, 0], random_stereo(rng), rng, weak)
     raise ParameterError(f"{sensor} is not there yet")
 
 
-def _bad(view: SensorView) -> Mask | None:
-    return None if view.material is None else np.asarray(view.material != MATTE)
+def _weak(view: SensorView, rng: np.random.Generator) -> Array | None:
+    """Share (H,W) of a surface that returns no depth, by its material."""
+    if view.material is None:
+        return None
+    share = np.zeros(8, np.float32)
+    for flag, most in ((DARK, 0.5), (SHINY, 0.5), (TRANSPARENT, 0.9)):
+        share[np.arange(8) & flag > 0] += most * rng.random()
+    return share[view.material & 7]
 
 
 def _through_clear(view: SensorView, rng: np.random.Generator) -> Depth:
     """Depth (H,W) m in which patches of clear things are replaced by what is behind them."""
     if view.material is None or view.behind is None:
         return view.depth
-    clear = np.asarray(view.material == CLEAR)
+    clear = np.asarray(view.material & TRANSPARENT > 0)
     if not clear.any():
         return view.depth
     size = pixels(25, view.depth.shape[1])

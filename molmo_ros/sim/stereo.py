@@ -87,11 +87,12 @@ def stereo_depth(
     fx: float,
     camera: Stereo,
     rng: np.random.Generator,
-    bad: Mask | None = None,
+    weak: Array | None = None,
 ) -> Depth:
     """What a stereo camera measures of true depth (H,W) m, seen in rgb (H,W,3); NaN where it finds no match.
 
-    fx in px of this image. bad (H,W): surfaces that shine, are clear or black; most of them is lost.
+    fx in px of this image. weak (H,W): share of a surface that cannot be matched, because it shines or is
+    black or transparent.
     """
     height, width = depth.shape
     s = max(1, round(pixels(camera.stride, width)))
@@ -108,7 +109,7 @@ def stereo_depth(
     lost = shadow(found, px)
     lost |= np.arange(true.shape[1]) + camera.margin * px < found * px
     lost |= sure < camera.doubt
-    lost |= _weak(grey, contrast, camera, px, rng, None if bad is None else bad[::s, ::s])
+    lost |= _weak(grey, contrast, camera, px, rng, None if weak is None else weak[::s, ::s])
     lost |= found < _MIN_DISPARITY
     found = np.where(lost, 0, found).astype(np.float32)
     if camera.fill:
@@ -204,15 +205,15 @@ def _unrest(contrast: Array) -> Array:
 
 
 def _weak(
-    grey: Array, contrast: Array, camera: Stereo, px: float, rng: np.random.Generator, bad: Mask | None
+    grey: Array, contrast: Array, camera: Stereo, px: float, rng: np.random.Generator, known: Array | None
 ) -> Mask:
     """Pixels (H,W) whose match is not trusted: the dark, the glaring, and those of bad surfaces."""
     light = box(grey, 2)
     glare = np.clip((light - 235) / 15, 0, 1) * np.clip((light - box(grey, round(20 * px)) - 30) / 30, 0, 1)
     dark = np.clip((40 - light) / 30, 0, 1) * (1 - contrast)
     weak = camera.lost * (0.3 + 3 * dark) + 0.6 * glare
-    if bad is not None:
-        weak = weak + 0.6 * bad
+    if known is not None:
+        weak = weak + known
     luck = smooth_field(grey.shape, 9 * px, rng)
     return np.asarray(luck > _quantile(1 - np.clip(weak, 0, 0.97)))
 
