@@ -43,8 +43,8 @@ class Stereo:
     baseline: float = 0.055
     stride: int = 2
     window: float = 16.0
-    peak: float = 3.5
-    peak_spread: float = 0.35
+    peak: float = 3.0
+    peak_spread: float = 0.45
     ragged: float = 0.2
     texture: float = 0.5
     noise: float = 0.07
@@ -66,13 +66,13 @@ def random_stereo(rng: np.random.Generator) -> Stereo:
         baseline=rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1]),
         stride=2,
         window=rng.uniform(9, 23),
-        peak=np.exp(rng.uniform(np.log(1.5), np.log(6.0))),
-        peak_spread=rng.uniform(0.2, 0.5),
+        peak=np.exp(rng.uniform(np.log(1.5), np.log(4.5))),
+        peak_spread=rng.uniform(0.3, 0.6),
         ragged=rng.uniform(0.1, 0.35),
         texture=rng.uniform(0.1, 0.8),
-        noise=np.exp(rng.uniform(np.log(0.04), np.log(0.14))),
+        noise=np.exp(rng.uniform(np.log(0.04), np.log(0.11))),
         noise_size=rng.uniform(6, 18),
-        wave=rng.uniform(0.02, 0.1),
+        wave=rng.uniform(0.02, 0.08),
         wave_size=rng.uniform(25, 80),
         step=rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1]),
         margin=rng.choice([0.0, 20.0, 80.0]) + rng.uniform(0, 20),

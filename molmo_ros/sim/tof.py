@@ -17,6 +17,7 @@ from molmo_ros.datatypes import Array, Depth, Image
 from molmo_ros.sim.fields import pixels, smooth_field
 
 _NOTHING = 20.0  # m: no light comes back from farther
+_DEEPEST = 0.06  # m: a deeper hollow is a jump
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class TimeOfFlight:
     """One camera with its settings. Lengths in pixels are those of a 640 wide image.
 
     blur: deviation of the spot that a pixel sees; mixing: share of light that is scattered in the lens, over
-    scatter pixels; multipath: share of light that comes the way round, from within reach pixels; noise: deviation in
-    m of a white surface that looks at the camera from 1 m; wiggle: m, error that repeats with distance;
-    flying: how strong mixed pixels may be before they are removed; weakest: share of returned light below
-    which a pixel has no depth, of white at 1 m.
+    scatter pixels; multipath: share of the depth of a hollow, reach pixels wide, that light from around it
+    adds; noise: deviation in m of a white surface that looks at the camera from 1 m; wiggle: m, error that
+    repeats with distance; flying: m, deviation of the depths in a pixel from which on it is removed;
+    weakest: returned light below which a pixel has no depth, in shares of white at 1 m.
     """
 
     blur: float = 0.9
@@ -84,7 +85,7 @@ def tof_depth(
     seen += camera.wiggle * np.sin(2 * np.pi * seen / 0.3 + rng.uniform(0, 2 * np.pi))
     deviation = camera.noise / np.sqrt(np.maximum(power, 1e-4))
     seen += deviation * smooth_field(z.shape, pixels(2, width), rng)
-    spread = _spread(z, light, spot, seen)
+    spread = _spread(z, light, spot)
     lost = (power < camera.weakest) | (spread > camera.flying) | (z >= _NOTHING)
     return np.where(lost, np.nan, np.round(seen * 1000) / 1000).astype(np.float32)
 
@@ -105,12 +106,29 @@ def _facing(z: Array, K: Array) -> Array:
 
 def _mixed(z: Array, light: Array, sigma: float) -> tuple[Array, Array]:
     """Mean depth of the light that falls on a pixel, and how much it is."""
-    power = cv2.GaussianBlur(light, (0, 0), sigma)
-    return cv2.GaussianBlur(light * z, (0, 0), sigma) / np.maximum(power, 1e-9), power
+    power = _blurred(light, sigma)
+    return _blurred(light * z, sigma) / np.maximum(power, 1e-9), power
 
 
-def _spread(z: Array, light: Array, sigma: float, mean: Array) -> Array:
+def _spread(z: Array, light: Array, sigma: float) -> Array:
     """Deviation m of the depths that a pixel mixes."""
-    second, _ = _mixed(z * z, light, sigma)
-    first, _ = _mixed(z, light, sigma)
+    middle = np.float32(np.median(z))  # float32: squares of small numbers
+    first, power = _mixed(z - middle, light, sigma)
+    second = _blurred(light * (z - middle) ** 2, sigma) / np.maximum(power, 1e-9)
     return np.asarray(np.sqrt(np.maximum(second - first**2, 0)))
+
+
+def _way_round(z: Array, reach: float) -> Array:
+    """How far m a pixel lies in a hollow of reach px: what stands around throws light into it."""
+    deep = np.clip(z - _blurred(np.minimum(z, 3.0), reach), 0, _DEEPEST)
+    return _blurred(np.where(z < 3.0, deep, 0), reach / 4)
+
+
+def _blurred(image: Array, sigma: float) -> Array:
+    """Gaussian blur; wide ones on a coarse grid."""
+    if sigma < 6:
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+    step = int(sigma // 3)
+    height, width = image.shape
+    small = cv2.resize(image, (max(width // step, 1), max(height // step, 1)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / step), (width, height)))
