@@ -14,6 +14,7 @@ Noise is in disparity and correlated over several pixels, so depth noise grows w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +25,7 @@ from molmo_ros.sim.fields import REFERENCE_WIDTH, box, pixels, smooth_field
 
 _MIN_DISPARITY = 1.0  # px: farther is nothing
 _JUMP = 0.6  # px of disparity between neighbours
+_AT_ONCE = 4000  # windows: their votes stay in the cache
 
 
 @dataclass(frozen=True)
@@ -141,24 +143,26 @@ def match(
     sure = np.ones_like(true)
     jump = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > _JUMP
     by_jump = cv2.dilate(jump.astype(np.uint8), square) > 0
-    v, u = np.nonzero(by_jump & (near - far > peak))
-    if len(v) == 0:
-        return mean, sure
-    dv, du = _disc(radius)
-    at_v = np.clip(v[None] + dv[:, None], 0, true.shape[0] - 1)
-    at_u = np.clip(u[None] + du[:, None], 0, true.shape[1] - 1)
-    where = at_v * true.shape[1] + at_u
-    votes, weights = true.ravel()[where], weight.ravel()[where]
-    bias = [1 + camera.ragged * smooth_field(true.shape, 5 * px, rng)[v, u] for _ in range(2)]
-    starts = ((near[v, u], bias[0]), (far[v, u], bias[1]), (true[v, u], np.float32(1)))
-    modes, scores = zip(*(_mode(votes, weights, d, peak[v, u], b) for d, b in starts), strict=True)
-    score, mode = np.array(scores), np.array(modes)
+    doubtful = np.flatnonzero(by_jump & (near - far > peak))
+    bias = [1 + camera.ragged * smooth_field(true.shape, 5 * px, rng) for _ in range(2)]
+    for at in np.array_split(doubtful, len(doubtful) // _AT_ONCE + 1):
+        v, u = np.divmod(at, true.shape[1])
+        dv, du = _disc(radius)
+        where = np.clip(v + dv, 0, true.shape[0] - 1) * true.shape[1] + np.clip(u + du, 0, true.shape[1] - 1)
+        votes, weights = true.ravel()[where], weight.ravel()[where]
+        starts = ((near, bias[0]), (far, bias[1]), (true, np.ones_like(true)))
+        told = [_mode(votes, weights, d.ravel()[at], peak.ravel()[at], b.ravel()[at]) for d, b in starts]
+        mean.ravel()[at], sure.ravel()[at] = _winner(*zip(*told, strict=True))
+    return mean, sure
+
+
+def _winner(modes: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Array]:
+    """The mode (N,) with the best score, and how far (N,) the next one is behind, 0 to 1."""
+    mode, score = np.array(modes), np.array(scores)
     best = score.argmax(0)[None]
     won = np.take_along_axis(mode, best, 0)[0]
     rival = np.where(np.abs(mode - won) > 1.0, score, 0).max(0)
-    mean[v, u] = won
-    sure[v, u] = 1 - rival / np.take_along_axis(score, best, 0)[0]
-    return mean, sure
+    return won, 1 - rival / np.take_along_axis(score, best, 0)[0]
 
 
 def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) -> tuple[Array, Array]:
@@ -172,12 +176,12 @@ def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) 
 
 
 def _disc(radius: int) -> tuple[Array, Array]:
-    """Offsets (M,) of a disc: a quincunx of about 20 pixels, the middle among them."""
+    """Offsets (M,1) of a disc: a quincunx of about 20 pixels, the middle among them."""
     step = max(1, radius // 3)
     r = step * np.arange(-(radius // step), radius // step + 1)
     dv, du = (a.ravel() for a in np.meshgrid(r, r, indexing="ij"))
     inside = (dv**2 + du**2 <= (radius + 0.5) ** 2) & ((dv + du) // step % 2 == 0)
-    return dv[inside], du[inside]
+    return dv[inside, None], du[inside, None]
 
 
 def shadow(disparity: Array, px: float, check: float) -> Mask:
