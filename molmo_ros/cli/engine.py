@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--sm", type=integer(50, 999), metavar="N", help="compute capability times ten, such as 87"
     )
-    build.add_argument(
-        "--runtime", choices=TENSORRT, help="compiler, instead of the recipe's"
-    )
+    build.add_argument("--runtime", choices=TENSORRT, help="compiler, instead of the recipe's")
     build.add_argument(
         "--sequence",
         type=integer(64, 65536),

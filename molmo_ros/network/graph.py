@@ -302,9 +302,7 @@ class Graph:
     def gelu_tanh(self, x: Value) -> Value:
         """0.5 x (1 + tanh(sqrt(2 / pi) x (1 + 0.044715 x^2))), a form that ONNX Runtime and OpenVINO fuse."""
         square = self.mul(x, self.mul(x, self._scalar(0.044715)))
-        inner = self.mul(
-            self.mul(x, self._scalar((2 / np.pi) ** 0.5)), self.add(square, self._scalar(1.0))
-        )
+        inner = self.mul(self.mul(x, self._scalar((2 / np.pi) ** 0.5)), self.add(square, self._scalar(1.0)))
         return self.mul(self.mul(x, self._scalar(0.5)), self.add(self.op("Tanh", inner), self._scalar(1.0)))
 
     def quick_gelu(self, x: Value) -> Value:

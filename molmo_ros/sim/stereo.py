@@ -35,11 +35,11 @@ class Stereo:
     baseline m; stride: spacing of the pixels that are matched; window: side of the matching window;
     peak: half width of the correlation peak in px of disparity, its logarithm varies by peak_spread over the
     image; ragged: error of a window's votes; texture: how much the contrast of the scene counts beside the
-    projector's; noise, noise_size: deviation and correlation length of the disparity; wave, wave_size: of
-    the slow part; step of the disparity; margin: how much farther left than the image the second eye sees;
-    check: what the comparison of both eyes takes beside a shadow; doubt: width of the seam at jumps where
-    neither side wins; lost: share of bright surface without depth, dark ones lose more; fill: whether holes
-    are filled from their left; speckle: islands up to so many pixels go.
+    projector's; noise, noise_size: deviation of the disparity, and how far it reaches (twice the length of
+    correlation); wave, wave_size: of the slow part; step of the disparity; margin: how much farther left than
+    the image the second eye sees; check: what the comparison of both eyes takes beside a shadow; doubt: width
+    of the seam at jumps where neither side wins; lost: share of bright surface without depth, dark ones lose
+    more; fill: whether holes are filled from their left; speckle: islands up to so many pixels go.
     """
 
     baseline: float = 0.055
@@ -50,7 +50,7 @@ class Stereo:
     ragged: float = 0.2
     texture: float = 0.5
     noise: float = 0.07
-    noise_size: float = 12.0
+    noise_size: float = 20.0
     wave: float = 0.06
     wave_size: float = 50.0
     step: float = 1 / 32
@@ -72,8 +72,8 @@ def random_stereo(rng: np.random.Generator) -> Stereo:
         peak_spread=rng.uniform(0.3, 0.6),
         ragged=rng.uniform(0.1, 0.35),
         texture=rng.uniform(0.1, 0.8),
-        noise=np.exp(rng.uniform(np.log(0.04), np.log(0.11))),
-        noise_size=rng.uniform(6, 18),
+        noise=np.exp(rng.uniform(np.log(0.045), np.log(0.12))),
+        noise_size=rng.uniform(10, 30),
         wave=rng.uniform(0.02, 0.08),
         wave_size=rng.uniform(25, 80),
         step=rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1]),

@@ -11,7 +11,8 @@ from molmo_ros.datatypes import Array, Depth, ImagePoint, Mask, RgbdFrame
 from molmo_ros.sim.camera import FRAME_ID, intrinsics
 from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Renderer
-from molmo_ros.tools.grasp_physics.families import NO_DEPTH, NOTHING, Case
+from molmo_ros.sim.sensors import DROPOUT, STEREO, SensorView, sensed_depth
+from molmo_ros.tools.grasp_physics.families import NO_DEPTH, NOMINAL, NOTHING, Case
 
 SIZE = (640, 480)
 TRANSPARENT_PX = 9  # how far beyond the outline of a transparent thing the depth is lost
@@ -33,13 +34,20 @@ class View:
         return np.asarray(self.case.scene.T_world_camera[2, :3])
 
 
-def look(case: Case, noise: float | None = None) -> View:
-    """Render a case, with the sensor's noise scaled by `noise` (default: the case's own)."""
+def look(case: Case, noise: float | None = None, sensor: str = STEREO) -> View:
+    """Render a case and measure its depth with a sensor (sim/sensors.py).
+
+    noise scales the dropout sensor and the noise of the colour image (default: the case's own). Families that
+    have noise or holes of their own are about the dropout sensor, and keep it.
+    """
     K = intrinsics(*SIZE)
     seen = Renderer(case.scene, 1).render(K, *SIZE)
     scale = case.noise if noise is None else noise
     rng = np.random.default_rng([case.seed, 3])
-    depth = noisy_depth(seen.depth, K[0, 0], NoiseModel(scale=scale, holes=case.holes), rng)
+    if sensor == DROPOUT or (case.noise, case.holes) != (NOMINAL.noise, NOMINAL.holes):
+        depth = noisy_depth(seen.depth, K[0, 0], NoiseModel(scale=scale, holes=case.holes), rng)
+    else:
+        depth = sensed_depth(SensorView(seen.depth, seen.rgb), K, sensor, rng)
     rgb = noisy_color(seen.rgb, rng, sigma=3.0 * scale)
     mask = seen.ids == case.target + 1
     if case.variant == NO_DEPTH and not case.feasible:
