@@ -224,22 +224,23 @@ def test_statistics_measure_what_is_put_in() -> None:
     ramp = np.full((40, 100), 0.8, np.float32)
     ramp[:, 60:] = 0.9
     ramp[:, 40:60] = np.linspace(0.8, 0.9, 20)
-    assert set(ramp_widths(ramp)["60-250 mm"]) <= set(range(14, 18))
+    widths = ramp_widths(ramp)["60-250 mm"]
+    assert widths and set(widths) <= set(range(14, 18))
     assert ramp_widths(ramp)["20-60 mm"] == []
     v, u = np.mgrid[:480, :640]
     plane = 1 / (1.0 + 0.0005 * v + 0.0002 * u)
     rng = np.random.default_rng(0)
-    wavy = 1 / (1 / plane + 0.002 * smooth_field((480, 640), 20.0, rng))
+    wavy = 1 / (1 / plane + 0.002 * smooth_field((480, 640), 6.0, rng))
     local, wide, size = np.median(plane_patches(wavy), axis=0)
     assert local == pytest.approx(2.0, rel=0.2)
-    assert 6 <= size <= 14
+    assert 2 <= size <= 5
     assert wide < 0.6
 
 
 def test_stereo_is_like_real_frames() -> None:
     """Numbers of nine frames of a RealSense D400 (docs/sensors.md), within a factor."""
     depths = []
-    for seed in range(6):
+    for seed in range(3):
         depth = block(0.8 - 0.02 * (seed + 1), 0.85)
         depth[:, :] += np.linspace(0.15, -0.15, 480, dtype=np.float32)[:, None]
         view = SensorView(depth, grey(depth.shape))

@@ -110,7 +110,7 @@ def stereo_depth(
     found, sure = match(true, contrast, camera, px, rng)
     error = camera.noise * _unrest(contrast) * smooth_field(true.shape, camera.noise_size * px, rng)
     error += camera.wave * smooth_field(true.shape, camera.wave_size * px, rng)
-    found = np.round((found + error) / camera.step) * camera.step
+    found = found + error
     lost = shadow(found, px, camera.check * px)
     lost |= np.arange(true.shape[1]) + camera.margin * px < found * px
     lost |= sure < camera.doubt
@@ -120,7 +120,7 @@ def stereo_depth(
     if camera.fill:
         found = fill_from_left(found)
     found = _without_speckles(found, round(camera.speckle * px * px))
-    full = _enlarge(found, (width, height))
+    full = np.round(_enlarge(found, (width, height)) / camera.step) * camera.step
     with np.errstate(divide="ignore"):
         z = np.where(full > 0, per_disparity / full, np.nan)
     return np.asarray(np.round(z * 1000) / 1000, np.float32)
