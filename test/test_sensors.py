@@ -220,6 +220,19 @@ def test_dropout_is_the_model_of_earlier_versions() -> None:
     np.testing.assert_array_equal(seen, noisy_depth(depth, F, NoiseModel(), np.random.default_rng(3)))
 
 
+def test_the_camera_sees_with_a_sensor() -> None:
+    pytest.importorskip("open3d", reason="scenes are rendered with open3d")
+    from molmo_ros.sim import SimCamera
+
+    with pytest.raises(ParameterError, match="lidar"):
+        SimCamera(1, 64, 48, sensor="lidar")
+    perfect = SimCamera(1, 64, 48, sensor=PERFECT)
+    np.testing.assert_array_equal(perfect.frame().depth, perfect.truth.depth)
+    stereo_camera = SimCamera(1, 64, 48, sensor=STEREO)
+    first, second = stereo_camera.frame().depth, stereo_camera.frame().depth
+    assert not np.array_equal(first, second, equal_nan=True)
+
+
 def test_statistics_measure_what_is_put_in() -> None:
     ramp = np.full((40, 100), 0.8, np.float32)
     ramp[:, 60:] = 0.9
