@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Depth, Image, Mask
-from molmo_ros.sim.fields import REFERENCE_WIDTH, box, pixels, smooth_field
+from molmo_ros.sim.fields import REFERENCE_WIDTH, box, log_uniform, pixels, smooth_field
 
 _MIN_DISPARITY = 1.0  # px: farther is nothing
 _JUMP = 0.6  # px of disparity between neighbours
@@ -65,22 +65,22 @@ class Stereo:
 def random_stereo(rng: np.random.Generator) -> Stereo:
     """Draw a camera and its settings."""
     return Stereo(
-        baseline=rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1]),
+        baseline=float(rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1])),
         stride=2,
         window=rng.uniform(9, 23),
-        peak=np.exp(rng.uniform(np.log(1.5), np.log(4.5))),
+        peak=log_uniform(1.5, 4.5, rng),
         peak_spread=rng.uniform(0.3, 0.6),
         ragged=rng.uniform(0.1, 0.35),
         texture=rng.uniform(0.1, 0.8),
-        noise=np.exp(rng.uniform(np.log(0.045), np.log(0.12))),
+        noise=log_uniform(0.045, 0.12, rng),
         noise_size=rng.uniform(10, 30),
         wave=rng.uniform(0.02, 0.08),
         wave_size=rng.uniform(25, 80),
-        step=rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1]),
-        margin=rng.choice([0.0, 20.0, 80.0]) + rng.uniform(0, 20),
+        step=float(rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1])),
+        margin=float(rng.choice([0.0, 20.0, 80.0])) + rng.uniform(0, 20),
         check=rng.uniform(0, 6),
         doubt=rng.uniform(0.0, 0.2),
-        lost=np.exp(rng.uniform(np.log(0.0003), np.log(0.02))),
+        lost=log_uniform(0.0003, 0.02, rng),
         fill=bool(rng.random() < 0.2),
         speckle=int(rng.integers(50, 300)),
     )
@@ -101,7 +101,7 @@ def stereo_depth(
     """
     height, width = depth.shape
     s = max(1, round(pixels(camera.stride, width)))
-    per_disparity = fx * REFERENCE_WIDTH / width * camera.baseline  # of a 640 wide image
+    per_disparity = float(fx) * REFERENCE_WIDTH / width * camera.baseline  # of a 640 wide image
     true = per_disparity / np.maximum(np.nan_to_num(depth[::s, ::s], nan=1e3, posinf=1e3), 1e-3)
     true = np.ascontiguousarray(true, np.float32)
     px = pixels(1.0, true.shape[1])  # pixels of the matched grid for one of a 640 wide image
@@ -169,7 +169,7 @@ def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) 
     """Mean shift of (N,) starts over votes (M,N) with an Epanechnikov kernel: the modes and their scores."""
     mode = start
     for _ in range(2):
-        inside = weights * (np.abs(votes - mode) < peak)
+        inside = np.where(np.abs(votes - mode) < peak, weights, 0)
         total = np.maximum(inside.sum(0), 1e-6)
         mode = (inside * votes).sum(0) / total
     return mode, total * bias
@@ -272,6 +272,6 @@ def random_structured_light(rng: np.random.Generator) -> Stereo:
         margin=80.0,
         check=rng.uniform(1, 3),
         doubt=rng.uniform(0.3, 0.6),
-        lost=np.exp(rng.uniform(np.log(0.001), np.log(0.02))),
+        lost=log_uniform(0.001, 0.02, rng),
         speckle=int(rng.integers(50, 200)),
     )
