@@ -96,7 +96,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cpu_graphs(checkpoint: Any, precision: str) -> dict[str, Any]:
-    from molmo_ros.network.export import cached_export
+    from molmo_ros.runtimes.export import cached_export
     from molmo_ros.runtimes.ort import cpu_precision
 
     folder = cached_export(checkpoint, cpu_precision(checkpoint, precision))
