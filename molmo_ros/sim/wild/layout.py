@@ -12,10 +12,10 @@ from molmo_ros.sim.scene import SimObject, TableTop
 from molmo_ros.sim.wild import paint
 from molmo_ros.sim.wild.bodies import shift, turned
 from molmo_ros.sim.wild.ground import Ground
-from molmo_ros.sim.wild.shapes import KINDS, OWN_KINDS, Shape, shape
+from molmo_ros.sim.wild.shapes import KINDS, LIMITS_M, OWN_KINDS, Shape, shape
 
 WAYS = ("free", "close", "stack", "inside")
-TRIES = 12
+TRIES, PROBES = 12, 350
 _STEP_M = 0.006
 
 
@@ -30,7 +30,11 @@ class Layout:
     def draw(self) -> Shape:
         """A shape of any kind; those of our own making more often."""
         kinds = OWN_KINDS if self._rng.random() < 0.75 else KINDS
-        return shape(str(self._rng.choice(kinds)), int(self._numbers[int(self._rng.integers(len(self._numbers)))]))
+        number = self._numbers[int(self._rng.integers(len(self._numbers)))]
+        made = shape(kinds[int(self._rng.integers(len(kinds)))], int(number))
+        longest = float(np.ptp(made.mesh.vertices, axis=0).max())
+        grow = np.clip(np.exp(self._rng.normal(0, 0.18)), LIMITS_M[0] / longest, LIMITS_M[1] / longest)
+        return made.grown(float(grow))
 
     def pose(self, thing: Shape) -> Array:
         """Turned about z, upright or as it may lie: (4,4), the centre of mass or the middle above the origin."""
@@ -49,7 +53,7 @@ class Layout:
             return False
         for _ in range(TRIES):
             T = self.pose(thing)
-            points = thing.points @ T[:3, :3].T + T[:3, 3]
+            points = thing.points[:PROBES] @ T[:3, :3].T + T[:3, 3]
             spot = self._spot(points, way, radius, anchors)
             if spot is not None and self._top.holds(np.array([spot[:2]]), margin=0.01).all():
                 self.keep(thing, shift(*spot) @ T)

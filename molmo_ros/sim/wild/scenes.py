@@ -12,7 +12,7 @@ from molmo_ros.sim.scene import Scene, look_at, random_table
 from molmo_ros.sim.wild import room as rooms
 from molmo_ros.sim.wild.layout import Layout, dressed
 
-POOL = range(400)  # individuals of each kind for training; those of evaluations are drawn from others
+POOL = range(48)  # individuals of each kind for training; those of evaluations are drawn from others
 MOST = 60  # things
 HFOV_DEG = (42.0, 75.0)
 _THUMB = (64, 48)  # px, for the exposure
