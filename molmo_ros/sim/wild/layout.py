@@ -14,6 +14,7 @@ from molmo_ros.sim.wild.bodies import shift, turned
 from molmo_ros.sim.wild.ground import Ground
 from molmo_ros.sim.wild.shapes import KINDS, LIMITS_M, OWN_KINDS, Shape, shape
 
+COMMON = ("carton", "tin", "flask", "handled_cup", "cup", "dish", "lidded", "marker", "drill", "bag")
 WAYS = ("free", "close", "stack", "inside")
 TRIES, PROBES = 12, 350
 _STEP_M = 0.006
@@ -29,7 +30,7 @@ class Layout:
 
     def draw(self) -> Shape:
         """A shape of any kind; those of our own making more often."""
-        kinds = OWN_KINDS if self._rng.random() < 0.75 else KINDS
+        kinds = (COMMON, OWN_KINDS, KINDS)[int(self._rng.choice(3, p=[0.35, 0.4, 0.25]))]
         number = self._numbers[int(self._rng.integers(len(self._numbers)))]
         made = shape(kinds[int(self._rng.integers(len(kinds)))], int(number))
         longest = float(np.ptp(made.mesh.vertices, axis=0).max())
@@ -40,6 +41,10 @@ class Layout:
         """Turned about z, upright or as it may lie: (4,4), the centre of mass or the middle above the origin."""
         k = 0 if self._rng.random() < 0.6 else int(self._rng.choice(len(thing.poses), p=thing.shares))
         return turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k]
+
+    def holds(self, thing: Shape, T: Array) -> bool:
+        """Tell whether all of a thing at a pose in the world is above the table."""
+        return bool(self._top.holds(thing.points @ T[:2, :3].T + T[:2, 3]).all())
 
     def keep(self, thing: Shape, T: Array) -> None:
         """Leave a thing at a pose in the world."""
