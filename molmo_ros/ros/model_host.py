@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
+from molmo_ros.errors import CancelledError, CheckpointError, MolmoRosError, NotReadyError
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.memory import freeze_gc, map_large_blocks, trim_heap
 
@@ -27,6 +27,7 @@ class ModelHost:
         self._stage = "not configured"
         self._progress = 0.0
         self._loading = False
+        self._stopped = False
         self.error, self.error_code = "", ""
         self.active = False
 
@@ -74,6 +75,10 @@ class ModelHost:
             raise
         finally:
             self._loading = False
+
+    def stop_loading(self) -> None:
+        """Have ``load`` end at its next step, for good: the node shuts down."""
+        self._stopped = True
 
     def unload(self) -> None:
         """Free the model's memory."""
@@ -125,6 +130,8 @@ class ModelHost:
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)
+        if self._stopped:
+            raise CancelledError("Loading was stopped: the node is shutting down.")
 
 
 def _remote_options(config: NodeConfig) -> RemoteOptions:

@@ -20,16 +20,16 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from molmo_ros.errors import MolmoRosError
+from molmo_ros.errors import CancelledError, MolmoRosError
 from molmo_ros.ros import diagnostics
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import declare
-from molmo_ros.ros.processes import end_by_shutdown
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -50,6 +50,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config)
         self._asked_from = 0.0
+        self._autostart: threading.Thread | None = None
         self.model = ModelHost()
         self.model.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
@@ -79,7 +80,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""
         if self.config.autostart:
-            threading.Thread(target=self._bring_up, name="autostart", daemon=True).start()
+            self._autostart = threading.Thread(target=self._bring_up, name="autostart")
+            self._autostart.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model. Slow, so the executor must have other threads."""
@@ -88,6 +90,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             if self.config.target_frame:
                 self._transforms.start(self.config.target_frame)
             self.model.load(self.config)
+        except CancelledError:
+            return FAILURE  # the node shuts down
         except Exception as error:
             text = str(error) if isinstance(error, MolmoRosError) else traceback.format_exc()
             self.get_logger().error(f"configure failed: {text}")
@@ -130,9 +134,16 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return SUCCESS
 
     def destroy_node(self) -> None:
-        """End the tracks and the worker, then the node."""
+        """End the tracks, the worker and the loading, then the node.
+
+        Every thread is waited for: one that is still in the code of a library when Python ends aborts the process.
+        """
         self._tracking.close()
         self.worker.close()
+        self.model.stop_loading()
+        if self._autostart is not None:
+            self._autostart.join()
+        self.model.unload()
         super().destroy_node()
 
     def _bring_up(self) -> None:
@@ -203,27 +214,15 @@ def spin(node: LifecycleNode, threads: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
-    end_by_shutdown()
-    rclpy.init(args=args)
     logging.getLogger().setLevel(logging.INFO)
-    try:
-        node = MolmoNode()
-    except MolmoRosError as error:
-        print(f"molmo: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    except Exception:
-        if rclpy.ok():
-            raise
-        return 0  # interrupted while it was starting
+    return run_node("molmo", MolmoNode, run, args)
+
+
+def run(node: MolmoNode) -> None:
+    """Bring the node up and spin it until shutdown."""
     forward_logging(node)
     node.start()
-    try:
-        spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
 
 
 if __name__ == "__main__":
