@@ -48,10 +48,10 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def __init__(self, **options: Any) -> None:
         super().__init__("molmo", **options)
         _set_transitions_apart(self)
-        self.config = declare(self, NodeConfig, self._set_config)
+        self.config = declare(self, NodeConfig, self._set_config, self._is_configured)
         self._asked_from = 0.0
         self._autostart: threading.Thread | None = None
-        self.model = ModelHost()
+        self.model = ModelHost(self.get_fully_qualified_name())
         self.model.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
         self.latency = diagnostics.LatencyLog()
@@ -80,6 +80,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""
         if self.config.autostart:
+            self.model.starting = True
             self._autostart = threading.Thread(target=self._bring_up, name="autostart")
             self._autostart.start()
 
@@ -98,7 +99,10 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             return FAILURE
         seconds = time.perf_counter() - started
         model = "the model" if self.config.runtime == "remote" else self.config.checkpoint
-        self.get_logger().info(f"loaded {model} ({self.model.running}) in {seconds:.1f} s")
+        if self.model.away:
+            self.get_logger().warning(f"{self.model.away} It is asked again with each query.")
+        else:
+            self.get_logger().info(f"loaded {model} ({self.model.running}) in {seconds:.1f} s")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -106,7 +110,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         result = super().on_activate(state)
         self.model.active = result == SUCCESS
         self._asked_from = time.monotonic()
-        self.get_logger().info("ready: ask on ~/ground, ~/ask or ~/query")
+        self.get_logger().info(self._ready())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,7 +140,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def destroy_node(self) -> None:
         """End the tracks, the worker and the loading, then the node.
 
-        Every thread is waited for: one that is still in the code of a library when Python ends aborts the process.
+        Every thread is waited for: one that is in native code when Python ends aborts the process.
         """
         self._tracking.close()
         self.worker.close()
@@ -146,12 +150,22 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.model.unload()
         super().destroy_node()
 
+    def _ready(self) -> str:
+        ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
+        cameras = "; ".join(camera.describe() for camera in self.cameras.values())
+        return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
+
     def _bring_up(self) -> None:
         try:
             if self.trigger_configure() == SUCCESS:
                 self.trigger_activate()
         except Exception as error:  # a manager was quicker, or the context is gone
             self.get_logger().warning(f"autostart stopped: {error}")
+        finally:
+            self.model.starting = False
+
+    def _is_configured(self) -> bool:
+        return bool(self._state_machine.current_state[1] != "unconfigured")
 
     def _set_config(self, config: NodeConfig) -> None:
         self.config = config

@@ -32,7 +32,7 @@ class SimCameraNode(Node):  # type: ignore[misc]
         super().__init__("sim_camera", **options)
         self._config = declare(self, SimCameraConfig, self._set_config)
         self._shown = self._config
-        self._messages = render(self._config)  # slow, so before there is a topic that others could wait for
+        self._messages = self._render()  # slow, so before there is a topic that others could wait for
         self._count = 0
         self._image = self.create_publisher(Image, "image", QOS)
         self._depth = self.create_publisher(Image, "depth", QOS)
@@ -42,9 +42,19 @@ class SimCameraNode(Node):  # type: ignore[misc]
     def _set_config(self, config: SimCameraConfig) -> None:
         self._config = config
 
+    def _render(self) -> list[tuple[Image, Image, CameraInfo]]:
+        """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
+        from molmo_ros.sim import NoiseModel, SimCamera
+
+        config = self._config
+        camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
+        names = ", ".join(thing.name for thing in camera.scene.objects)
+        self.get_logger().info(f"scene {config.seed}: {names}; ask for one of these")
+        return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
+
     def _show(self) -> None:
         if self._shown != self._config:
-            self._messages = render(self._config)
+            self._messages = self._render()
             self._shown = self._config
         stamp = self.get_clock().now().to_msg()
         messages = self._messages[self._count % len(self._messages)]
@@ -52,14 +62,6 @@ class SimCameraNode(Node):  # type: ignore[misc]
         for publisher, message in zip((self._image, self._depth, self._info), messages, strict=True):
             message.header.stamp = stamp
             publisher.publish(message)
-
-
-def render(config: SimCameraConfig) -> list[tuple[Image, Image, CameraInfo]]:
-    """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
-    from molmo_ros.sim import NoiseModel, SimCamera
-
-    camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
-    return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
 
 
 def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo]:
