@@ -20,7 +20,6 @@ MISTAKE = 2  # exit status: a parameter is wrong, or a package is missing
 
 def run_module(module: str) -> int:
     """The main of a node's module, which may take a second to import. Returns the exit status."""
-    note_interrupts()
     try:
         main = importlib.import_module(module).main
     except ModuleNotFoundError as error:

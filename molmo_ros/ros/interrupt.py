@@ -1,21 +1,27 @@
-"""Ctrl-C in a node: noted from the first line on, and obeyed where nothing is half done.
+"""Ctrl-C in a node. Imports next to nothing: before these lines Python itself answers, by dying of the signal.
 
-Imports next to nothing: what comes before ``note_interrupts`` is what Ctrl-C still kills.
+rclpy.init adds a handler that ends its contexts, and so the spinning; what is set here stays beneath it, for
+before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 
 _noted: list[int] = []
 
 
-def note_interrupts() -> None:
-    """Note SIGINT from now on, where Python would raise KeyboardInterrupt wherever the program happens to be.
+def leave_on_interrupt() -> None:
+    """SIGINT ends the process with 0: for while modules are imported, when nothing is open or under way.
 
-    rclpy.init adds a handler that ends its contexts, and so the spinning; this one stays beneath it, for
-    before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
+    The exception that Python raises otherwise comes out of the middle of some library's import.
     """
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(0))
+
+
+def note_interrupts() -> None:
+    """SIGINT is noted from now on, for ``interrupted``: something is open that must be closed."""
     signal.signal(signal.SIGINT, lambda number, _: _noted.append(number))
 
 
