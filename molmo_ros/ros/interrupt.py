@@ -1,4 +1,4 @@
-"""Ctrl-C in a node. Imports next to nothing: before these lines Python itself answers, by dying of the signal.
+"""Ctrl-C in a node. Imports next to nothing: before these lines Python answers, by dying of the signal.
 
 rclpy.init adds a handler that ends its contexts, and so the spinning; what is set here stays beneath it, for
 before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
