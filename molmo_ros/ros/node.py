@@ -229,10 +229,10 @@ def spin(node: LifecycleNode, threads: int) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
     logging.getLogger().setLevel(logging.INFO)
-    return run_node("molmo", MolmoNode, run, args)
+    return run_node("molmo", MolmoNode, _run, args)
 
 
-def run(node: MolmoNode) -> None:
+def _run(node: MolmoNode) -> None:
     """Bring the node up and spin it until shutdown."""
     forward_logging(node)
     node.start()
