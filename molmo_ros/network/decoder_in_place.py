@@ -23,9 +23,10 @@ MOST_POSITIONS = 8192
 def build_decoder_in_place(graph: FusedGraph, read: Read, config: ModelConfig) -> None:
     """Add the whole text model to ``graph``.
 
-    inputs_embeds (1,T,D) fp32; position_ids (T,), kv_limit (T,), logit_idx (N,) int64 as in ``build_decoder``;
-    slots (P,) int64: 0 ... P-1; past_key_i and past_value_i (P,G,K), in which slot p holds position p -> logits
-    (N,vocabulary) fp32; present_key_i and present_value_i (P,G,K), to be bound to the memory of the past.
+    inputs_embeds (1,T,D) fp32; position_ids (T,), kv_limit (T,), logit_idx (N,) int64 as in
+    ``build_decoder``; slots (P,) int64: 0 ... P-1; past_key_i and past_value_i (P,G,K), in which slot p holds
+    position p -> logits (N,vocabulary) fp32; present_key_i and present_value_i (P,G,K), to be bound to the
+    memory of the past.
     MolmoPoint: one more output, see ``token_outputs``.
     """
     c, act = config.text, graph.precision.activations

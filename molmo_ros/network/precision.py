@@ -38,7 +38,8 @@ class Precision:
     ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query
     heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
     TensorRT fuses attention only with all heads spelled out. ``fused``: ONNX Runtime's own operators, for its
-    CUDA provider (see ``network.fused``).
+    CUDA provider (see ``network.fused``); ``whole_attention``: one of them for all of an attention that has
+    no mask.
     """
 
     name: str = "fp32"
@@ -48,6 +49,7 @@ class Precision:
     int8_blocks: bool = False
     grouped: bool = False
     fused: bool = False
+    whole_attention: bool = True
 
     @property
     def dtype(self) -> Any:

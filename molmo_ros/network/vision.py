@@ -149,10 +149,11 @@ def cross_attention(
 ) -> Value:
     """queries (B*T,.) look at keys (B*P,.) -> (B*T,.); lengths (T,P); bias broadcasts to (B,heads,T,P)."""
 
-    if bias is None and isinstance(graph, FusedGraph):
+    if bias is None and isinstance(graph, FusedGraph) and graph.precision.whole_attention:
+        parts = ("wq", queries, lengths[0]), ("wk", keys, lengths[1]), ("wv", keys, lengths[1])
         q, k, v = (
             graph.reshape(_linear(graph, read, f"{name}{part}", x), -1, length, heads * head_dim)
-            for part, x, length in (("wq", queries, lengths[0]), ("wk", keys, lengths[1]), ("wv", keys, lengths[1]))
+            for part, x, length in parts
         )
         h = graph.reshape(graph.full_attention(q, k, v, heads), -1, heads * head_dim)
         return _linear(graph, read, f"{name}wo", h) if project else h

@@ -123,7 +123,7 @@ def load_cuda(
             report(f"loading {'text model' if part == DECODER else part}", fraction)
             # control flow, which a mixture of experts has, cannot be captured
             graphs = capture and not (part == DECODER and text.experts)
-            parts.append(OrtEngine(graph_source(checkpoint, part, held), memory, capture=graphs))
+            parts.append(_open(checkpoint, part, held, memory, graphs))
         layout = SlabLayout(
             2 * text.num_layers, min(CAPACITY, text.max_positions, MOST_POSITIONS), text.num_kv_heads,
             text.head_dim, next(kind for kind, dtype in DTYPES.items() if dtype is held.dtype),
@@ -138,6 +138,18 @@ def load_cuda(
     report("ready", 1.0)
     log.info("cuda, %s, ready in %.1f s", held.name, time.perf_counter() - start)
     return runtime
+
+
+def _open(checkpoint: Checkpoint, part: str, held: Precision, memory: Memory, capture: bool) -> OrtEngine:
+    """One graph; versions and GPUs that lack the operator for a whole attention get it spelled out."""
+    try:
+        return OrtEngine(graph_source(checkpoint, part, held), memory, capture=capture)
+    except Exception as error:
+        if part == DECODER or "MultiHeadAttention" not in str(error):
+            raise RuntimeUnavailableError(f"ONNX Runtime cannot load the {part} graph: {error}") from error
+        log.warning("vision with attention spelled out, which is slower: %s", error)
+        spelled = replace(held, whole_attention=False)
+        return OrtEngine(graph_source(checkpoint, part, spelled), memory, capture=capture)
 
 
 def cuda_precision(name: str, sm: int) -> Precision:
@@ -157,12 +169,15 @@ def require_provider() -> None:
 
     Raises: RuntimeUnavailableError with the command that installs it.
     """
-    import onnxruntime as ort
-
+    command = "pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson, NVIDIA's wheel of it)"
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise RuntimeUnavailableError(f"Runtime cuda needs ONNX Runtime: {command}") from error
     if PROVIDER not in ort.get_available_providers():
         raise RuntimeUnavailableError(
             f"The installed onnxruntime {ort.__version__} is the one for CPUs: pip uninstall onnxruntime; "
-            "pip install 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson, NVIDIA's wheel of it)"
+            f"{command}"
         )
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()

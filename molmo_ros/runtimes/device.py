@@ -54,10 +54,10 @@ class DeviceEngine(Protocol):
 
 @dataclass(frozen=True)
 class SlabLayout:
-    """The slab (planes,capacity,groups,size) of ``kind``. The network looks at a multiple of ``bucket`` slots,
-    for a short pass of ``wide_bucket``: fewer shapes, and so fewer graphs to capture.
+    """The slab (planes,capacity,groups,size) of ``kind``, and the shapes of passes.
 
-    ``lengths``: what the tokens of a short pass are padded to.
+    The network looks at a multiple of ``bucket`` slots, in a short pass of ``wide_bucket``: fewer shapes, and
+    so fewer graphs to capture. ``lengths``: what the tokens of a short pass are padded to.
     """
 
     planes: int
@@ -230,8 +230,8 @@ class DeviceRuntime:
         layout, past, wanted = self._slab.layout, cache.length, len(embeds)
         if past + wanted > layout.capacity:
             raise QueryError(
-                f"Image, prompt and answer take more than the {layout.capacity} tokens that {self.name} holds; "
-                "shorten the prompt."
+                f"Image, prompt and answer take more than the {layout.capacity} tokens that {self.name} "
+                "holds; shorten the prompt."
             )
         self._slab.show(cache)
         count = next((n for n in layout.lengths if wanted <= n <= layout.capacity - past), wanted)

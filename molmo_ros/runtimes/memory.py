@@ -1,4 +1,4 @@
-"""Memory of a device behind a few calls, and the host's own behind the same: so the device loop runs anywhere.
+"""Memory of a device behind a few calls, and the host's behind the same: so the device loop runs anywhere.
 
 Addresses are plain integers, since that is what engines bind. All calls on one memory are in one order.
 """
