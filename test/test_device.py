@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,19 @@ def test_host_memory_copies_rows() -> None:
     assert memory.download(Tensor(b, (12,), "uint8")).tolist() == [0, 2, 3, 0, 0, 0, 0, 6, 7, 0, 0, 0]
     memory.free(a)
     assert memory.held == 12
+
+
+def test_report_over_the_hosts_memory(tmp_path: Path) -> None:
+    """Every step of what is run on a GPU, with small models; numbers are kept if a later step fails."""
+    from molmo_ros.tools.device_report import Settings, device_report, text
+
+    settings = Settings(
+        ("fp32",), ("fp32", "int4"), scenes=1, repeat=1, host=True, kernels=False, transformers=False,
+        model=lambda path: load_checkpoint(str(write_checkpoint(path))), folder=tmp_path,
+    )  # fmt: skip
+    found = device_report(tmp_path / "report.json", settings)
+    assert found["tiny fp32"]["same"] == found["tiny fp32"]["same_with_drafts"] == 1.0
+    assert found["large fp32"]["passes"] <= 8 and found["large fp32"]["ms_pass_16"] > 0
+    assert "Runtime cuda has no int4" in found["large int4"]["error"]
+    assert json.loads((tmp_path / "report.json").read_text())["large fp32"] == found["large fp32"]
+    assert "ms_points_p50" in text(found)

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device-report",
         type=Path,
         metavar="FILE",
-        help="instead: check and time runtime cuda on the GPU here, with a random Molmo2-4B, into this JSON file",
+        help="instead: check and time the GPU here with a random Molmo2-4B, into this JSON file",
     )
     options.add_gripper(parser)
     options.add_model(parser)

@@ -121,8 +121,9 @@ def load_cuda(
     try:
         for part, fraction in ((VISION, 0.1), (DECODER, 0.4)):
             report(f"loading {'text model' if part == DECODER else part}", fraction)
-            # control flow, which a mixture of experts has, cannot be captured
-            graphs = capture and not (part == DECODER and text.experts)
+            # Kernels of vision are large, starting them takes no time; a mixture of experts has control flow,
+            # which cannot be captured.
+            graphs = capture and part == DECODER and text.experts is None
             parts.append(_open(checkpoint, part, held, memory, graphs))
         layout = SlabLayout(
             2 * text.num_layers, min(CAPACITY, text.max_positions, MOST_POSITIONS), text.num_kv_heads,

@@ -91,7 +91,10 @@ class Transformers:
     def generate(
         self, rgb: Image, prompt: str, answer: Sequence[int] | None = None, **options: Any
     ) -> list[int]:
-        """Tokens of the greedy answer; or of ``answer``, at the cost of the network. ``options``: generate's."""
+        """Tokens of the greedy answer; or of ``answer``, at the cost of the network.
+
+        ``options`` go to generate.
+        """
         torch, encoder = self._torch, self._checkpoint.encoder
         image = self._checkpoint.image
         inputs = preprocess(rgb, image)

@@ -1,4 +1,4 @@
-"""What a GPU makes of Molmo: answers checked against the CPU, times of a full-size model, transformers beside.
+"""What a GPU makes of Molmo: answers beside those of the CPU, times of a full-size model and of transformers.
 
 Needs no network, no ROS, no weights: those of the built-in model come along, those of the large one are drawn
 at random. What is known is written after every step, so that a step that fails loses nothing else.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,6 +40,18 @@ QUERIES = ("the red mug", "the bowl", "the green bottle")
 COPY_BYTES = 1 << 30
 
 
+class Found(dict[str, Any]):
+    """A record that is saved whenever a number is added to it."""
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        super().__init__()
+        self._save = save
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._save()
+
+
 @dataclass
 class Report:
     """The result so far, in a file of its own."""
@@ -44,19 +59,22 @@ class Report:
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
 
-    def step(self, name: str, do: Callable[[], Any]) -> Any:
-        """Run one step; its result, or how it failed, goes to the file. Returns the result or None."""
+    def step(self, name: str, do: Callable[[Found], None]) -> None:
+        """Run one step, which fills a record; that, and how it failed if it did, goes to the file."""
         log.info("%s ...", name)
-        start, result = time.perf_counter(), None
+        start = time.perf_counter()
+        found = Found(self.save)
+        self.content[name] = found
         try:
-            result = do()
-            self.content[name] = result
+            do(found)
         except Exception as error:  # whatever it is, the other steps are worth having
             log.warning("%s failed: %s", name, error)
-            self.content[name] = {"error": str(error), "trace": traceback.format_exc().splitlines()[-12:]}
-        self.content.setdefault("seconds", {})[name] = round(time.perf_counter() - start, 1)
+            found["error"] = str(error)
+            found["trace"] = traceback.format_exc().splitlines()[-12:]
+        found["seconds"] = round(time.perf_counter() - start, 1)
+
+    def save(self) -> None:
         self.path.write_text(json.dumps(self.content, indent=1, default=str) + "\n", encoding="utf-8")
-        return result
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,7 @@ class Settings:
     host: bool = False
     capture: bool = True
     model: Callable[[Path], Checkpoint] | None = None  # of the large one
+    folder: Path | None = None  # keeps the large model's graphs for the next time
     kernels: bool = True
     transformers: bool = True
 
@@ -84,34 +103,49 @@ def device_report(path: Path, settings: Settings | None = None) -> dict[str, Any
 
     settings = settings or Settings()
     report = Report(path)
-    report.step("machine", lambda: machine(settings.host))
+    report.step("machine", partial(machine, settings.host))
     for precision in settings.precisions:
-        report.step(f"tiny {precision}", lambda p=precision: same_as_cpu(settings, p))  # type: ignore[misc]
-    with TemporaryDirectory(prefix="molmo_ros_report_") as folder:
-        make = settings.model or open_full_size
+        report.step(f"tiny {precision}", partial(same_as_cpu, settings, precision))
+    with TemporaryDirectory(prefix="molmo_ros_report_") as temporary, graphs_in(
+        settings.folder or Path(temporary)
+    ) as folder:
+        if settings.large or settings.transformers:
+            checkpoint = (settings.model or open_full_size)(folder / "random-molmo2-4b")
         for precision in settings.large:
-            name = f"large {precision}"
-            report.step(name, lambda p=precision: large_model(settings, make(Path(folder)), p))  # type: ignore[misc]
+            report.step(f"large {precision}", partial(large_model, settings, checkpoint, precision))
         if settings.transformers:
-            report.step("transformers", lambda: transformers_beside(settings, make(Path(folder))))
+            report.step("transformers", partial(transformers_beside, settings, checkpoint))
     return report.content
 
 
-def machine(host: bool) -> dict[str, Any]:
+@contextmanager
+def graphs_in(folder: Path) -> Iterator[Path]:
+    """The large model's graphs, 9 GB, go to ``folder`` instead of to the user's cache."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    try:
+        yield folder
+    finally:
+        if before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        else:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+def machine(host: bool, found: Found) -> None:
     """What this was run on."""
     import onnxruntime
 
-    found: dict[str, Any] = {
-        "python": platform.python_version(), "onnxruntime": onnxruntime.__version__,
-        "providers": onnxruntime.get_available_providers(),
-    }  # fmt: skip
+    found["python"] = platform.python_version()
+    found["onnxruntime"] = onnxruntime.__version__
+    found["providers"] = onnxruntime.get_available_providers()
     if not host:
         from molmo_ros.runtimes.cuda import call, cudart, device
 
         gpu = device()
-        driver = call(cudart().cudaDriverGetVersion)
-        found |= {"gpu": gpu.name, "sm": gpu.sm, "driver_cuda": driver, "copy_gbs": copy_bandwidth()}
-    return found
+        found["gpu"], found["sm"] = gpu.name, gpu.sm
+        found["driver_cuda"] = call(cudart().cudaDriverGetVersion)
+        found["copy_gbs"] = copy_bandwidth()
 
 
 def copy_bandwidth() -> float:
@@ -134,13 +168,13 @@ def copy_bandwidth() -> float:
     return round(16 * COPY_BYTES / best / 1e9, 1)
 
 
-def same_as_cpu(settings: Settings, precision: str) -> dict[str, Any]:
+def same_as_cpu(settings: Settings, precision: str, found: Found) -> None:
     """The built-in model's answers beside those of ONNX Runtime on the CPU in fp32, plain and with drafts."""
     checkpoint = load_checkpoint("tiny")
     reference = Molmo(checkpoint, load_runtime(checkpoint, "onnx", "fp32"))
     start = time.perf_counter()
-    found = Molmo(checkpoint, settings.load(checkpoint, precision))
-    load_s = time.perf_counter() - start
+    device = Molmo(checkpoint, settings.load(checkpoint, precision))
+    found["load_s"] = round(time.perf_counter() - start, 2)
     same, drafted, logprobs, ms = [], [], [], []
     for i in range(settings.scenes):
         camera = SimCamera(int(np.random.default_rng([20261128, i]).integers(1 << 29)))
@@ -149,37 +183,34 @@ def same_as_cpu(settings: Settings, precision: str) -> dict[str, Any]:
             prompt = pointing_prompt(name)
             expected = reference.answer(rgb, prompt, drafts=False)
             start = time.perf_counter()
-            answer = found.answer(rgb, prompt)
+            answer = device.answer(rgb, prompt)
             ms.append(1000 * (time.perf_counter() - start))
-            plain = found.answer(rgb, prompt, drafts=False)
+            plain = device.answer(rgb, prompt, drafts=False)
             same.append(plain.token_ids == expected.token_ids)
             drafted.append(answer.token_ids == plain.token_ids)
             if same[-1]:
                 logprobs.append(float(np.abs(np.subtract(plain.logprobs, expected.logprobs)).max()))
-    found.close()
+    found["questions"], found["ms_p50"] = len(same), round(float(np.median(ms)), 2)
+    found["same"], found["same_with_drafts"] = float(np.mean(same)), float(np.mean(drafted))
+    found["logprob_error_max"] = max(logprobs, default=None)
+    device.close()
     reference.close()
-    return {
-        "questions": len(same), "same": float(np.mean(same)), "same_with_drafts": float(np.mean(drafted)),
-        "logprob_error_max": max(logprobs, default=None), "ms_p50": float(np.median(ms)),
-        "load_s": round(load_s, 2),
-    }  # fmt: skip
 
 
-def large_model(settings: Settings, checkpoint: Checkpoint, precision: str) -> dict[str, Any]:
+def large_model(settings: Settings, checkpoint: Checkpoint, precision: str, found: Found) -> None:
     """Times of one full-size model: its parts, and whole queries."""
     start = time.perf_counter()
     runtime = settings.load(checkpoint, precision)
-    result: dict[str, Any] = {"load_s": round(time.perf_counter() - start, 1)}
+    found["load_s"] = round(time.perf_counter() - start, 1)
     try:
-        result |= parts(runtime, checkpoint, settings)
+        parts(runtime, checkpoint, settings, found)
         prompted = Prompted(runtime, checkpoint, ONE_POINT)
         molmo = Molmo(checkpoint, prompted)
         frames = pictures(settings.repeat + 1)
-        result |= compare(molmo, frames, QUERIES, {}, prompted.answer).summary()
-        result["held_gb"] = round(runtime._memory.held / 1e9, 2)
+        for key, value in compare(molmo, frames, QUERIES, {}, prompted.answer).summary().items():
+            found[key] = value
     finally:
         runtime.close()
-    return result
 
 
 def pictures(count: int) -> list[Image]:
@@ -188,7 +219,7 @@ def pictures(count: int) -> list[Image]:
     return [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(count)]
 
 
-def parts(runtime: DeviceRuntime, checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
+def parts(runtime: DeviceRuntime, checkpoint: Checkpoint, settings: Settings, found: Found) -> None:
     """Medians (ms) of vision, prefill, and passes of some lengths, captured and not; kernels of each."""
     inputs = preprocess(pictures(1)[0], checkpoint.image)
     ids = checkpoint.encoder.prefix(image_token_ids(inputs, checkpoint.encoder, checkpoint.image))
@@ -214,13 +245,13 @@ def parts(runtime: DeviceRuntime, checkpoint: Checkpoint, settings: Settings) ->
         return run
 
     works = {"vision": vision, "prefill": prefill, **{f"pass_{n}": short(n) for n in (1, 8, 16, 32)}}
-    found: dict[str, Any] = {"prompt_tokens": len(prompt), "crops": len(inputs.crops)}
+    found["prompt_tokens"], found["crops"] = len(prompt), len(inputs.crops)
     for name, work in works.items():
         found[f"ms_{name}"] = median_ms(work, settings.repeat)
+    found["ms_pass_1_after_prefill"] = _after_prefill(prefill, short(1), settings.repeat)
+    for name, work in works.items():
         if settings.kernels:
             found[f"kernels_{name}"] = kernels(work)
-    found["ms_pass_1_after_prefill"] = _after_prefill(prefill, short(1), settings.repeat)
-    return found
 
 
 def _after_prefill(prefill: Callable[[], None], short: Callable[[], None], repeat: int) -> float:
@@ -234,7 +265,7 @@ def _after_prefill(prefill: Callable[[], None], short: Callable[[], None], repea
     return round(float(np.median(times)), 3)
 
 
-def median_ms(work: Callable[[], None], repeat: int) -> float:
+def median_ms(work: Callable[[], Any], repeat: int) -> float:
     """Of some runs after three to warm up."""
     times = []
     for i in range(repeat + 3):
@@ -263,24 +294,18 @@ def kernels(work: Callable[[], None]) -> dict[str, Any] | str:
     return {"count": sum(r[1] for r in rows), "us": sum(r[2] for r in rows), "longest": rows[:24]}
 
 
-def transformers_beside(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
+def transformers_beside(settings: Settings, checkpoint: Checkpoint, found: Found) -> None:
     """The same answer by transformers' generate in bf16: as it comes, and with its static cache."""
     from molmo_ros.tools.benchmark import RandomTransformers
 
     theirs = RandomTransformers(checkpoint, "bfloat16", "cpu" if settings.host else "cuda")
     said = [*checkpoint.encoder.encode(ONE_POINT), min(checkpoint.encoder.eos_ids)]
-    result: dict[str, Any] = {"version": theirs.version, "tokens": len(said)}
+    found["version"], found["tokens"] = theirs.version, len(said)
     rgb = pictures(1)[0]
-    variants: Sequence[tuple[str, dict[str, Any]]] = (("", {}), ("_static", {"cache_implementation": "static"}))
-    for name, extra in variants:
-        try:
-            for key, answer in ((f"ms{name}", said), (f"ms_first_token{name}", said[:1])):
-                result[key] = median_ms(
-                    lambda a=answer, e=extra: theirs.generate(rgb, "Point to the mug.", a, **e), 4  # type: ignore[misc]
-                )
-        except Exception as error:  # not every version can do it
-            result[f"error{name}"] = str(error)[:500]
-    return result
+    ask = partial(theirs.generate, rgb, "Point to the mug.")
+    found["ms"], found["ms_first_token"] = (median_ms(partial(ask, t), 4) for t in (said, said[:1]))
+    static = partial(ask, said, cache_implementation="static")  # compiles what it runs on a GPU
+    found["ms_static"] = median_ms(static, 4)
 
 
 def text(content: dict[str, Any]) -> str:
@@ -303,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--large", nargs="*", default=list(Settings.large))
     parser.add_argument("--scenes", type=int, default=Settings.scenes)
     parser.add_argument("--repeat", type=int, default=Settings.repeat)
+    parser.add_argument("--folder", type=Path, help="keeps the large model's graphs, 9 GB, for the next time")
     parser.add_argument("--host", action="store_true", help="without a GPU, to try it")
     parser.add_argument("--no-capture", action="store_true", help="without CUDA graphs")
     parser.add_argument("--no-transformers", action="store_true")
@@ -310,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)7d %(message)s")
     settings = Settings(
         tuple(args.tiny), tuple(args.large), args.scenes, args.repeat, args.host, not args.no_capture,
-        transformers=not args.no_transformers,
+        transformers=not args.no_transformers, folder=args.folder,
     )  # fmt: skip
     print(text(device_report(args.path, settings)), flush=True)
 
