@@ -107,7 +107,10 @@ class DrawnWeights:
         scale = 0.02 if len(shape) == 1 or "embedding" in name else 0.7 / float(np.sqrt(shape[-1]))
         if scale not in self._blocks:
             self._blocks[scale] = (self._normal * np.float32(scale)).astype(self._kind)
-        drawn = np.resize(self._blocks[scale].view(np.uint16), shape).view(self._kind)
+        block = self._blocks[scale].view(np.uint16)
+        times = -(-int(np.prod(shape)) // len(block))
+        drawn = np.tile(block, times)[: np.prod(shape)] if times > 1 else block[: np.prod(shape)]
+        drawn = drawn.reshape(shape).view(self._kind)
         return drawn if dtype is None else drawn.astype(dtype)
 
     def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
