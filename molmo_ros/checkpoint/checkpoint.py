@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.preprocess import ImageConfig
 from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encoder_class
+from molmo_ros.datatypes import Float32, Progress
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
 from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
@@ -31,7 +32,6 @@ _BLOCK_BYTES = 32_000_000
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 ASSETS = Path(__file__).parent.parent / "assets"
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def load_checkpoint(
     *,
     allow_download: bool = False,
     max_crops: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Resolve ``name`` and check everything that can be checked without reading the weights.
 

@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.letterbox import letterbox
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import Float32, Image, Index
 from molmo_ros.errors import CheckpointError, FrameError, ParameterError
-
-Index = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--sm", type=integer(50, 999), metavar="N", help="compute capability times ten, such as 87"
     )
-    build.add_argument(
-        "--runtime", choices=TENSORRT, help="compiler, instead of the recipe's"
-    )
+    build.add_argument("--runtime", choices=TENSORRT, help="compiler, instead of the recipe's")
     build.add_argument(
         "--sequence",
         type=integer(64, 65536),
@@ -98,7 +96,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cpu_graphs(checkpoint: Any, precision: str) -> dict[str, Any]:
-    from molmo_ros.network.export import cached_export
+    from molmo_ros.runtimes.export import cached_export
     from molmo_ros.runtimes.ort import cpu_precision
 
     folder = cached_export(checkpoint, cpu_precision(checkpoint, precision))

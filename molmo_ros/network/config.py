@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.datatypes import Index
 from molmo_ros.errors import CheckpointError
 
 Fields = Mapping[str, Any]
@@ -121,7 +122,7 @@ class PointConfig:
     sorted_patches: bool = True  # within a token in that of their patches,
     no_repeats: bool = True  # and no patch is chosen twice
 
-    def rotations(self, turns: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
+    def rotations(self, turns: Index) -> tuple[npt.NDArray[np.float32], ...]:
         """Cosines and sines (N,embed_size) by which keys and queries at some positions (N,) are turned."""
         frequencies = (1.0 / _rope_base(self.embed_size, self.rope_theta)).astype(np.float32)
         angles = turns.astype(np.float32)[:, None] * np.concatenate([frequencies, frequencies])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
@@ -16,7 +15,7 @@ from molmo_ros.camera.compressed import decode_compressed_color, decode_compress
 from molmo_ros.camera.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
 from molmo_ros.camera.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
 from molmo_ros.camera.unaligned_depth import depth_camera, is_apart, refusal
-from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame
+from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame, ShouldStop
 from molmo_ros.errors import CameraInfoError, CancelledError, FrameError, TransformError
 from molmo_ros.perception.rectify import is_rectified
 from molmo_ros.ros.config import NodeConfig
@@ -62,7 +61,7 @@ class CameraInput:
                         break
                     self.pairer.add(topic, taken)
 
-    def newest_frame(self, config: NodeConfig, should_stop: Callable[[], bool]) -> RgbdFrame:
+    def newest_frame(self, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:
         """The newest paired frame, decoded; waits up to ``frame_wait_s`` for one that is fresh enough.
 
         Raises: FrameError naming the topic that is silent, late, incompatible, stale or broken;

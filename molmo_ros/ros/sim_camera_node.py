@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.errors import MolmoRosError
 from molmo_ros.ros.config import SimCameraConfig
 from molmo_ros.ros.params import declare
-from molmo_ros.ros.processes import end_by_shutdown
+from molmo_ros.ros.processes import run_node
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 # Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
@@ -76,22 +74,7 @@ def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
-    end_by_shutdown()
-    rclpy.init(args=args)
-    try:
-        node = SimCameraNode()
-    except MolmoRosError as error:
-        print(f"sim_camera: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    try:
-        rclpy.spin(node)
-    except ExternalShutdownException:
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    return run_node("sim_camera", SimCameraNode, rclpy.spin, args)
 
 
 if __name__ == "__main__":

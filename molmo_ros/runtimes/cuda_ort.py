@@ -11,10 +11,10 @@ from typing import Any
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.decoder_in_place import MOST_POSITIONS
-from molmo_ros.network.export import DECODER, VISION
 from molmo_ros.network.precision import CUDA_PRECISIONS, Precision
 from molmo_ros.runtimes.cuda import device
 from molmo_ros.runtimes.device import DeviceRuntime, SlabLayout, Tensors, close_all
+from molmo_ros.runtimes.export import DECODER, VISION
 from molmo_ros.runtimes.graphs import graph_source
 from molmo_ros.runtimes.memory import DTYPES, DeviceMemory, Memory
 

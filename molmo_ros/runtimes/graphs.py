@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
-from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import Precision
 from molmo_ros.runtimes.base import Cache, Float32, Index
 from molmo_ros.runtimes.embedding import Embedding
+from molmo_ros.runtimes.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.runtimes.slab import SlabCache
 
 log = logging.getLogger(__name__)

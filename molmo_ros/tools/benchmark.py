@@ -18,7 +18,7 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
-from molmo_ros.checkpoint.prompt import noun, pointing_prompt
+from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.network.weights import TEXT
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
@@ -205,7 +205,7 @@ def compare(
         query, other = queries[i % len(queries)], queries[(i + 1) % len(queries)]
         first_ms, answer = _point(molmo, rgb, query)
         second_ms, _ = _point(molmo, rgb, other)
-        plain = molmo.answer(rgb, pointing_prompt(query), drafts=False)
+        plain = molmo.answer(rgb, parse_query(query).prompt, drafts=False)
         generated = {dtype: _generate(their, rgb, query, said) for dtype, their in others.items()}
         if i == 0:
             continue
@@ -227,14 +227,15 @@ def compare(
 def _point(molmo: Molmo, rgb: Image, query: str) -> tuple[float, Answer]:
     time.sleep(REST_S)
     start = time.perf_counter()
-    answer = molmo.point(rgb, pointing_prompt(query), label=noun(query))
+    asked = parse_query(query)
+    answer = molmo.point(rgb, asked.prompt, label=asked.label)
     return 1000 * (time.perf_counter() - start), answer
 
 
 def _generate(their: Transformers, rgb: Image, query: str, said: Any) -> tuple[float, list[int]]:
     time.sleep(REST_S)
     start = time.perf_counter()
-    tokens = their.generate(rgb, pointing_prompt(query), said)
+    tokens = their.generate(rgb, parse_query(query).prompt, said)
     return 1000 * (time.perf_counter() - start), tokens
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.checkpoint.describe import graph_bytes, weight_bytes
 from molmo_ros.checkpoint.preprocess import preprocess
 from molmo_ros.errors import EngineBuildError, ParameterError
-from molmo_ros.network.export import DECODER, GRAPH_VERSION, VISION, export
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
 from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, GPU_PRECISIONS, Precision
+from molmo_ros.runtimes.describe import graph_bytes, weight_bytes
 from molmo_ros.runtimes.engine import Manifest, checkpoint_hash, engine_home, file_hash, write_manifest
+from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export
 from molmo_ros.tools.compile_trt import Profile, compile_onnx, compiler
 from molmo_ros.tools.recipes import Recipe
 

@@ -25,7 +25,7 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
-from molmo_ros.checkpoint.prompt import pointing_prompt
+from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Image
 from molmo_ros.runtimes.cuda_ort import load_cuda
 from molmo_ros.runtimes.device import DeviceRuntime
@@ -180,7 +180,7 @@ def same_as_cpu(settings: Settings, precision: str, found: Found) -> None:
         camera = SimCamera(int(np.random.default_rng([20261128, i]).integers(1 << 29)))
         rgb = camera.frame().rgb
         for name in sorted({"the " + o.name for o in camera.truth.objects}):
-            prompt = pointing_prompt(name)
+            prompt = parse_query(name).prompt
             expected = reference.answer(rgb, prompt, drafts=False)
             start = time.perf_counter()
             answer = device.answer(rgb, prompt)

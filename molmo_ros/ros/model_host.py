@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.memory import give_back, map_large_blocks, spare_the_collector
+from molmo_ros.ros.memory import freeze_gc, map_large_blocks, trim_heap
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
 
 logger = logging.getLogger(__name__)
 
 
-class Engine:
+class ModelHost:
     """Holds the Grounder of the node; safe to ask from any thread."""
 
     def __init__(self) -> None:
@@ -43,10 +44,10 @@ class Engine:
             with suppress(ImportError):
                 import onnxruntime  # noqa: F401
 
-                from molmo_ros.network import export  # noqa: F401
+                from molmo_ros.runtimes import export  # noqa: F401
         with suppress(CheckpointError):
             read_tokenizer(resolve(config.checkpoint) / "tokenizer.json")
-        spare_the_collector()
+        freeze_gc()
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""
@@ -54,7 +55,6 @@ class Engine:
         self._report("starting", 0.0)
         try:
             from molmo_ros.pipeline import Grounder
-            from molmo_ros.runtimes.remote.remote import remote_options
 
             self._grounder = Grounder.load(
                 checkpoint=config.checkpoint,
@@ -65,7 +65,7 @@ class Engine:
                 allow_download=config.allow_download,
                 max_tilt_deg=config.max_tilt_deg,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
-                remote=remote_options(config),
+                remote=_remote_options(config),
             )
         except Exception as error:
             known = isinstance(error, MolmoRosError)
@@ -83,7 +83,7 @@ class Engine:
         if grounder is not None:
             grounder.close()
             del grounder
-            give_back()
+            trim_heap()
 
     def grounder(self) -> Grounder:
         """The model, ready to answer.
@@ -125,3 +125,18 @@ class Engine:
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)
+
+
+def _remote_options(config: NodeConfig) -> RemoteOptions:
+    """The node's parameters ``remote_*``."""
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
+
+    return RemoteOptions(
+        url=config.remote_url,
+        model=config.remote_model,
+        key_env=config.remote_key_env,
+        timeout_s=config.remote_timeout_s,
+        retries=config.remote_retries,
+        image=config.remote_image,
+        format=config.remote_format,
+    )
