@@ -13,6 +13,7 @@ from molmo_ros.perception.region import Cells, Region
 STEP_PER_SPACING = 2.2  # neighbours farther apart in depth are of different layers
 NEAR_M = 0.03  # a layer nearer than this to the point's own is of the same thing
 LARGE = 0.15  # share of the mask from which a layer is believed wherever it is
+SMALL = 0.25  # share of an object up to which a layer that begins where it ends is its part
 ALL_RAMPS = 0.4  # a thing of which less than this share is no ramp is kept with its ramps
 
 
@@ -42,6 +43,21 @@ def _layers(region: Region, row: Index, column: Index) -> Index:
     label = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)[1]
     grown = cv2.dilate(label.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.intp)
     return np.where(label > 0, label, grown)[row, column]
+
+
+def with_small_parts(region: Region, own: Mask, rest: Cells) -> Mask:
+    """Add to an object's cells own (h,w) the small layers of rest (N cells) that begin where it ends: handles."""
+    if len(rest.v) == 0:
+        return own
+    label = np.zeros(region.z.shape, dtype=np.intp)
+    label[rest.row, rest.column] = _layers(region, rest.row, rest.column)
+    beside = regrown(region.z, own, label > 0, STEP_M, rounds=1) & ~own
+    size = np.bincount(label.ravel())
+    small = size < SMALL * np.count_nonzero(own)
+    joined = np.zeros(len(size), dtype=np.bool_)
+    joined[np.unique(label[beside])] = True
+    joined[0] = False
+    return np.asarray(own | (joined & small)[label])
 
 
 def _steps(z: Depth, least: float) -> Mask:

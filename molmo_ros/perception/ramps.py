@@ -15,13 +15,14 @@ from molmo_ros.perception.cloud import Index
 REACH_PX = 2  # slopes are taken over twice as much: less is at the mercy of noise
 GRAZING = 0.45  # |cos| of ray and normal: what is seen so flat is a ramp, or not measured well
 GROW, STEP_M = 3, 0.006  # cells that a steep side may add to an object, and the largest step between them
+JUMP_M, JUMP_PX = 0.015, 4  # what depth changes by across a ramp, at least, and how near
 LEVEL, LEVEL_GRAZING = 0.94, 0.2  # but level faces are seen so by a low camera
 
 
 def ramps(depth: Depth, v: Index, u: Index, K: Array, up: Array | None = None) -> Mask:
-    """Mark which pixels at rows v (h,) and columns u (w,) of depth (H,W) m are seen at a grazing angle.
+    """Mark which pixels at rows v (h,) and columns u (w,), evenly spaced, of depth (H,W) m are of ramps.
 
-    Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
+    They are seen at a grazing angle, and depth jumps across them. Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
     With g the gradient of z in m/px, the normal is along (g_u fx, g_v fy, -(z + (u-cx) g_u + (v-cy) g_v)).
     """
     x, y = ((u - K[0, 2]) / K[0, 0]).astype(np.float32), ((v - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
@@ -37,7 +38,16 @@ def ramps(depth: Depth, v: Index, u: Index, K: Array, up: Array | None = None) -
             n = up.astype(np.float32)
             level = np.abs(n[0] * gu + n[1] * gv - n[2] * along) > LEVEL * length
             grazing &= ~(level & (cosine > LEVEL_GRAZING))
-    return np.asarray(grazing)
+    return np.asarray(grazing & _jumps(z, int(v[1] - v[0]) if len(v) > 1 else 1))
+
+
+def _jumps(z: Depth, stride: int) -> Mask:
+    """Mark the cells (h,w), stride px apart, around which depth (m) differs by a jump."""
+    side = 2 * max(1, round(JUMP_PX / stride)) + 1
+    known, kernel = np.isfinite(z), np.ones((side, side), np.uint8)
+    far = cv2.dilate(np.where(known, z, np.float32(-np.inf)), kernel)
+    near = cv2.erode(np.where(known, z, np.float32(np.inf)), kernel)
+    return np.asarray(far - near > JUMP_M)
 
 
 def _slope(z: Depth, depth: Depth, v: Index, u: Index, step: tuple[int, int]) -> Depth:

@@ -14,7 +14,7 @@ from molmo_ros.perception.cloud import Index, voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
 from molmo_ros.perception.footprint import with_stacked, within_reach
-from molmo_ros.perception.masked import own_cells
+from molmo_ros.perception.masked import own_cells, with_small_parts
 from molmo_ros.perception.plane import PlaneOptions, support_plane
 from molmo_ros.perception.ramps import STEP_M, ramps, regrown
 from molmo_ros.perception.region import Cells, Region
@@ -138,6 +138,7 @@ def _by_geometry(
     if not own.any():
         raise _too_small(point, 0, options)
     whole = regrown(region.z, region.grid(cells, own), region.grid(all_cells, steep), STEP_M)
+    whole = with_small_parts(region, whole, cells.take(~own))
     mine = all_cells.take(whole[all_cells.row, all_cells.column])
     return mine, region.full_mask(frame, mine, plane, least)
 
