@@ -148,7 +148,7 @@ def resolve(name: str, allow_download: bool = False) -> Path:
     if name == TINY:
         return _existing(ASSETS / TINY, "reinstall molmo_ros or train it anew")
     if (path := Path(name).expanduser()).is_dir():
-        return path
+        return path.absolute()
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
             f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
@@ -283,7 +283,7 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
         return newest[-1].parent
     raise CheckpointError(
         f'"{name}" is neither a folder nor in the hub cache {cache}; '
-        f"fetch it first: hf download {name}, or set allow_download"
+        f"fetch it first: hf download {name}, or allow it here (parameter allow_download, option --allow-download)."
     )
 
 

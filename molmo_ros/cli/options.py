@@ -38,6 +38,9 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
         default="auto",
         help="how the weights are held (default auto: as the engine, or what suits the CPU)",
     )
+    group.add_argument(
+        "--allow-download", action="store_true", help="fetch a hub id that is not in the cache (gigabytes)"
+    )
     if remote:
         group.add_argument(
             "--remote-url",
@@ -52,18 +55,20 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
 
 
 def load_grounder(args: argparse.Namespace) -> Grounder:
-    """The model and the gripper of the options, for commands that take a remote one too."""
+    """The model and the gripper of the options."""
     from molmo_ros.cli.output import progress
     from molmo_ros.pipeline import Grounder
     from molmo_ros.runtimes.remote.remote import RemoteOptions
 
+    remote = RemoteOptions(args.remote_url, args.remote_model) if args.runtime == "remote" else None
     return Grounder.load(
         args.checkpoint,
         args.runtime,
         args.gripper,
         progress("model"),
         precision=args.precision,
-        remote=RemoteOptions(url=args.remote_url, model=args.remote_model),
+        allow_download=args.allow_download,
+        remote=remote,
     )
 
 
@@ -72,6 +77,11 @@ def add_gripper(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gripper", metavar="G", default="franka_hand", help="preset name or YAML file (default franka_hand)"
     )
+
+
+def path(text: str) -> str:
+    """Return an argparse type: a path, with ~ for the home folder, which no shell expands after ``=``."""
+    return os.path.expanduser(text)
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
