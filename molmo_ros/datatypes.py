@@ -178,6 +178,14 @@ class TargetStatus(IntEnum):
     TOO_WIDE = 4
     COLLISION = 5
     NO_TRANSFORM = 6
+    # It could be grasped, but a limit forbids it (``limits``).
+    OUT_OF_WORKSPACE = 16
+    KEEP_OUT = 17
+    UNCERTAIN = 18
+    LOW_QUALITY = 19
+    STALE = 20
+    TOO_MANY = 21
+    NO_LEASE = 22
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.answer.model import Model
+from molmo_ros.answer_format.points import is_denial
 from molmo_ros.checkpoint.query import Query, parse_query, parse_question
 from molmo_ros.datatypes import (
     Answer,
@@ -141,9 +142,9 @@ class Grounder:
                 len(answer.points),
                 query.text,
             )
-        if not answer.points and "<point" in answer.text:  # that would look like "not there"
+        if not answer.points and not is_denial(answer.text):  # that would look like "not there"
             raise AnswerError(
-                f"The model points, but to nothing that can be read as a place in the image: "
+                f"The model names no place in the image, and does not say that nothing is there either: "
                 f"{answer.text[:120]!r}; ask in other words, or check the checkpoint and its precision."
             )
         return replace(answer, points=tuple(replace(p, label=p.label or query.label) for p in answer.points))

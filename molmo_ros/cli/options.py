@@ -18,7 +18,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
-    """Add --checkpoint, --runtime and --precision; for commands that take a remote model, where it is."""
+    """Add --checkpoint, --runtime and --precision; for ``load_grounder`` also where a model may come from."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--checkpoint",
@@ -38,10 +38,12 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
         default="auto",
         help="how the weights are held (default auto: as the engine, or what suits the CPU)",
     )
-    group.add_argument(
-        "--allow-download", action="store_true", help="fetch a hub id that is not in the cache (gigabytes)"
-    )
     if remote:
+        group.add_argument(
+            "--allow-download",
+            action="store_true",
+            help="fetch a hub id that is not in the cache (gigabytes)",
+        )
         group.add_argument(
             "--remote-url",
             metavar="URL",
@@ -55,12 +57,11 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
 
 
 def load_grounder(args: argparse.Namespace) -> Grounder:
-    """The model and the gripper of the options."""
+    """The model and the gripper of the options; those of ``add_model`` with ``remote``."""
     from molmo_ros.cli.output import progress
     from molmo_ros.pipeline import Grounder
     from molmo_ros.runtimes.remote.remote import RemoteOptions
 
-    remote = RemoteOptions(args.remote_url, args.remote_model) if args.runtime == "remote" else None
     return Grounder.load(
         args.checkpoint,
         args.runtime,
@@ -68,7 +69,15 @@ def load_grounder(args: argparse.Namespace) -> Grounder:
         progress("model"),
         precision=args.precision,
         allow_download=args.allow_download,
-        remote=remote,
+        remote=RemoteOptions(url=args.remote_url, model=args.remote_model),
+    )
+
+
+def add_scenes(parser: argparse.ArgumentParser) -> None:
+    """Add --scenes and --seed."""
+    parser.add_argument("--scenes", type=integer(1, 100_000), default=100, metavar="N", help="default 100")
+    parser.add_argument(
+        "--seed", type=integer(0, 2**31 - 1), default=1, metavar="S", help="of the first scene (default 1)"
     )
 
 

@@ -144,8 +144,10 @@ def _on_support(seed: Array, plane: Array | None, distance: float | None = None)
     where = ""
     if plane is not None:
         where = f" {1000 * float(plane[:3] @ seed + plane[3]):.0f} mm above its support"
-    far = "nothing stands out of the support" if distance is None else (
-        f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away"
+    far = (
+        "nothing stands out of the support"
+        if distance is None
+        else (f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away")
     )
     return SegmentError(f"The point lies{where}, and {far}; ask for a thing that is at least 6 mm high.")
 

@@ -15,11 +15,11 @@ from molmo_ros.ros.config import SimCameraConfig
 from molmo_ros.sim import SimCamera
 
 ROOT = Path(__file__).parents[2]
-PLAIN = {"image": "", "depth": "", "camera_info": "", "depth_camera_info": "", "namespace": "", "target_frame": ""}
+NAMES = ("image", "depth", "camera_info", "depth_camera_info", "namespace", "target_frame")
 
 
 def values(camera: str, **more: str) -> dict[str, str]:
-    return {**PLAIN, "camera": camera, **more}
+    return {**dict.fromkeys(NAMES, ""), "camera": camera, **more}
 
 
 @pytest.mark.parametrize("camera", bringup.camera_names(ROOT))
