@@ -285,8 +285,8 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
     if newest:
         return newest[-1].parent
     raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; '
-        f"fetch it first: hf download {name}, or: molmo-ros info {name} --allow-download (node: allow_download:=true)."
+        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}, or '
+        f"molmo-ros info {name} --allow-download (of the node: allow_download:=true)."
     )
 
 

@@ -18,7 +18,7 @@ MODES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a sub-command for each mode; its module, which has HELP, add_arguments, run and text, does the rest."""
+    """Add a sub-command for each mode, from its module: HELP, add_arguments, run and text."""
     modes = parser.add_subparsers(dest="what", metavar=f"{{{','.join(MODES)}}}", required=True)
     for name, module in MODES.items():
         mode = modes.add_parser(name, help=module.HELP, description=module.HELP)
