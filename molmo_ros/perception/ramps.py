@@ -22,7 +22,8 @@ LEVEL, LEVEL_GRAZING = 0.94, 0.2  # but level faces are seen so by a low camera
 def ramps(depth: Depth, v: Index, u: Index, K: Array, up: Array | None = None) -> Mask:
     """Mark which pixels at rows v (h,) and columns u (w,), evenly spaced, of depth (H,W) m are of ramps.
 
-    They are seen at a grazing angle, and depth jumps across them. Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
+    They are seen at a grazing angle, and depth jumps across them.
+    Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
     With g the gradient of z in m/px, the normal is along (g_u fx, g_v fy, -(z + (u-cx) g_u + (v-cy) g_v)).
     """
     x, y = ((u - K[0, 2]) / K[0, 0]).astype(np.float32), ((v - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
