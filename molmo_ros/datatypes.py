@@ -118,7 +118,8 @@ class ObjectSegment:
 
     mask (H,W) bool; cloud_m (M,3) and its colors (M,3) uint8; scene_m (S,3) the other foreground points;
     plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found;
-    bounds, first and last row, first and last column of the image that were looked at, or None: all.
+    kept, share of the depth in the mask that is the object's own; bounds, first and last row, first and last
+    column of the image that were looked at, or None: all.
     """
 
     mask: Mask
@@ -126,6 +127,7 @@ class ObjectSegment:
     colors: Image
     scene_m: Array
     plane: Array | None
+    kept: float = 1.0
     bounds: tuple[int, int, int, int] | None = None
 
 
@@ -172,6 +174,9 @@ class TargetStatus(IntEnum):
     TOO_WIDE = 4
     COLLISION = 5
     NO_TRANSFORM = 6
+    UNCERTAIN = 7
+    UNSEEN = 8
+    LOW_QUALITY = 9
 
 
 @dataclass(frozen=True)

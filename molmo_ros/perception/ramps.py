@@ -48,7 +48,8 @@ def _jumps(z: Depth, stride: int) -> Mask:
     known, kernel = np.isfinite(z), np.ones((side, side), np.uint8)
     far = cv2.dilate(np.where(known, z, np.float32(-np.inf)), kernel)
     near = cv2.erode(np.where(known, z, np.float32(np.inf)), kernel)
-    return np.asarray(far - near > JUMP_M)
+    with np.errstate(invalid="ignore"):  # where nothing is known
+        return np.asarray(far - near > JUMP_M)
 
 
 def _slope(z: Depth, depth: Depth, v: Index, u: Index, step: tuple[int, int]) -> Depth:

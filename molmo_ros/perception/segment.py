@@ -75,9 +75,11 @@ def segment_object(
     ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
     if mask is None:
         cells, whole = _by_geometry(frame, point, camera_point, region, plane, ramp, least, options)
+        kept = 1.0
     else:
         plane = refined_near(region, plane, mask, ramp, tolerance)
         cells, whole = _by_mask(frame, region, plane, mask, ramp, seed), mask
+        kept = _kept(region, cells, mask, ramp)
     if len(cells.v) < options.min_points:
         raise _too_small(point, len(cells.v), options)
     return ObjectSegment(
@@ -86,6 +88,7 @@ def segment_object(
         colors=frame.rgb[cells.v, cells.u],
         scene_m=surroundings(frame, whole, cells.points, plane, least, options.depth),
         plane=plane,
+        kept=kept,
         bounds=region.bounds(),
     )
 
@@ -112,6 +115,13 @@ def _by_mask(
         cells = inside.take(height > min(SUPPORT_M, 0.3 * float(np.quantile(height, 0.9))))
     cells = cells.take(region.attached(frame, cells))
     return cells.take(own_cells(region, cells, mask, ramp[cells.row, cells.column], seed))
+
+
+def _kept(region: Region, own: Cells, mask: Mask, ramp: Mask) -> float:
+    """Return the share of the cells in a mask (H,W), but those on ramps (h,w), that are the object's own."""
+    inside = mask[np.ix_(region.v, region.u)] & np.isfinite(region.z) & ~ramp
+    count = np.count_nonzero(inside)
+    return float(np.count_nonzero(inside & region.grid(own)) / count) if count else 1.0
 
 
 def _by_geometry(
