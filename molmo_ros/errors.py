@@ -101,7 +101,7 @@ class DepthError(MolmoRosError):
 
 
 class SegmentError(MolmoRosError):
-    """No object could be separated from its surroundings at a point: ``code`` is NO_OBJECT or UNCERTAIN."""
+    """No object could be separated from its surroundings at a point: ``code`` is NO_OBJECT or AMBIGUOUS."""
 
     def __init__(self, message: str, code: str = "NO_OBJECT") -> None:
         super().__init__(message)
@@ -109,7 +109,7 @@ class SegmentError(MolmoRosError):
 
 
 class GraspError(MolmoRosError):
-    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, UNCERTAIN, UNSEEN or LOW_QUALITY."""
+    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS, UNSEEN or LOW_QUALITY."""
 
     def __init__(self, message: str, code: str = "COLLISION") -> None:
         super().__init__(message)

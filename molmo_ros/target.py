@@ -16,6 +16,7 @@ from molmo_ros.datatypes import (
     Mask,
     ObjectSegment,
     RgbdFrame,
+    ShouldStop,
     TargetStatus,
 )
 from molmo_ros.errors import CancelledError, DepthError, GraspError, SegmentError
@@ -28,7 +29,6 @@ from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segment import segment_object
 
-ShouldStop = Callable[[], bool]
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
 

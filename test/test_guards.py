@@ -56,7 +56,7 @@ def test_a_mask_over_several_layers_is_told(can_view: View) -> None:
     check_segment(segment)
     with pytest.raises(SegmentError, match="Only 31% of the depth") as caught:
         check_segment(replace(segment, kept=0.31))
-    assert caught.value.code == "UNCERTAIN"
+    assert caught.value.code == "AMBIGUOUS"
 
 
 def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
@@ -67,7 +67,7 @@ def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
     target = find_target(
         can_view.frame, can_view.middle(), FRANKA, can_view.up, segmenter=lambda frame, point: wide
     )
-    assert target.status is TargetStatus.UNCERTAIN
+    assert target.status is TargetStatus.AMBIGUOUS
     assert target.grasp is None
 
 

@@ -6,16 +6,17 @@ import argparse
 import sys
 from typing import Any
 
-from molmo_ros.cli import evaluate_grasp, evaluate_objects, options
+from molmo_ros.cli import evaluate_grasp, evaluate_objects, evaluate_policy, options
 from molmo_ros.errors import ParameterError
 
 NAME = "eval"
-HELP = "measure the built-in model and the grasp planner, on simulated scenes or recorded frames"
+HELP = "measure the built-in model, the grasp planner, or a policy on requests"
 
 WHAT = {
     "tiny": "pointing, counting and absence, on simulated scenes",
     "precision": "each one against fp32",
     "grasp": "grasps executed in physics",
+    "policy": "requests with the verdict that is wanted",
     "objects": "recorded frames with points on objects",
 }
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_model(parser)
     evaluate_grasp.add_arguments(parser)
+    evaluate_policy.add_arguments(parser)
     evaluate_objects.add_arguments(parser)
 
 
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ParameterError(f"Say what to evaluate: {_choices()}.")
     if args.what == "grasp":
         return evaluate_grasp.run(args)
+    if args.what == "policy":
+        return evaluate_policy.run(args)
     if args.what == "objects":
         return evaluate_objects.run(args)
     from tqdm import tqdm
@@ -70,6 +74,8 @@ def text(result: dict[str, Any]) -> str:
     """Return one line per number."""
     if "families" in result or "robustness" in result:
         return evaluate_grasp.text(result)
+    if "confusion" in result:
+        return evaluate_policy.text(result)
     if "results" in result:
         return evaluate_objects.text(result)
     if "precisions" in result:

@@ -36,11 +36,11 @@ def check_grasp(
     gripper: Gripper,
     min_quality: float = 0.0,
 ) -> None:
-    """Raises: GraspError with code UNCERTAIN, COLLISION, UNSEEN or LOW_QUALITY if it may not be sent."""
+    """Raises: GraspError with code AMBIGUOUS, COLLISION, UNSEEN or LOW_QUALITY if it may not be sent."""
     for code, objection in (
-        ("UNCERTAIN", far_from_point(camera_point, segment, grasp, gripper)),
-        ("UNCERTAIN", contact_unknown(segment, grasp, gripper)),
-        ("UNCERTAIN", outside_of_view(frame, grasp, gripper)),
+        ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
+        ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
+        ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
         ("LOW_QUALITY", poor(grasp, min_quality)),

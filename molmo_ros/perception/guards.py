@@ -17,10 +17,10 @@ LEAST_COMMON = 0.5  # share of the smaller mask that two masks of one thing have
 
 
 def check_segment(segment: ObjectSegment) -> None:
-    """Raises: SegmentError with code UNCERTAIN if the segment is hardly the one thing that was meant."""
+    """Raises: SegmentError with code AMBIGUOUS if the segment is hardly the one thing that was meant."""
     for objection in (cut_by_region(segment.mask, segment.bounds), other_layers(segment.kept)):
         if objection is not None:
-            raise SegmentError(objection, code="UNCERTAIN")
+            raise SegmentError(objection, code="AMBIGUOUS")
 
 
 def cut_by_region(mask: Mask, bounds: tuple[int, int, int, int] | None) -> str | None:

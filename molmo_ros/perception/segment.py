@@ -9,7 +9,6 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import SegmentError
-from molmo_ros.perception.camera_info import check_frame
 from molmo_ros.perception.cloud import Index, voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
@@ -61,11 +60,11 @@ def segment_object(
     """Separate the object at an image point from its support and from its neighbours.
 
     Args: camera_point, the same point lifted; up (3,), direction away from the ground in the camera
-    frame, or None; mask (H,W), the object if something else has segmented it already.
+    frame, or None; mask (H,W), the object if something else has segmented it already. The frame must have
+    passed `camera_info.check_frame`.
     Raises: SegmentError if nothing stands out of the support there, or nothing is separable.
     Source: Ester et al. 1996 (DBSCAN), on voxels.
     """
-    check_frame(frame)
     seed = np.asarray(camera_point.position, dtype=np.float64)
     radius = options.radius_m if mask is None else _radius(frame, mask, seed, options.radius_m)
     region = Region.around(frame, seed, radius, options.spacing_m, options.depth)
