@@ -192,7 +192,5 @@ def _line(entry: dict[str, Any]) -> str:
         return f"{entry['folder']}: {entry['error']}"
     device = f"SM{entry['sm']}" if entry.get("sm") else "any device"
     size = f"{entry['bytes'] / 1e6:.1f} MB" if "bytes" in entry else ""
-    version = entry.get("runtime_version", "")
-    return f"{entry['folder']}: {entry['precision']}, {entry['runtime']} {version}, {device}, {size}".rstrip(
-        ", "
-    )
+    runtime = f"{entry['runtime']} {entry.get('runtime_version', '')}".rstrip()
+    return ", ".join(filter(None, [f"{entry['folder']}: {entry['precision']}", runtime, device, size]))
