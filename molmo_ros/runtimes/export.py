@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.decoder_in_place import build_decoder_in_place
 from molmo_ros.network.fused import FusedGraph
@@ -102,10 +103,17 @@ def export(
 
 
 def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:
-    """The folder of exported graphs in the user's cache; written if it is not there."""
+    """The folder of exported graphs in the user's cache; written if it is not there.
+
+    Of several processes that want the same graphs at once, one writes, the others wait for it.
+    """
     folder = _cache_dir() / "graphs" / f"{checkpoint.folder.name}-{_key(checkpoint, precision)}"
     if not (folder / f"{DECODER}.onnx").is_file():
-        export(checkpoint, folder, precision)
+        with only_writer(folder) as waited:
+            for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if not (waited and (folder / f"{DECODER}.onnx").is_file()):
+                export(checkpoint, folder, precision)
     return folder
 
 
