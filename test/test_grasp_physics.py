@@ -172,7 +172,7 @@ def test_an_unknown_family_is_named() -> None:
 
 
 def test_planned_and_held_end_to_end() -> None:
-    record = run_target("single", 7, Setting(controls=True))
+    record = run_target("single", 7, Setting(sensor="dropout", controls=True))
     assert record.kind == "can"
     assert record.held
     assert record.iou > 0.9
@@ -258,7 +258,7 @@ def test_a_sweep_runs_each_setting_once(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the sweep is drawn with matplotlib")
     done: list[Record] = []
     result = sweep(["single"], [7], Setting(), 1, done.append)
-    assert len(done) == count(Setting()) == 9
+    assert len(done) == count(Setting()) == 13
     assert result["friction"]["single"]["0.5"]["held"] == 1
     assert "friction of the pads" in sweep_table(result)
     plot(result, tmp_path / "sweep.png")

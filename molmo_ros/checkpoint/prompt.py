@@ -31,6 +31,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
     stat = path.stat()
+    import tokenizers  # noqa: F401  (a missing package is no broken file)
+
     try:
         return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
     except Exception as error:  # the library raises plain Exception

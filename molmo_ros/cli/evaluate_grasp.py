@@ -8,18 +8,27 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options
+from molmo_ros.errors import ParameterError
 
 if TYPE_CHECKING:
     from molmo_ros.tools.grasp_physics.evaluate import Setting
 
+HELP = "grasps planned on simulated frames and executed in physics"
 REPORT_SEED = 10_000
 USUAL = ["single", "clutter", "thin", "rim", "infeasible"]
 SWEPT = ["single", "clutter"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only `eval grasp` has."""
+    """Add the options of this mode."""
     group = parser.add_argument_group("grasp")
+    group.add_argument(
+        "--seed",
+        type=options.integer(0, 2**31 - 1),
+        default=REPORT_SEED,
+        metavar="S",
+        help=f"default {REPORT_SEED}; those below are for tuning",
+    )
     group.add_argument(
         "--family",
         action="append",
@@ -56,20 +65,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jitter", type=float, default=0.0, metavar="PX", help="of the point, sigma per axis (default 0)"
     )
     group.add_argument(
-        "--noise", type=float, metavar="X", help="scale of the sensor's noise (default: the family's)"
+        "--sensor",
+        choices=["stereo", "structured_light", "tof", "perfect", "dropout"],
+        default="stereo",
+        help="that measures depth (default stereo); the families clean, noisy and holes keep dropout",
+    )
+    group.add_argument(
+        "--noise",
+        type=float,
+        metavar="X",
+        help="scale of the noise, with --sensor dropout (default: the family's)",
     )
     group.add_argument(
         "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
     )
-    group.add_argument("--sheet", metavar="PNG", help="write a picture of the failures")
-    group.add_argument("--film", metavar="PNG", help="write a picture of grasps that hold, stage by stage")
+    group.add_argument("--sheet", type=options.path, metavar="PNG", help="write a picture of the failures")
+    group.add_argument(
+        "--film", type=options.path, metavar="PNG", help="write a picture of grasps that hold, stage by stage"
+    )
     group.add_argument(
         "--robustness",
+        type=options.path,
         metavar="PNG",
-        help="sweep friction, errors of robot and point, and noise (default families single and clutter); "
-        "draw the result",
+        help="sweep friction, errors of robot and point, noise and sensor "
+        "(default families single and clutter); draw the result",
     )
     options.add_gripper(parser)
+    options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,6 +109,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         options.check_picture_path(picture)
     families = args.family or (SWEPT if args.robustness else USUAL)
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
+    if args.noise is not None and args.sensor != "dropout":
+        raise ParameterError(f"--noise scales the dropout sensor, not {args.sensor}; add --sensor dropout.")
     Gripper.load(args.gripper)  # a mistake is told before the work begins
     setting = Setting(
         gripper=args.gripper,
@@ -95,11 +119,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         friction=args.friction,
         pose_error_m=args.pose_error / 1000,
         jitter_px=args.jitter,
+        sensor=args.sensor,
         noise=args.noise,
         controls=args.controls,
         oracle=args.oracle,
     )
-    first = REPORT_SEED if args.seed is None else args.seed
+    first = args.seed
     if args.robustness:
         return _robustness(args, families, range(first, first + args.targets), setting)
     work = [(f, first + i, setting) for f in families for i in range(args.targets)]

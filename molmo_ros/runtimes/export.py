@@ -17,6 +17,8 @@ import numpy.typing as npt
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
+from molmo_ros.network.decoder_in_place import build_decoder_in_place
+from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
@@ -53,7 +55,8 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
-    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
+    kind = FusedGraph if precision.fused else Graph
+    graph = kind(part, sink, precision.of_vision() if part == VISION else precision)
 
     def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
@@ -66,6 +69,8 @@ def build_graph(
         image = checkpoint.image
         window = image.pooling[0] * image.pooling[1]
         build_vision(graph, read, checkpoint.config, image.mean, image.std, window)
+    elif isinstance(graph, FusedGraph):
+        build_decoder_in_place(graph, read, checkpoint.config)
     else:
         build_decoder(graph, read, checkpoint.config)
     return bytes(graph.model().SerializeToString())

@@ -1,0 +1,21 @@
+"""Ctrl-C in a node, from rclpy.init on; before, the scripts in scripts/bin end the process at once.
+
+rclpy.init adds a handler that ends its contexts, and so the spinning; what is set here stays beneath it, for
+before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
+"""
+
+from __future__ import annotations
+
+import signal
+
+_noted: list[int] = []
+
+
+def note_interrupts() -> None:
+    """SIGINT is noted from now on, where Python would raise KeyboardInterrupt wherever the program is."""
+    signal.signal(signal.SIGINT, lambda number, _: _noted.append(number))
+
+
+def interrupted() -> bool:
+    """Whether SIGINT has come since ``note_interrupts``."""
+    return bool(_noted)
