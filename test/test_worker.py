@@ -208,11 +208,11 @@ def test_clients_take_turns() -> None:
 def test_ten_clients_that_ask_again_and_again_are_served_alike() -> None:
     """Ten threads, a queue of four, a job of 10 ms; each asks again at once, or when it was told to."""
     worker = Worker(4)
-    end = time.monotonic() + 4.0
+    end = time.monotonic() + 60.0
     done = dict.fromkeys("abcdefghij", 0)
 
     def ask(name: str) -> None:
-        while time.monotonic() < end:
+        while sum(done.values()) < 200 and time.monotonic() < end:
             try:
                 worker.submit(lambda job: time.sleep(0.01), 30.0, client=name).result()
                 done[name] += 1
@@ -230,10 +230,10 @@ def test_ten_clients_that_ask_again_and_again_are_served_alike() -> None:
 
 def test_a_place_that_is_kept_is_free_again_after_a_while() -> None:
     turns = Turns()
-    turns.refuse("a", 0.05)
+    turns.refuse("a", 1.0)
     turns.refuse("b", 10.0)
     assert (turns.before("a"), turns.before("b"), turns.before("c")) == (0, 1, 2)
-    time.sleep(0.06)
+    time.sleep(1.1)
     assert (turns.before("b"), turns.before("c")) == (0, 1)
     turns.admit("b")
     assert turns.before("c") == 0
