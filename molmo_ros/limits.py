@@ -131,13 +131,13 @@ def _exceeded(
 def _out_of_bounds(target: GraspTarget, limits: Limits, T: Array | None) -> Reason | None:
     if limits.workspace is None and not limits.keep_out:
         return None
-    places = {"position": target.position}
+    places = {"position": np.full(3, np.nan) if target.position is None else target.position}
     if target.grasp is not None:
         places["grasp"] = target.grasp.pose.position
         places["pregrasp"] = target.grasp.pregrasp.position
-    if any(place is None for place in places.values()):
-        return TargetStatus.OUT_OF_WORKSPACE, "The position is not known, so it may be anywhere."
     named = {name: place if T is None else transform_points(T, place) for name, place in places.items()}
+    if not all(np.isfinite(place).all() for place in named.values()):
+        return TargetStatus.OUT_OF_WORKSPACE, "The place is not known, so it may be anywhere."
     where = f"in {limits.frame or target.frame_id!r}"
     for name, place in named.items():
         if limits.workspace is not None and not limits.workspace.contains(place[None]):

@@ -53,7 +53,6 @@ def test_a_good_target_passes_as_it_is() -> None:
         ({"at": (0.9, 0.0, 0.05)}, "workspace", "OUT_OF_WORKSPACE", "position"),
         ({"at": (0.5, 0.0, -0.01)}, "workspace", "OUT_OF_WORKSPACE", "position"),
         ({"at": (0.5, 0.0, 0.55)}, "workspace", "OUT_OF_WORKSPACE", "pregrasp"),
-        ({"at": (0.5, math.nan, 0.1)}, "workspace", "OUT_OF_WORKSPACE", "nan"),
         ({"at": (0.3, 0.3, 0.1)}, "keep_out", "KEEP_OUT", "box 0"),
         ({"covariance": np.diag([1e-6, 1e-6, 1.1e-4])}, "max_sigma_m", "UNCERTAIN", "10 mm"),
         ({"covariance": np.full((3, 3), 1e-4)}, "max_sigma_m", "UNCERTAIN", "17 mm"),
@@ -71,6 +70,12 @@ def test_each_limit_alone_stops_a_target(changes: dict[str, Any], limit: str, st
     without = replace(STRICT, **{limit: getattr(Limits(), limit)})
     (passed,) = enforce([target(**dict(changes))], without, age_s=0.2)
     assert passed.status is TargetStatus.OK, "another limit stopped it too"
+
+
+@pytest.mark.parametrize("limits", [STRICT, replace(STRICT, workspace=None), replace(STRICT, keep_out=())])
+@pytest.mark.parametrize("changes", [{"at": (0.5, math.nan, 0.1)}, {"position": None}])
+def test_a_place_that_is_not_known_may_be_anywhere(limits: Limits, changes: dict[str, Any]) -> None:
+    assert enforce([target(**dict(changes))], limits, age_s=0.0)[0].status is TargetStatus.OUT_OF_WORKSPACE
 
 
 @pytest.mark.parametrize("age_s", [1.01, 13.3, math.inf, math.nan])
