@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,8 +27,8 @@ _HIT = ("geometry_ids", "primitive_ids", "primitive_uvs", "t_hit")
 class Render:
     """rgb (H,W,3) uint8; depth (H,W) m along z, NaN: nothing was hit; ids (H,W), 0: none, i: object i-1.
 
-    material: (H,W) uint8, flags of skin.py: DARK, SHINY, TRANSPARENT (depth is that of the clear thing). All 0
-    in scenes without a room.
+    material: (H,W) uint8, flags of skin.py: DARK, SHINY, TRANSPARENT (depth is that of the clear thing);
+    all 0 in scenes without a room.
     """
 
     rgb: Image

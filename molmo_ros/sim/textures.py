@@ -87,7 +87,7 @@ def _tiles(rng: np.random.Generator) -> np.ndarray:
 
 def _grain(rng: np.random.Generator) -> np.ndarray:
     """Wood: long streaks, and now and then the arches of a plain-sawn board."""
-    u, v = _grid()
+    _, v = _grid()
     streaks = field(rng, 0.9, stretch=rng.uniform(10, 40), low=3)
     arches = np.sin(2 * np.pi * (rng.integers(3, 9) * v + rng.uniform(0.5, 3.0) * field(rng, 2.2, stretch=3)))
     return np.asarray(0.5 + rng.uniform(0.4, 1.2) * (streaks - 0.5) + rng.uniform(0.0, 0.28) * arches)

@@ -52,8 +52,9 @@ def look(case: Case, noise: float | None = None) -> View:
 
 
 def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
-    """A pixel in the inner half of the target's visible mask, as people and models point; on the inner floor of mug_floor's.
+    """A pixel in the inner half of the target's visible mask, as people and models point.
 
+    In the family mug_floor it lies on the inner floor of the vessel.
     jitter_px: standard deviation, per axis, of an error of pointing; it may lead off the target. The
     covariance tells of it, as a calibrated model would.
     """
@@ -61,7 +62,8 @@ def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
     if view.case.variant == NOTHING and not view.case.feasible:
         inner = empty_table(view)
     elif view.case.family == MUG_FLOOR:
-        inner = inner_floor(view.case.thing, view.case.scene.T_world_camera, view.frame.K, view.mask, view.depth)
+        camera = view.case.scene.T_world_camera
+        inner = inner_floor(view.case.thing, camera, view.frame.K, view.mask, view.depth)
     else:
         inside = cv2.distanceTransform(np.pad(view.mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         inner = inside >= 0.5 * inside.max()
