@@ -98,7 +98,7 @@ def drop(rng: np.random.Generator, things: list[Shape], box: Shape | None) -> li
 
 
 def coarse_pieces(thing: Shape, sectors: int = SECTORS, slices: int = SLICES) -> tuple[Array, ...]:
-    """A body as few convex pieces (K,3): a hollow one cut by angle and height, others own pieces or a hull."""
+    """A body as few convex pieces (K,3): hollow ones cut by angle and height, others as made or one hull."""
     solids = thing.mesh.solids
     if len(solids) <= SECTORS:
         return solids

@@ -52,7 +52,7 @@ class Layout:
         self._ground.add(thing.points @ T[:3, :3].T + T[:3, 3])
 
     def put(self, thing: Shape, way: str, radius: float) -> bool:
-        """Put a thing down in one of WAYS, free ones within radius m of the origin; False: no place for it."""
+        """Put a thing down in one of WAYS, free ones within radius m of the origin; False: no room."""
         anchors = [(s, T) for s, T in self.placed if way != "inside" or (s.hollow and T[2, 2] > 0.99)]
         if way != "free" and not anchors:
             return False

@@ -14,8 +14,10 @@ from molmo_ros.sim.wild import room as rooms
 from molmo_ros.sim.wild.bodies import turned
 from molmo_ros.sim.wild.layout import WAYS, Layout, dressed
 
-POOL = range(48)  # individuals of each kind for training; those of evaluations are drawn from others
-HEAPS = 150  # kept for training: each is seen again with other skins, lights, rooms and cameras
+TRAINING, TUNING, REPORTING = 101, 102, 103
+POOLS = {TRAINING: range(48), TUNING: range(1000, 1048), REPORTING: range(2000, 2048)}  # of each kind
+POOL = POOLS[TRAINING]
+HEAPS = 150  # of a pool: each is seen again with other skins, lights, rooms and cameras
 MOST = 60  # things
 HFOV_DEG = (42.0, 75.0)
 _THUMB = (64, 48)  # px, for the exposure
@@ -90,8 +92,11 @@ def wild_view(
     height: int = 240,
     numbers: Sequence[int] = POOL,
     physics: float = 0.2,
+    K: Array | None = None,
 ) -> tuple[Render, Array, Scene]:
     """One clean view of a new scene: (render, K (3,3) px, scene); at least one thing is in sight.
+
+    Args: K, of the camera (default: drawn too); numbers and physics as of wild_scene.
 
     render.rgb and render.depth have no noise: sim/noise.py adds it. render.ids: 0 is table, floor, walls; i
     is scene.objects[i-1], a bin too. render.material: flags of sim/skin.py (DARK, SHINY, TRANSPARENT). The
@@ -102,7 +107,7 @@ def wild_view(
     """
     while True:
         scene = wild_scene(rng, numbers, physics)
-        K = random_intrinsics(rng, width, height)
+        K = random_intrinsics(rng, width, height) if K is None else K
         scene, renderer = exposed(rng, scene, K, width, height)
         render = renderer.render(K, width, height)
         if np.count_nonzero(render.ids) > 0.002 * render.ids.size:

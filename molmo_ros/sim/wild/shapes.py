@@ -25,7 +25,7 @@ class Shape:
     """kind; mesh in its own frame (z up, standing on z = 0).
 
     poses: (P,4,4) in which it rests on a table, the one as made first if it is one; shares: (P,) how likely
-    each is. points: (N,3) m, all over its surface. hollow: things can lie in it when it stands as made; round:
+    each is. points: (N,3) m, all over its surface. hollow: things can lie in it as it was made; round:
     made on a lathe.
     """
 

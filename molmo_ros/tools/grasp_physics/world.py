@@ -124,7 +124,7 @@ def _add_thing(spec: Any, name: str, thing: SimObject) -> None:
             meshname=f"{name}_{k}",
             density=density,
             friction=[TABLE_FRICTION, 0.002, ROLLING_M],
-            condim=6 if thing.kind in ("ball", "melon") or thing.mass is not None else 4,  # 6: resists rolling
+            condim=6 if thing.kind in ("ball", "melon") or thing.mass is not None else 4,  # or it rolls
             **CONTACT,
         )
 
