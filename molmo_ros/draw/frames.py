@@ -27,10 +27,10 @@ def _parts(rgb: Image, depth: Depth, ids: np.ndarray) -> tuple[Image, Image, Ima
     near, far = np.quantile(depth[known], [0.01, 0.9]) if known.any() else (0.0, 1.0)
     share = np.clip((np.nan_to_num(depth, nan=near) - near) / max(far - near, 1e-3), 0, 1)
     false = cv2.applyColorMap((255 * (1 - share)).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    false = np.where(known[..., None], false, 0).astype(np.uint8)
+    false = np.where(known[..., None], false, 0)
     palette = np.random.default_rng(1).integers(70, 256, (256, 3), dtype=np.uint8)
     palette[0] = 25
-    return rgb, false, palette[ids]
+    return rgb, np.asarray(false, dtype=np.uint8), np.asarray(palette[ids])
 
 
 def _small(image: Image, width: int) -> Image:

@@ -76,7 +76,7 @@ def material_flags(paint: Paint, transparent: bool, color: Array) -> np.ndarray:
 
 def _uv(paint: Paint, points: Array, normals: Array) -> Array:
     """Texture coordinates (N,2), in periods."""
-    period = np.float32([0.1] * 3) if paint.period is None else paint.period.astype(np.float32)
+    period = np.full(3, 0.1, np.float32) if paint.period is None else paint.period.astype(np.float32)
     local = points if paint.origin is None else points - paint.origin.astype(np.float32)
     local = local / period
     upright = np.abs(normals[:, 2])

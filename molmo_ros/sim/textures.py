@@ -24,7 +24,7 @@ def texture(name: str, index: int) -> np.ndarray:
     rng = np.random.default_rng([index, *name.encode()])
     if name == PRINT:
         return printed(rng, SIZE)
-    return (255 * np.clip(_MAKERS[name](rng), 0, 1)).astype(np.uint8)
+    return np.asarray(255 * np.clip(_MAKERS[name](rng), 0, 1), dtype=np.float64).astype(np.uint8)
 
 
 def field(rng: np.random.Generator, power: float, stretch: float = 1.0, low: float = 1.0) -> np.ndarray:
