@@ -4,54 +4,43 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from molmo_ros.checkpoint.prompt import ask_prompt, clean_query, noun, pointing_prompt
+from molmo_ros.answer.model import Model
+from molmo_ros.answer_format.points import is_denial
+from molmo_ros.checkpoint.query import Query, parse_query, parse_question
 from molmo_ros.datatypes import (
     Answer,
     Array,
-    CameraPoint,
     GraspTarget,
     Grounding,
     Image,
-    ImagePoint,
-    Mask,
+    Progress,
     RgbdFrame,
+    ShouldStop,
     TargetStatus,
 )
-from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
+from molmo_ros.errors import AnswerError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
-from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.camera_info import check_frame
-from molmo_ros.perception.complete import complete_shape
-from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
+from molmo_ros.target import Segmenter, find_target
 from molmo_ros.transforms import (
     check_transform,
-    rotate_covariance,
-    transform_box,
-    transform_grasp,
-    transform_points,
+    transform_target,
 )
 
 if TYPE_CHECKING:
-    from molmo_ros.answer.molmo import Molmo
-    from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
 
 log = logging.getLogger(__name__)
 
 # Frames whose z is up by REP-105 and custom. In any other target frame the support is found without a hint.
 UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
 MAX_ANSWER_TOKENS = 192
-
-ShouldStop = Callable[[], bool]
 
 
 class Grounder:
@@ -61,17 +50,17 @@ class Grounder:
     the object, in place of its geometry; None: by geometry.
     """
 
-    def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
+    def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
-        self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
+        self.segmenter: Segmenter | None = None
 
     @staticmethod
     def load(
         checkpoint: str | Path = "tiny",
         runtime: str = "auto",
         gripper: str | Path = "franka_hand",
-        progress: Callable[[str, float], None] | None = None,
+        progress: Progress | None = None,
         *,
         precision: str = "auto",
         allow_download: bool = False,
@@ -113,7 +102,7 @@ class Grounder:
     def point(
         self,
         rgb: Image,
-        query: str,
+        query: str | Query,
         *,
         max_points: int | None = None,
         exact: bool = False,
@@ -127,12 +116,11 @@ class Grounder:
         query on the frame before, which makes this one faster.
         Raises: QueryError, FrameError, AnswerError, CancelledError.
         """
-        query = clean_query(query)
-        label = noun(query)
+        query = parse_query(query)
         answer = self.model.point(
             rgb,
-            pointing_prompt(query),
-            label=label,
+            query.prompt,
+            label=query.label,
             max_points=max_points,
             exact=exact,
             previous=previous,
@@ -143,29 +131,30 @@ class Grounder:
             log.warning(
                 "The answer was cut off after %d points, and there may be more of %r; narrow the query.",
                 len(answer.points),
-                query,
+                query.text,
             )
-        if not answer.points and "<point" in answer.text:  # that would look like "not there"
+        if not answer.points and not is_denial(answer.text):  # that would look like "not there"
             raise AnswerError(
-                f"The model points, but to nothing that can be read as a place in the image: "
+                f"The model names no place in the image, and does not say that nothing is there either: "
                 f"{answer.text[:120]!r}; ask in other words, or check the checkpoint and its precision."
             )
-        return replace(answer, points=tuple(replace(p, label=p.label or label) for p in answer.points))
+        return replace(answer, points=tuple(replace(p, label=p.label or query.label) for p in answer.points))
 
     def ask(
         self,
         rgb: Image,
-        prompt: str,
+        question: str | Query,
         max_tokens: int = MAX_ANSWER_TOKENS,
         should_stop: ShouldStop | None = None,
     ) -> Answer:
         """Answer a free question about rgb (H,W,3) uint8. Raises: as `point`."""
-        return self.model.answer(rgb, ask_prompt(prompt), max_new_tokens=max_tokens, should_stop=should_stop)
+        prompt = parse_question(question).prompt
+        return self.model.answer(rgb, prompt, max_new_tokens=max_tokens, should_stop=should_stop)
 
     def locate(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         *,
         T_target_camera: Array | None = None,
         target_frame: str = "",
@@ -183,7 +172,7 @@ class Grounder:
     def grasp(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         *,
         T_target_camera: Array | None = None,
         target_frame: str = "",
@@ -203,13 +192,14 @@ class Grounder:
     def _ground(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         T_target_camera: Array | None,
         target_frame: str,
         max_targets: int | None,
         should_stop: ShouldStop | None,
         grasp: bool,
     ) -> Grounding:
+        query = parse_query(query)
         check_frame(frame)
         T = None if T_target_camera is None else check_transform(T_target_camera)
         answer = self.point(frame.rgb, query, should_stop=should_stop)
@@ -217,70 +207,20 @@ class Grounder:
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
         targets = []
         for point in answer.points:  # all: the model names them from left to right, not the best first
-            target = self._target(frame, point, up, grasp, stages, should_stop)
-            targets.append(target if T is None else moved(target, T, target_frame))
-        best_first = sorted(targets, key=_rank)
-        return Grounding(query, answer, tuple(best_first[:max_targets]), stages)
-
-    def _target(
-        self,
-        frame: RgbdFrame,
-        point: ImagePoint,
-        up: Array | None,
-        grasp: bool,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        _go_on(should_stop)
-        target = GraspTarget(point, TargetStatus.OK, "", frame.frame_id, frame.stamp_ns)
-        try:
-            with _timed(stages, "lift"):
-                lifted = lift_point(frame, point)
-            target = replace(
-                target,
-                position=lifted.position,
-                covariance=lifted.covariance,
-                depth_distance=lifted.hole_px,
+            target = find_target(
+                frame,
+                point,
+                self.gripper,
+                up,
+                planner=self.planner,
+                segmenter=self.segmenter,
+                grasp=grasp,
+                stages=stages,
+                should_stop=should_stop,
             )
-            return self._with_grasp(frame, target, lifted, up, stages, should_stop) if grasp else target
-        except (DepthError, SegmentError) as error:
-            return replace(target, status=TargetStatus[error.code], status_text=str(error))
-
-    def _with_grasp(
-        self,
-        frame: RgbdFrame,
-        target: GraspTarget,
-        lifted: CameraPoint,
-        up: Array | None,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        with _timed(stages, "segment"):
-            mask = None if self.segmenter is None else self.segmenter(frame, target.point)
-            segment = segment_object(frame, target.point, lifted, up, mask)
-        _go_on(should_stop)
-        with _timed(stages, "grasp"):
-            views = complete_shape(segment, up)
-            target = replace(target, segment=segment, box=oriented_box(segment, up, views))
-            try:
-                best = self.planner(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
-            except GraspError as error:
-                return replace(target, status=TargetStatus[error.code], status_text=str(error))
-        return replace(target, grasp=best)
-
-
-def moved(target: GraspTarget, T_target_camera: Array, target_frame: str) -> GraspTarget:
-    """A target of the optical frame in target_frame; its segment stays in the optical frame."""
-    if target.position is None or target.covariance is None:
-        return replace(target, frame_id=target_frame)
-    return replace(
-        target,
-        frame_id=target_frame,
-        position=transform_points(T_target_camera, target.position),
-        covariance=rotate_covariance(T_target_camera, target.covariance),
-        box=None if target.box is None else transform_box(T_target_camera, target.box),
-        grasp=None if target.grasp is None else transform_grasp(T_target_camera, target.grasp),
-    )
+            targets.append(target if T is None else transform_target(target, T, target_frame))
+        best_first = sorted(targets, key=_rank)
+        return Grounding(query.text, answer, tuple(best_first[:max_targets]), stages)
 
 
 def _rank(target: GraspTarget) -> tuple[bool, float]:
@@ -288,19 +228,3 @@ def _rank(target: GraspTarget) -> tuple[bool, float]:
     quality = 1.0 if target.grasp is None else target.grasp.quality
     sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
     return target.status is not TargetStatus.OK, -sure * quality
-
-
-def _go_on(should_stop: ShouldStop | None) -> None:
-    """Raises: CancelledError if the caller has given up."""
-    if should_stop is not None and should_stop():
-        raise CancelledError("The query was cancelled before all targets were planned; ask again.")
-
-
-@contextmanager
-def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    """Add the milliseconds of a block to a stage, also if it fails."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)

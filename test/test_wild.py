@@ -160,7 +160,12 @@ def test_what_is_behind_glass_shows_and_its_depth_is_that_of_the_glass() -> None
         render = Renderer(room_scene(pane, behind), 1).render(K, 96, 72, camera)
         color = render.rgb[render.ids == 1].astype(float).mean(axis=0)
         assert (color[0] > 1.3 * color[1]) == clear
-        assert np.nanmin(render.depth[render.ids == 1]) < 0.52
+        pane_pixels = render.ids == 1
+        assert render.depth[pane_pixels].max() < 0.53
+        assert (render.behind is not None) == clear
+        if render.behind is not None:
+            assert (render.behind[pane_pixels] > render.depth[pane_pixels] + 0.004).all()
+            np.testing.assert_array_equal(render.behind[~pane_pixels], render.depth[~pane_pixels])
 
 
 def test_a_room_without_exposure_is_an_error() -> None:

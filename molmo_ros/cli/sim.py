@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "textures, heaps, bins and rooms, from 0.3 to 1.5 m",
     )
     parser.add_argument("--sheet", metavar="PNG", help="write all frames side by side into one picture, too")
+    parser.add_argument(
+        "--sensor",
+        choices=["dropout", "stereo", "structured_light", "tof", "perfect"],
+        default="dropout",
+        help="that measures depth (default dropout, what the built-in model is used to)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise FrameError(f"Cannot make the folder {folder}: {error.strerror}; choose another.") from error
     written, shown = [], []
     for i in tqdm(range(args.frames), unit="frame", file=sys.stderr, disable=None):
-        camera = _camera(args.scenes, args.seed + i, args.width, args.height)
+        camera = _camera(args, args.seed + i)
         written.append(write_frame(folder, f"{i:06d}", camera))
         frame = camera.frame() if args.sheet else None
         shown += [] if frame is None else [(frame.rgb, frame.depth, camera.truth.ids)]
@@ -77,14 +83,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(folder), "camera_info": "camera_info.yaml", "frames": written}
 
 
-def _camera(scenes: str, seed: int, width: int, height: int) -> SimCamera | WildCamera:
-    if scenes == "wild":
+def _camera(args: argparse.Namespace, seed: int) -> SimCamera | WildCamera:
+    if args.scenes == "wild":
         from molmo_ros.sim.wild import WildCamera
 
-        return WildCamera(seed, width, height)
+        return WildCamera(seed, args.width, args.height, sensor=args.sensor)
     from molmo_ros.sim import SimCamera
 
-    return SimCamera(seed, width, height)
+    return SimCamera(seed, args.width, args.height, sensor=args.sensor)
 
 
 def _write_sheet(path: str, shown: list[tuple[Image, Depth, np.ndarray]]) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.sim.camera import FRAME_ID, SimTruth, intrinsics
-from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
+from molmo_ros.sim.noise import noisy_color
+from molmo_ros.sim.sensors import STEREO, SensorView, check_sensor, sensed_depth
 from molmo_ros.sim.wild.scenes import POOLS, TUNING, wild_view
 
 
@@ -14,16 +15,12 @@ class WildCamera:
     """One view of the stream `stream`, drawn from a seed; noise differs from frame to frame."""
 
     def __init__(
-        self,
-        seed: int,
-        width: int = 640,
-        height: int = 480,
-        noise: NoiseModel | None = None,
-        stream: int = TUNING,
+        self, seed: int, width: int = 640, height: int = 480, sensor: str = STEREO, stream: int = TUNING
     ) -> None:
+        """sensor: by name, see sensors.py. Raises: ParameterError for an unknown sensor."""
+        self._sensor = check_sensor(sensor)
         self.seed, self.width, self.height = seed, width, height
         self.K = intrinsics(width, height)
-        self._noise = noise or NoiseModel()
         rng = np.random.default_rng([seed, stream])
         self._render, _, self.scene = wild_view(rng, width, height, POOLS[stream], K=self.K)
         self._rng = np.random.default_rng([seed, stream, 1])
@@ -36,6 +33,7 @@ class WildCamera:
 
     def frame(self, stamp_ns: int = 0) -> RgbdFrame:
         """The next noisy frame."""
-        depth = noisy_depth(self._render.depth, self.K[0, 0], self._noise, self._rng)
-        rgb = noisy_color(self._render.rgb, self._rng, sigma=3.0 * self._noise.scale)
-        return RgbdFrame(rgb, depth, self.K, FRAME_ID, stamp_ns)
+        r = self._render
+        view = SensorView(r.depth, r.rgb, r.material, r.behind)
+        depth = sensed_depth(view, self.K, self._sensor, self._rng)
+        return RgbdFrame(noisy_color(r.rgb, self._rng), depth, self.K, FRAME_ID, stamp_ns)

@@ -41,6 +41,7 @@ class Family:
     holes: float = 2.0
 
 
+NOMINAL = Family(KINDS)
 FAMILIES: dict[str, Family] = {
     "single": Family(KINDS),
     "spread": Family(KINDS, count=(4, 6)),
@@ -153,8 +154,4 @@ def shows(scene: Scene, index: int, share: float = MIN_SHOWN) -> bool:
     whole = Renderer(alone, 1).ids(K, width, height) == 1
     border = np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
     seen = Renderer(scene, 1).ids(K, width, height) == index + 1
-    return bool(
-        not border.any() and seen.sum() >= share * whole.sum() and 16 * seen.sum() >= MIN_PIXELS
-    )
-
-
+    return bool(not border.any() and seen.sum() >= share * whole.sum() and 16 * seen.sum() >= MIN_PIXELS)

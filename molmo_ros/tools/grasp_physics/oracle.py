@@ -34,9 +34,7 @@ def find_grasp(
     for k in rng.permutation(free)[:TRIALS]:
         T = make_transform(rotation[k], tips[k])
         back = make_transform(rotation[k], tips[k] - TRAVEL_M * rotation[k][:, 2])
-        grasp = Grasp(
-            pose_from_matrix(T), pose_from_matrix(back), float(width[k]), 1.0, float(opening[k])
-        )
+        grasp = Grasp(pose_from_matrix(T), pose_from_matrix(back), float(width[k]), 1.0, float(opening[k]))
         outcome = try_grasp(scene, target, grasp, gripper, friction)
         if outcome.held and not outcome.touched:
             return grasp

@@ -12,7 +12,8 @@ from molmo_ros.sim.camera import FRAME_ID, intrinsics
 from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Renderer
 from molmo_ros.sim.scene import SimObject
-from molmo_ros.tools.grasp_physics.families import MUG_FLOOR, NO_DEPTH, NOTHING, Case
+from molmo_ros.sim.sensors import DROPOUT, STEREO, SensorView, sensed_depth
+from molmo_ros.tools.grasp_physics.families import MUG_FLOOR, NO_DEPTH, NOMINAL, NOTHING, Case
 from molmo_ros.transforms import invert, transform_points
 
 SIZE = (640, 480)
@@ -36,13 +37,20 @@ class View:
         return np.asarray(self.case.scene.T_world_camera[2, :3])
 
 
-def look(case: Case, noise: float | None = None) -> View:
-    """Render a case, with the sensor's noise scaled by `noise` (default: the case's own)."""
+def look(case: Case, noise: float | None = None, sensor: str = STEREO) -> View:
+    """Render a case and measure its depth with a sensor (sim/sensors.py).
+
+    noise scales the dropout sensor and the noise of the colour image (default: the case's own). Families that
+    have noise or holes of their own are about the dropout sensor, and keep it.
+    """
     K = intrinsics(*SIZE)
     seen = Renderer(case.scene, 1).render(K, *SIZE)
     scale = case.noise if noise is None else noise
     rng = np.random.default_rng([case.seed, 3])
-    depth = noisy_depth(seen.depth, K[0, 0], NoiseModel(scale=scale, holes=case.holes), rng)
+    if sensor == DROPOUT or (case.noise, case.holes) != (NOMINAL.noise, NOMINAL.holes):
+        depth = noisy_depth(seen.depth, K[0, 0], NoiseModel(scale=scale, holes=case.holes), rng)
+    else:
+        depth = sensed_depth(SensorView(seen.depth, seen.rgb, seen.material, seen.behind), K, sensor, rng)
     rgb = noisy_color(seen.rgb, rng, sigma=3.0 * scale)
     mask = seen.ids == case.target + 1
     if case.variant == NO_DEPTH and not case.feasible:
@@ -52,9 +60,8 @@ def look(case: Case, noise: float | None = None) -> View:
 
 
 def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
-    """A pixel in the inner half of the target's visible mask, as people and models point.
+    """A pixel in the inner half of the visible mask, as people and models point; of mug_floor, on the floor.
 
-    In the family mug_floor it lies on the inner floor of the vessel.
     jitter_px: standard deviation, per axis, of an error of pointing; it may lead off the target. The
     covariance tells of it, as a calibrated model would.
     """
