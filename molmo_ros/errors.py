@@ -109,7 +109,7 @@ class SegmentError(MolmoRosError):
 
 
 class GraspError(MolmoRosError):
-    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS, UNSEEN or LOW_QUALITY."""
+    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS or UNSEEN."""
 
     def __init__(self, message: str, code: str = "COLLISION") -> None:
         super().__init__(message)

@@ -95,6 +95,12 @@ class Grounder:
         )
         return Grounder(model, hand, max_tilt_deg)
 
+    def warm_up(self) -> None:
+        """Segment and plan on made-up frames, so that the first query does not wait for what is done once."""
+        from molmo_ros.warm_up import warm_up
+
+        warm_up(self.gripper, self.planner, self.segmenter)
+
     def close(self) -> None:
         """Free the model's memory."""
         self.model.close()
