@@ -1,4 +1,4 @@
-"""What a new user trips over: bursts of calls, Ctrl-C at a bad moment, silence, and texts that do not help."""
+"""What a new user trips over: bursts of calls, Ctrl-C at a bad moment, silence, texts that do not help."""
 
 from __future__ import annotations
 
