@@ -79,9 +79,9 @@ class ModelHost:
                 remote=_remote_options(config),
             )
         except ModuleNotFoundError as missing:
-            error = RuntimeUnavailableError(missing_package(missing))
-            self.error, self.error_code = str(error), error.code
-            raise error from missing
+            told = RuntimeUnavailableError(missing_package(missing))
+            self.error, self.error_code = str(told), told.code
+            raise told from missing
         except Exception as error:
             known = isinstance(error, MolmoRosError)
             self.error = str(error) if known else f"{type(error).__name__}: {error}"
