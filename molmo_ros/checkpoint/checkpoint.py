@@ -78,7 +78,7 @@ class Weights:
 
         if name in self.layout:
             (name,) = self.layout[name].names
-        part = self._handle(self._files[name]).get_slice(name)
+        part = self.file(self._files[name]).get_slice(name)
         return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
 
     def _read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
@@ -90,7 +90,7 @@ class Weights:
         step = max(_BLOCK_BYTES * len(tensor) // max(tensor.nbytes, 1), 1)
         for start in range(0, len(tensor), step):
             stop = min(start + step, len(tensor))
-            block = self._handle(self._files[name]).get_slice(name)[start:stop]
+            block = self.file(self._files[name]).get_slice(name)[start:stop]
             tensor[start:stop] = block
             self._mapped += block.nbytes
             if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
@@ -106,7 +106,8 @@ class Weights:
     def files(self) -> tuple[Path, ...]:
         return tuple(sorted(set(self._files.values())))
 
-    def _handle(self, path: Path) -> Any:
+    def file(self, path: Path) -> Any:
+        """One of the safetensors files, opened."""
         if path not in self._open:
             self._open[path] = _open_safetensors(path)
         return self._open[path]
@@ -175,7 +176,7 @@ def open_weights(folder: Path) -> Weights:
     weights = Weights({}, {}, files)
     for name, path in files.items():
         try:
-            part = weights._handle(path).get_slice(name)
+            part = weights.file(path).get_slice(name)
         except Exception as error:
             message = f"{path} lacks {name}, which {index} promises; download it again."
             raise CheckpointError(message) from error

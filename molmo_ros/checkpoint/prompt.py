@@ -76,9 +76,9 @@ class PromptEncoder:
     def _read_template(self) -> int:
         """Find the tokens that this generation alone has; returns that which ends an answer."""
         self.low_res_im_start = self._id("<low_res_im_start>")
-        self._turn_start = self._id("<|im_start|>")
-        self._turn_end = self._id("<|im_end|>")
-        return self._turn_end
+        self.turn_start = self._id("<|im_start|>")
+        self.turn_end = self._id("<|im_end|>")
+        return self.turn_end
 
     @classmethod
     def load(cls, folder: Path) -> PromptEncoder:
@@ -117,7 +117,7 @@ class PromptEncoder:
         check_prompt_length(prompt)
         user = self._plain(f"user\n{prompt}")
         newline, assistant = self._plain("\n"), self._plain("assistant\n")
-        return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]
+        return [self.turn_start, *user, self.turn_end, *newline, self.turn_start, *assistant]
 
     def encode(self, text: str) -> list[int]:
         """Tokens of an answer; never of a prompt, for which `turn` refuses control tokens."""

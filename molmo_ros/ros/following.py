@@ -15,6 +15,7 @@ from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
 from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
 from molmo_ros.perception.rectify import raw_target
+from molmo_ros.pipeline import rank
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
@@ -193,7 +194,7 @@ class Following:
         frame_id = frame.frame_id if T is None or isinstance(T, TransformError) else self._query.target_frame
         seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
-        pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
+        pairs.sort(key=lambda pair: rank(pair[0]))
         age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
         messages = [
             target_message(
@@ -207,15 +208,14 @@ class Following:
         if self._cancelled.is_set():
             raise CancelledError("The goal was cancelled.")
         if self._answered:
-            targets = tuple(target for target, _ in pairs)
             followed = Followed(
-                self._query.query.text,
-                self._answer,
-                frame_id,
-                frame.frame_id,
-                frame.stamp_ns,
-                targets,
-                messages,
+                query=self._query.query.text,
+                answer=self._answer,
+                frame_id=frame_id,
+                optical_frame=frame.frame_id,
+                stamp_ns=frame.stamp_ns,
+                targets=tuple(target for target, _ in pairs),
+                messages=messages,
             )
             self._shared.live.publish(self, followed)
         self._feedback(self._stage(bool(seen)), messages, age_s)

@@ -28,7 +28,7 @@ from molmo_ros.ros.context import NodeContext
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
-from molmo_ros.ros.params import declare
+from molmo_ros.ros.params import NODE_OPTIONS, declare
 from molmo_ros.ros.processes import run_node
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
@@ -46,7 +46,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     """Joins the parts; the work is in the files beside this one."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("molmo", **options)
+        super().__init__("molmo", **NODE_OPTIONS, **options)
         _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config)
         self._asked_from = 0.0
@@ -70,7 +70,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             latency=self.latency,
         )
         self.interfaces = Interfaces(context)
-        self._tracking = Tracking(context)
+        self.tracking = Tracking(context)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
             self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
@@ -131,7 +131,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
 
     def destroy_node(self) -> None:
         """End the tracks and the worker, then the node."""
-        self._tracking.close()
+        self.tracking.close()
         self.worker.close()
         super().destroy_node()
 
