@@ -128,7 +128,9 @@ class ObjectSegment:
     """The object around a point, and what a gripper must not hit, in the camera's optical frame.
 
     mask (H,W) bool; cloud_m (M,3) and its colors (M,3) uint8; scene_m (S,3) the other foreground points;
-    plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found.
+    plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found;
+    bottom m, how far above it the object ends if it stands on something else; bounds, first and last row,
+    first and last column of the image that were looked at, or None: all.
     """
 
     mask: Mask
@@ -136,6 +138,8 @@ class ObjectSegment:
     colors: Image
     scene_m: Array
     plane: Array | None
+    bottom: float = 0.0
+    bounds: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,14 @@ class TargetStatus(IntEnum):
     TOO_WIDE = 4
     COLLISION = 5
     NO_TRANSFORM = 6
+    # It could be grasped, but a limit forbids it (``limits``).
+    OUT_OF_WORKSPACE = 16
+    KEEP_OUT = 17
+    UNCERTAIN = 18
+    LOW_QUALITY = 19
+    STALE = 20
+    TOO_MANY = 21
+    NO_LEASE = 22
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 1. Check the frame and parse the query (``perception.camera_info``, ``checkpoint.query``).
 2. Ask the model: points in the image, with confidence (``answer``).
-3. For each point:
+3. For each point (``target``):
    a. lift: its depth, position and covariance (``perception.depth``, ``perception.lift``);
    b. segment: the object around it and the plane that it stands on (``perception.segment``);
    c. complete the unseen side, and plan a grasp (``perception.complete``, ``grasp.planner``).
@@ -15,42 +15,31 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.answer.model import Model
+from molmo_ros.answer_format.points import is_denial
 from molmo_ros.checkpoint.query import Query, parse_query, parse_question
 from molmo_ros.datatypes import (
     Answer,
     Array,
-    CameraPoint,
     GraspTarget,
     Grounding,
     Image,
-    ImagePoint,
-    Mask,
     Progress,
     RgbdFrame,
     ShouldStop,
     TargetStatus,
 )
-from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
+from molmo_ros.errors import AnswerError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
-from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.camera_info import check_frame
-from molmo_ros.perception.complete import complete_shape
-from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
-from molmo_ros.transforms import (
-    check_transform,
-    transform_target,
-)
+from molmo_ros.target import Segmenter, find_target
+from molmo_ros.transforms import check_transform, transform_target
 
 if TYPE_CHECKING:
     from molmo_ros.runtimes.remote.remote import RemoteOptions
@@ -72,7 +61,7 @@ class Grounder:
     def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
-        self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
+        self.segmenter: Segmenter | None = None
 
     @staticmethod
     def load(
@@ -152,9 +141,9 @@ class Grounder:
                 len(answer.points),
                 query.text,
             )
-        if not answer.points and "<point" in answer.text:  # that would look like "not there"
+        if not answer.points and not is_denial(answer.text):  # that would look like "not there"
             raise AnswerError(
-                f"The model points, but to nothing that can be read as a place in the image: "
+                f"The model names no place in the image, and does not say that nothing is there either: "
                 f"{answer.text[:120]!r}; ask in other words, or check the checkpoint and its precision."
             )
         return replace(answer, points=tuple(replace(p, label=p.label or query.label) for p in answer.points))
@@ -229,57 +218,21 @@ class Grounder:
         # 3. Lift, segment, plan: for all points, since the model names them from left to right.
         targets = []
         for point in answer.points:
-            target = self._target(frame, point, up, grasp, stages, should_stop)
+            target = find_target(
+                frame,
+                point,
+                self.gripper,
+                up,
+                planner=self.planner,
+                segmenter=self.segmenter,
+                grasp=grasp,
+                stages=stages,
+                should_stop=should_stop,
+            )
             targets.append(target if T is None else transform_target(target, T, target_frame))
         # 4. Sort.
         best_first = sorted(targets, key=rank)
         return Grounding(query.text, answer, tuple(best_first[:max_targets]), stages)
-
-    def _target(
-        self,
-        frame: RgbdFrame,
-        point: ImagePoint,
-        up: Array | None,
-        grasp: bool,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        _go_on(should_stop)
-        target = GraspTarget(point, TargetStatus.OK, "", frame.frame_id, frame.stamp_ns)
-        try:
-            with _timed(stages, "lift"):
-                lifted = lift_point(frame, point)
-            target = replace(
-                target,
-                position=lifted.position,
-                covariance=lifted.covariance,
-                depth_distance=lifted.hole_px,
-            )
-            return self._with_grasp(frame, target, lifted, up, stages, should_stop) if grasp else target
-        except (DepthError, SegmentError) as error:
-            return replace(target, status=TargetStatus[error.code], status_text=str(error))
-
-    def _with_grasp(
-        self,
-        frame: RgbdFrame,
-        target: GraspTarget,
-        lifted: CameraPoint,
-        up: Array | None,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        with _timed(stages, "segment"):
-            mask = None if self.segmenter is None else self.segmenter(frame, target.point)
-            segment = segment_object(frame, target.point, lifted, up, mask)
-        _go_on(should_stop)
-        with _timed(stages, "grasp"):
-            views = complete_shape(segment, up)
-            target = replace(target, segment=segment, box=oriented_box(segment, up, views))
-            try:
-                best = self.planner(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
-            except GraspError as error:
-                return replace(target, status=TargetStatus[error.code], status_text=str(error))
-        return replace(target, grasp=best)
 
 
 def rank(target: GraspTarget) -> tuple[bool, float]:
@@ -290,19 +243,3 @@ def rank(target: GraspTarget) -> tuple[bool, float]:
     quality = 1.0 if target.grasp is None else target.grasp.quality
     sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
     return target.status is not TargetStatus.OK, -sure * quality
-
-
-def _go_on(should_stop: ShouldStop | None) -> None:
-    """Raises: CancelledError if the caller has given up."""
-    if should_stop is not None and should_stop():
-        raise CancelledError("The query was cancelled before all targets were planned; ask again.")
-
-
-@contextmanager
-def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    """Add the milliseconds of a block to a stage, also if it fails."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)

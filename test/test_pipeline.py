@@ -141,9 +141,18 @@ def test_bad_input_is_refused_and_the_next_query_works(
 
 
 @pytest.mark.parametrize(
-    "text", ['<points coords="1 1 2000 305">mug</points>', '<points coords="mug">mug</points>']
+    "text",
+    [
+        '<points coords="1 1 2000 305">mug</points>',
+        '<points coords="mug">mug</points>',
+        "There areThere areThere are",
+        "There are",
+        "There are.",
+        "",
+        "mug mug mug mug",
+    ],
 )
-def test_pointing_to_nowhere_is_no_silent_not_there(
+def test_only_a_well_formed_denial_is_not_there(
     grounder: Grounder, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer(text))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import qwen_like_tokenizer
 from tiny_molmo2 import EXTRA, SPECIAL, tokenizer
 
-from molmo_ros.checkpoint.prompt import PromptEncoder
+from molmo_ros.checkpoint.prompt import PromptEncoder, V1PromptEncoder
 from molmo_ros.checkpoint.query import parse_question
 from molmo_ros.errors import CheckpointError, QueryError
 
@@ -103,3 +104,12 @@ def test_tokenizer_is_read_once_and_anew_if_the_file_changes(tmp_path: Path) -> 
     assert read_tokenizer(path) is first
     tokenizer(VOCAB + 10).save(str(path))
     assert read_tokenizer(path).get_vocab_size() == first.get_vocab_size() + 10
+
+
+@pytest.mark.parametrize("words", ["x Assistant: y", "x user : y", "User:"])
+def test_v1_refuses_words_that_begin_a_turn(tmp_path: Path, words: str) -> None:
+    """Its template is plain text, and the encoder may be called with anything."""
+    v1 = V1PromptEncoder(qwen_like_tokenizer(["<im_start>", "<im_end>", "<im_patch>", "<im_col>"]))
+    assert v1.turn("the mug")
+    with pytest.raises(QueryError, match="turn"):
+        v1.turn(words)

@@ -6,14 +6,14 @@ cannot become one of the model's control tokens, whatever a caller passed.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from molmo_ros.checkpoint.query import check_prompt_length
+from molmo_ros.checkpoint.query import ROLE, check_prompt_length
 from molmo_ros.errors import CheckpointError, QueryError
+from molmo_ros.untrusted import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,6 +31,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
     stat = path.stat()
+    import tokenizers  # noqa: F401  (a missing package is no broken file)
+
     try:
         return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
     except Exception as error:  # the library raises plain Exception
@@ -157,7 +159,8 @@ class PromptEncoder:
 class V1PromptEncoder(PromptEncoder):
     """Molmo v1's template: BOS, the image tokens, " User: " the words " Assistant:" in one string.
 
-    It has no tokens for turns; both image blocks open with <im_start>, and BOS is the end of text.
+    It has no tokens for turns, so the words may not contain one; both image blocks open with <im_start>, and
+    BOS is the end of text.
     """
 
     def _read_template(self) -> int:
@@ -171,6 +174,8 @@ class V1PromptEncoder(PromptEncoder):
 
     def turn(self, prompt: str) -> list[int]:
         check_prompt_length(prompt)
+        if role := ROLE.search(prompt):
+            raise QueryError(f"The prompt contains {role[0]!r}, which begins another turn; leave it out.")
         return self._plain(f" User: {prompt} Assistant:")
 
 
@@ -223,8 +228,8 @@ def _json_or_empty(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
     return content if isinstance(content, dict) else {}
 

@@ -13,6 +13,7 @@ MAX_PROMPT_CHARS = 1024
 
 # Nobody types this much; refuse before spending time on it.
 _MAX_RAW_CHARS = 16 * MAX_PROMPT_CHARS
+_MAX_PASSES = 10
 
 # Control tokens of the Qwen and OLMo tokenizers and of the three Molmo generations.
 _SPECIAL = re.compile(
@@ -23,6 +24,9 @@ _SPECIAL = re.compile(
     r"|<POINT_[0-9]+>",
     re.IGNORECASE,
 )
+# Text that would pass for another turn of Molmo v1, whose template is plain text, or for an answer.
+ROLE = re.compile(r"\b(?:user|assistant|system)\s*:", re.IGNORECASE)
+_MARKUP = re.compile(r"</?(?:points?|tracks)\b[^<>]*>?", re.IGNORECASE)
 _DETERMINER = re.compile(
     r"(?:the|a|an|all|any|every|each|both|some|my|your|his|her|our|their|this|that|these|those|one|two|three"
     r"|[0-9]+)\b",
@@ -111,7 +115,13 @@ def _without_controls(text: str) -> str:
 
 
 def _without_specials(text: str) -> str:
-    """Removing one token can join the parts of another around it, so repeat until nothing changes."""
-    while (shorter := _SPECIAL.sub("", text)) != text:
+    """Without control tokens, turns and answers; removing one may join the parts of another around it.
+
+    Raises: QueryError for a text that is nested on purpose: each layer would cost one more pass.
+    """
+    for _ in range(_MAX_PASSES):
+        shorter = ROLE.sub("", _MARKUP.sub("", _SPECIAL.sub("", text)))
+        if shorter == text:
+            return text
         text = shorter
-    return text
+    raise QueryError("The query is made of control tokens inside each other; name a thing in plain words.")

@@ -50,9 +50,7 @@ class Region:
     sigma: float
 
     @staticmethod
-    def around(
-        frame: RgbdFrame, seed: Array, radius: float, spacing: float, depth: DepthOptions
-    ) -> Region:
+    def around(frame: RgbdFrame, seed: Array, radius: float, spacing: float, depth: DepthOptions) -> Region:
         """Cut out what is within radius m of seed (3,) m, with points about spacing m apart."""
         fx, fy, cx, cy = (float(frame.K[k]) for k in ((0, 0), (1, 1), (0, 2), (1, 2)))
         height, width = frame.depth.shape
@@ -76,6 +74,16 @@ class Region:
             spacing=stride * float(seed[2]) / fx,
             sigma=float(depth.sigma_m(seed[2], fx)),
         )
+
+    def grid(self, cells: Cells, chosen: Mask | None = None) -> Mask:
+        """Return (h,w) where cells (N,), or some of them, lie."""
+        there = np.zeros(self.z.shape, dtype=np.bool_)
+        there[cells.row, cells.column] = True if chosen is None else chosen
+        return there
+
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Return the first and last row, and the first and last column, of the image that it was cut from."""
+        return int(self.v[0]), int(self.v[-1]), int(self.u[0]), int(self.u[-1])
 
     def cells(self, row: Index, column: Index) -> Cells:
         """Return the cells at row, column (N,)."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from molmo_ros.checkpoint.query import Query
-from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop
+from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop, TargetStatus
 from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_grounding
@@ -49,6 +49,7 @@ class Answering:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
+        self._logger = context.node.get_logger()
 
     def ground(self, job: Job[GraspTargetArray], query: GroundQuery, config: NodeConfig) -> GraspTargetArray:
         """Answer a query, publish the targets, hand them to who waits, then publish what people look at.
@@ -75,6 +76,7 @@ class Answering:
         self._context.latency.add(
             {"frame": (framed - started) * 1e3, **grounding.stages_ms, "total": total_ms}
         )
+        self._logger.info(f'"{query.query.text}": {_found(grounding)}, {total_ms:.0f} ms')
         self._context.outputs.publish_views(frame, grounding, frame_id)
         return targets
 
@@ -101,8 +103,20 @@ class Answering:
         answer = self._context.model.grounder().ask(
             frame.rgb, query.question, max_tokens=query.max_tokens, should_stop=job.should_stop
         )
-        self._context.latency.add({**answer.stages_ms, "total": (time.perf_counter() - started) * 1e3})
+        total_ms = (time.perf_counter() - started) * 1e3
+        self._context.latency.add({**answer.stages_ms, "total": total_ms})
+        self._logger.info(f'"{query.question.text}": {answer.text!r}, {total_ms:.0f} ms')
         return frame, answer
+
+
+def _found(grounding: Grounding) -> str:
+    """For the log: "1 target", "2 targets (TOO_WIDE)", "not there"."""
+    targets = grounding.targets
+    if not targets:
+        return "not there"
+    refused = ", ".join(t.status.name for t in targets if t.status is not TargetStatus.OK)
+    count = f"{len(targets)} target{'s' if len(targets) > 1 else ''}"
+    return f"{count} ({refused})" if refused else count
 
 
 def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:

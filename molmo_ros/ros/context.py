@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 
 from molmo_ros.errors import FrameError, MolmoRosError
 from molmo_ros.ros.camera import CameraInput
@@ -16,6 +17,10 @@ from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Worker
+
+# DDS keeps this many requests until they are taken, and drops the oldest without a word. rclpy's own depth of
+# 10 is less than what a burst of clients sends; what is taken is answered or refused.
+REQUEST_QOS = QoSProfile(depth=1000)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class NodeContext:
         if not name:
             return next(iter(self.cameras.values()))
         if name not in self.cameras:
-            known = ", ".join(repr(camera) for camera in self.cameras)
+            known = ", ".join(repr(camera) for camera in self.cameras if camera)
+            known = known or "one, which has no name: leave it empty"
             raise FrameError(f"There is no camera {name[:64]!r}; this node has {known}.")
         return self.cameras[name]
 

@@ -62,7 +62,7 @@ class Following:
         self._tracker = Tracker(numbers=shared.numbers)
         self._cancelled = threading.Event()
         self._question = Question(self._context, query.query, query.target_frame)
-        self._answered = False
+        self._answered = self._found = False
         self._answer = ""
         self._started = self._framed = self._seen = time.monotonic()
         self._told = 0.0
@@ -131,6 +131,11 @@ class Following:
         since = time.monotonic() - self._seen
         if not self._answered:
             return LostError("The model has not answered in time; give the goal a longer duration_s.")
+        if not self._found:
+            return LostError(
+                f"{self._query.query.text!r} was not found in {since:.1f} s; bring it into view, name it "
+                "otherwise, or raise track_lost_s."
+            )
         return LostError(
             f"{self._query.query.text!r} has not been seen for {since:.1f} s; bring it into view, name it "
             "otherwise, or raise track_lost_s."
@@ -193,6 +198,7 @@ class Following:
             return
         frame_id = frame.frame_id if T is None or isinstance(T, TransformError) else self._query.target_frame
         seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
+        self._found = self._found or bool(seen)
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
         pairs.sort(key=lambda pair: rank(pair[0]))
         age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
@@ -224,7 +230,7 @@ class Following:
         if seen:
             return "following"
         if self._answered:
-            return "lost"
+            return "lost" if self._found else "searching"
         return "grounding" if self._question.open else "waiting"
 
     def _feedback(self, stage: str, targets: list[Any], age_s: float) -> None:

@@ -20,16 +20,16 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from molmo_ros.errors import MolmoRosError
+from molmo_ros.errors import CancelledError, MolmoRosError
 from molmo_ros.ros import diagnostics
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import NODE_OPTIONS, declare
-from molmo_ros.ros.processes import run_node
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -48,9 +48,10 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def __init__(self, **options: Any) -> None:
         super().__init__("molmo", **NODE_OPTIONS, **options)
         _set_transitions_apart(self)
-        self.config = declare(self, NodeConfig, self._set_config)
+        self.config = declare(self, NodeConfig, self._set_config, self._is_configured)
         self._asked_from = 0.0
-        self.model = ModelHost()
+        self._autostart: threading.Thread | None = None
+        self.model = ModelHost(self.get_fully_qualified_name())
         self.model.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
         self.latency = diagnostics.LatencyLog()
@@ -79,7 +80,9 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""
         if self.config.autostart:
-            threading.Thread(target=self._bring_up, name="autostart", daemon=True).start()
+            self.model.starting = True
+            self._autostart = threading.Thread(target=self._bring_up, name="autostart")
+            self._autostart.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model. Slow, so the executor must have other threads."""
@@ -88,13 +91,18 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             if self.config.target_frame:
                 self._transforms.start(self.config.target_frame)
             self.model.load(self.config)
+        except CancelledError:
+            return FAILURE  # the node shuts down
         except Exception as error:
             text = str(error) if isinstance(error, MolmoRosError) else traceback.format_exc()
             self.get_logger().error(f"configure failed: {text}")
             return FAILURE
         seconds = time.perf_counter() - started
         model = "the model" if self.config.runtime == "remote" else self.config.checkpoint
-        self.get_logger().info(f"loaded {model} ({self.model.running}) in {seconds:.1f} s")
+        if self.model.away:
+            self.get_logger().warning(f"{self.model.away} It is asked again with each query.")
+        else:
+            self.get_logger().info(f"loaded {model} ({self.model.running}) in {seconds:.1f} s")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -102,7 +110,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         result = super().on_activate(state)
         self.model.active = result == SUCCESS
         self._asked_from = time.monotonic()
-        self.get_logger().info("ready: ask on ~/ground, ~/ask or ~/query")
+        self.get_logger().info(self._ready())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -130,10 +138,22 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return SUCCESS
 
     def destroy_node(self) -> None:
-        """End the tracks and the worker, then the node."""
+        """End the tracks, the worker and the loading, then the node.
+
+        Every thread is waited for: one that is in native code when Python ends aborts the process.
+        """
         self.tracking.close()
         self.worker.close()
+        self.model.stop_loading()
+        if self._autostart is not None:
+            self._autostart.join()
+        self.model.unload()
         super().destroy_node()
+
+    def _ready(self) -> str:
+        ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
+        cameras = "; ".join(camera.describe() for camera in self.cameras.values())
+        return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
 
     def _bring_up(self) -> None:
         try:
@@ -141,6 +161,11 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
                 self.trigger_activate()
         except Exception as error:  # a manager was quicker, or the context is gone
             self.get_logger().warning(f"autostart stopped: {error}")
+        finally:
+            self.model.starting = False
+
+    def _is_configured(self) -> bool:
+        return bool(self._state_machine.current_state[1] != "unconfigured")
 
     def _set_config(self, config: NodeConfig) -> None:
         self.config = config
@@ -208,6 +233,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(node: MolmoNode) -> None:
+    """Bring the node up and spin it until shutdown."""
     forward_logging(node)
     node.start()
     spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)

@@ -1,4 +1,4 @@
-"""Nodes as processes: the main of each, and several of them that end together whatever happens."""
+"""Nodes as processes of their own, ended together whatever happens."""
 
 from __future__ import annotations
 
@@ -6,44 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
-
-import rclpy
-
-from molmo_ros.errors import MolmoRosError
 
 PATIENCE_S = 5.0  # from asking a process to end until it is killed
-
-
-def run_node(
-    name: str, make: Callable[[], Any], spin: Callable[[Any], None], args: Sequence[str] | None = None
-) -> int:
-    """The main of a node: make it, spin it until SIGINT or SIGTERM, destroy it; returns the exit status.
-
-    0 after a signal, whenever it comes; 2 if a parameter is wrong. A signal shuts ROS down and nothing else.
-    From then on everything that needs ROS may fail, in the node's constructor too, and that is no error.
-    Python's own answer to SIGINT would be an exception anywhere, also while the node is being destroyed: on
-    Ctrl-C a process hears the signal twice, from the terminal and from launch.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy.init adds a handler of its own
-    rclpy.init(args=args)
-    node = None
-    try:
-        node = make()
-        spin(node)
-    except MolmoRosError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except Exception:
-        if rclpy.ok():
-            raise
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
 
 
 class Processes:

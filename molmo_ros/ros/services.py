@@ -15,7 +15,7 @@ from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_point
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.context import REQUEST_QOS, NodeContext
 from molmo_ros.ros.messages import point_message
 from molmo_ros.ros.worker import Job
 from molmo_ros.srv import Ask, Ground
@@ -33,9 +33,9 @@ class Interfaces:
         self._logger = node.get_logger()
         # Each waiting call holds a thread of the executor; the queue bounds how many there can be.
         group = ReentrantCallbackGroup()
-        node.create_service(Ground, "~/ground", self.on_ground, callback_group=group)
-        node.create_service(Ask, "~/ask", self.on_ask, callback_group=group)
-        node.create_subscription(String, "~/query", self.on_query, 10, callback_group=group)
+        node.create_service(Ground, "~/ground", self.on_ground, qos_profile=REQUEST_QOS, callback_group=group)
+        node.create_service(Ask, "~/ask", self.on_ask, qos_profile=REQUEST_QOS, callback_group=group)
+        node.create_subscription(String, "~/query", self.on_query, REQUEST_QOS, callback_group=group)
 
     def on_ground(self, request: Any, response: Any) -> Any:
         """srv/Ground."""

@@ -19,7 +19,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from molmo_ros.action import Track
 from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.errors import BusyError, ParameterError
-from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.context import REQUEST_QOS, NodeContext
 from molmo_ros.ros.following import POLL_S, Following, Shared, TrackQuery
 from molmo_ros.ros.live import LiveTargets
 
@@ -41,6 +41,9 @@ class Tracking:
             "~/track",
             self._execute,
             cancel_callback=self._cancel,
+            goal_service_qos_profile=REQUEST_QOS,
+            result_service_qos_profile=REQUEST_QOS,
+            cancel_service_qos_profile=REQUEST_QOS,
             callback_group=ReentrantCallbackGroup(),
         )
 

@@ -67,9 +67,7 @@ class GraphRuntime:
         report("ready", 1.0)
         log.info("%s, %s, ready in %.1f s", self.name, self.precision, time.perf_counter() - start)
 
-    def encode_image(
-        self, crops: Image | Float32, pooling: Index, padding: Index | None = None
-    ) -> Float32:
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
         inputs: dict[str, Array] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding

@@ -58,13 +58,14 @@ class RemoteMolmo:
         key = os.environ.get(options.key_env, "").strip()
         self.server = Server(options.url, options.timeout_s, options.retries, key)
         self._model = options.model
+        self._away = ""  # why the server did not answer when it was first asked
         self._logprobs = True  # until the server has refused them
 
     @classmethod
     def load(cls, options: RemoteOptions, progress: Progress | None = None) -> RemoteMolmo:
         """As the constructor, and see whether the server is there.
 
-        One that is away may come later, which is only logged; one that refuses is told at once.
+        One that is away may come later (``info["away"]`` tells why); one that refuses is told at once.
         Raises: ParameterError, ServerError.
         """
         model = cls(options)
@@ -76,7 +77,7 @@ class RemoteMolmo:
         except ServerError as error:
             if not error.retriable:
                 raise
-            log.warning("%s The node goes on, and asks again with each query.", error)
+            model._away = str(error)
         if progress:
             progress("ready", 1.0)
         return model
@@ -84,7 +85,13 @@ class RemoteMolmo:
     @property
     def info(self) -> dict[str, Any]:
         """What is known of it."""
-        return {"checkpoint": self._model, "url": self._options.url, "runtime": "remote", "precision": ""}
+        return {
+            "checkpoint": self._model,
+            "url": self._options.url,
+            "runtime": "remote",
+            "precision": "",
+            "away": self._away,
+        }
 
     def answer(
         self,
