@@ -124,7 +124,7 @@ def load_checkpoint(
 
     ``allow_download``: fetch a hub id that the cache lacks. ``max_crops``: high-resolution crops of an image,
     if not as many as the checkpoint says.
-    Raises: CheckpointError naming the file and the mend; ParameterError.
+    Raises: CheckpointError naming the file and how to fix it; ParameterError.
     """
     if allow_download and progress:
         progress("looking for the checkpoint", 0.0)
@@ -147,7 +147,7 @@ def load_checkpoint(
 def resolve(name: str, allow_download: bool = False) -> Path:
     """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
     if name == TINY:
-        return _existing(ASSETS / TINY, "reinstall molmo_ros or train it anew")
+        return _existing(ASSETS / TINY, "reinstall molmo_ros or train it again")
     try:
         if (path := Path(name).expanduser()).is_dir():
             return path.absolute()
@@ -195,16 +195,16 @@ def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
     """
     layout = min(layouts(config), key=lambda one: len(stored_shapes(one).keys() - weights.shapes.keys()))
     expected = stored_shapes(layout)
-    mend = "config.json and weights are not of the same checkpoint, or a file is incomplete"
+    fix = "config.json and weights are not of the same checkpoint, or a file is incomplete"
     if missing := sorted(expected.keys() - weights.shapes.keys()):
-        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {mend}.")
+        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {fix}.")
     left = sorted(n for n in weights.shapes.keys() - expected.keys() if not is_unused(n, config))
     if left:
-        raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {mend}.")
+        raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {fix}.")
     for name, shape in expected.items():
         if weights.shapes[name] != shape:
             stored = weights.shapes[name]
-            raise CheckpointError(f"{folder}: {name} has shape {stored}, expected {shape}; {mend}.")
+            raise CheckpointError(f"{folder}: {name} has shape {stored}, expected {shape}; {fix}.")
         if weights.dtypes[name] not in _FLOATS:
             found, kinds = weights.dtypes[name], ", ".join(_FLOATS)
             raise CheckpointError(f"{folder}: {name} is stored as {found}, not one of {kinds}; convert it.")
@@ -246,9 +246,9 @@ def _check_vocabulary(encoder: PromptEncoder, config: ModelConfig, folder: Path)
             )
 
 
-def _existing(folder: Path, mend: str) -> Path:
+def _existing(folder: Path, fix: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; {mend}.")
+        raise CheckpointError(f"{folder} has no config.json; {fix}.")
     return folder
 
 

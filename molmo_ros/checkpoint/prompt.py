@@ -41,7 +41,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def _parse_tokenizer(path: str, size: int, mtime_ns: int) -> Tokenizer:
-    """Size and time of the file belong to the key: another file of this name is read anew."""
+    """Size and time of the file belong to the key: another file of this name is read again."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(path)

@@ -126,7 +126,7 @@ class CameraInput:
         return (now_ns - stamp_ns) / NS
 
     def problem(self, config: NodeConfig) -> str:
-        """What keeps this camera from delivering frames, with the mend; empty if nothing does."""
+        """What keeps this camera from delivering frames and how to fix it; empty if nothing does."""
         with self._lock:
             found = self.pairer.problem(time.time_ns(), config.max_frame_age_s)
         return "" if found is None else self._explain(*found)

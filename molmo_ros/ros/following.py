@@ -94,16 +94,16 @@ class Following:
                     self._cancelled.wait(POLL_S)
                     continue
                 if frame.stamp_ns < self._stamp_ns:
-                    self._start_anew()
+                    self._start_over()
                 self._framed, self._stamp_ns = time.monotonic(), frame.stamp_ns
                 self._step(frame, config)
         finally:
             self._shared.live.leave(self)
             self._question.cancel()
 
-    def _start_anew(self) -> None:
+    def _start_over(self) -> None:
         """The clock has jumped back: what is known belongs to another time."""
-        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts anew")
+        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts over")
         self._question.forget()
         self._tracker, self._answered = Tracker(numbers=self._shared.numbers), False
         self._shared.live.leave(self)

@@ -133,7 +133,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where configure may be tried again."""
-        self.worker.cancel_all("The node has failed and starts anew.", CANCEL_S)
+        self.worker.cancel_all("The node has failed and starts over.", CANCEL_S)
         self.model.unload()
         return SUCCESS
 
