@@ -1,4 +1,4 @@
-"""What a model's confidence has turned out to be worth: constants beside a checkpoint, measured on scenes.
+"""Calibration of confidence and covariance: constants beside a checkpoint, measured on scenes.
 
 Confidence: log-odds are scaled and shifted (Platt scaling, Platt 1999). Covariance: one factor. Without
 calibration.json, as of a downloaded checkpoint, both stay as the model gives them.

@@ -1,8 +1,8 @@
-"""Images that were looked at a moment ago.
+"""A cache of the images that were asked about last.
 
-The tokens before the user's words depend on the image alone: with their keys and values kept, the next
-question about one of these images costs neither vision nor the long part of the prefill. Several cameras
-asked in turn each find theirs, as long as the memory suffices.
+The tokens before the user's words depend on the image alone. With their keys and values kept, the next
+question about an image needs neither vision nor the long part of the prefill. Several cameras that are asked
+in turn each find theirs, as long as the memory suffices.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Depth that is not aligned to colour: told by size, frame and name; and what is known of its camera."""
+"""Depth that is not aligned to colour: recognised by size, frame and topic name; and its camera."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def open_bag(path: str | Path) -> Iterator[Bag]:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What the storage libraries raise, which are many kinds, as one of ours."""
+    """Turn the many exceptions of the storage libraries into FrameError."""
     try:
         yield
     except (FrameError, GeneratorExit, KeyboardInterrupt):
@@ -234,7 +234,7 @@ def readable(name: str) -> Iterator[None]:
 
 
 class _Decoder:
-    """Makes frames of triples; reads what it needs to know of another depth camera once, if it needs it."""
+    """Makes frames of triples; reads camera_info and tf of an unaligned depth camera once, when needed."""
 
     def __init__(self, bag: Bag, topics: BagTopics) -> None:
         self._bag, self._topics = bag, topics

@@ -1,4 +1,4 @@
-"""The topics of one camera, left alone in the middleware until a query needs a frame."""
+"""The topics of one camera; messages stay in the middleware until a query needs a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way on real nodes: simulated camera and molmo as processes of their own, asked by a third."""
+"""The demo with real nodes: a simulated camera and molmo as two processes, and a client that asks."""
 
 from __future__ import annotations
 

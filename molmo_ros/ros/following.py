@@ -1,4 +1,4 @@
-"""One goal of ~/track: follow in every frame, ask the model now and then, publish."""
+"""One goal of ~/track: track in every frame, ask the model now and then, publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all goals of ~/track follow, on the topics together: one goal must not overwrite the other there."""
+"""The targets of all goals of ~/track, published together: no goal overwrites those of another."""
 
 from __future__ import annotations
 

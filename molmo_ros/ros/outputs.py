@@ -1,4 +1,4 @@
-"""The topics on which answers come out."""
+"""The topics on which answers are published."""
 
 from __future__ import annotations
 
