@@ -1,4 +1,4 @@
-"""The model inside the node: loading with progress, and "not ready" in words until it is there."""
+"""The model inside the node: loads it with progress, and says why it is not ready until then."""
 
 from __future__ import annotations
 
