@@ -237,3 +237,30 @@ def test_a_place_that_is_kept_is_free_again_after_a_while() -> None:
     assert (turns.before("b"), turns.before("c")) == (0, 1)
     turns.admit("b")
     assert turns.before("c") == 0
+
+
+def test_time_of_background_work_starts_when_it_runs(worker: Worker) -> None:
+    """A busy node lets it wait for long; it must not have expired when its turn comes."""
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    late = worker.submit(lambda job: "done", 0.1, background=True)
+    time.sleep(0.2)
+    worker.submit(lambda job: None, 5.0)
+    gate.open.set()
+    assert late.result() == "done"
+    with pytest.raises(CancelledError, match=r"within 0\.2 s"):
+        worker.submit(Gate(), 0.2, background=True).result()
+
+
+def test_background_work_that_was_cancelled_is_dropped(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    given_up = worker.submit(lambda job: 1, 5.0, background=True)
+    given_up.cancel()
+    worker.submit(lambda job: None, 5.0)
+    assert given_up.done
+    gate.open.set()
+    with pytest.raises(CancelledError):
+        given_up.result()

@@ -1,4 +1,4 @@
-"""One goal of ~/track: follow in every frame, ask the model now and then, publish."""
+"""One goal of ~/track: track in every frame, ask the model now and then, publish."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from molmo_ros.errors import (
     TransformError,
 )
 from molmo_ros.perception.rectify import raw_target
+from molmo_ros.pipeline import rank
 from molmo_ros.ros.callers import Callers
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
@@ -102,16 +103,16 @@ class Following:
                     self._cancelled.wait(POLL_S)
                     continue
                 if frame.stamp_ns < self._stamp_ns:
-                    self._start_anew()
+                    self._start_over()
                 self._framed, self._stamp_ns = time.monotonic(), frame.stamp_ns
                 self._step(frame, config)
         finally:
             self._shared.live.leave(self)
             self._question.cancel()
 
-    def _start_anew(self) -> None:
+    def _start_over(self) -> None:
         """The clock has jumped back: what is known belongs to another time."""
-        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts anew")
+        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts over")
         self._question.forget()
         self._tracker, self._answered = Tracker(numbers=self._shared.numbers), False
         self._shared.live.leave(self)
@@ -214,12 +215,12 @@ class Following:
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
         signed_s = self._query.camera.age_s(frame.stamp_ns)
         age_s = max(0.0, signed_s)
-        pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
+        pairs.sort(key=lambda pair: rank(pair[0]))
         limited = self._context.guard.enforce(
             [target for target, _ in pairs], frame_id, frame.stamp_ns, abs(signed_s), self._context.config()
         )
         pairs = [(target, planned_ns) for target, (_, planned_ns) in zip(limited, pairs, strict=True)]
-        pairs.sort(key=lambda pair: pair[0].status is not TargetStatus.OK)
+        pairs.sort(key=lambda pair: rank(pair[0]))
         messages = [
             target_message(
                 raw_target(target, frame.lens),
@@ -232,15 +233,14 @@ class Following:
         if self._cancelled.is_set():
             raise CancelledError("The goal was cancelled.")
         if self._answered:
-            targets = tuple(target for target, _ in pairs)
             followed = Followed(
-                self._query.query.text,
-                self._answer,
-                frame_id,
-                frame.frame_id,
-                frame.stamp_ns,
-                targets,
-                messages,
+                query=self._query.query.text,
+                answer=self._answer,
+                frame_id=frame_id,
+                optical_frame=frame.frame_id,
+                stamp_ns=frame.stamp_ns,
+                targets=tuple(target for target, _ in pairs),
+                messages=messages,
             )
             self._shared.live.publish(self, followed)
         self._feedback(self._stage(bool(seen)), messages, age_s)

@@ -1,7 +1,8 @@
-"""The topics on which answers come out."""
+"""The topics on which answers are published."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -40,7 +41,7 @@ class Outputs:
         self._targets.publish(targets)
         best = next((target for target in targets.targets if target.status == target.OK), None)
         # NaN: no grasp was asked for
-        if best is not None and best.width == best.width and self._pose_is_due():
+        if best is not None and not math.isnan(best.width) and self._pose_is_due():
             self._grasp_pose.publish(grasp_pose_stamped(best))
 
     def _pose_is_due(self) -> bool:
