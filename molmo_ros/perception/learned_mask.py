@@ -43,7 +43,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class LearnedMask:
-    """mask (H,W) of the thing; confidence 0..1, the IoU that the network expects of it; things (H,W), all that
+    """mask (H,W) of the thing; confidence 0..1, the IoU that the network expects; things (H,W), all that
     is not support, within the crop; cut, how much of the crop's border the mask covers, in sides of it.
     """
 
@@ -78,7 +78,7 @@ class MaskNetwork:
     def __call__(
         self, frame: RgbdFrame, point: ImagePoint, position: Array, plane: Array | None
     ) -> LearnedMask:
-        """Segment the thing at a point; position (3,) m, the point lifted; plane (4,), the support if known."""
+        """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known."""
         crop = crop_around(frame, point.x, point.y, float(position[2]))
         logits, iou = self._session.run(
             None,

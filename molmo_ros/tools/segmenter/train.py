@@ -79,7 +79,7 @@ class Training:
         rate = self.lr * min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * share_done))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             loss, reached = loss_of(self.net, inputs, masks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
