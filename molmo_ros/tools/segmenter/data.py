@@ -19,8 +19,8 @@ from molmo_ros.datatypes import Array, Depth
 
 WIDTH, HEIGHT = 480, 360
 SHARD = 50  # scenes
-FIRST_SEED = 2_000_000_000
-SENSORS = {"stereo": 0.7, "structured_light": 0.1, "tof": 0.1, "dropout": 0.05, "perfect": 0.05}
+FARTHEST_M = 30.0
+SENSORS = {"stereo": 0.84, "dropout": 0.1, "perfect": 0.06}
 POINTS_PER_THING, POINTS_OFF = 8, 3
 LEAST_PIXELS = 70  # that a thing must show to be asked for
 
@@ -44,20 +44,20 @@ class Frames:
 
 def render_scene(seed: int) -> Frames:
     """One scene of a seed, as Frames with N = 1."""
-    from molmo_ros.sim.sensors import sensed_depth
-    from molmo_ros.sim.wild import wild_view
+    from molmo_ros.sim.sensors import SensorView, sensed_depth
+    from molmo_ros.sim.wild import TRAINING, wild_view
 
-    rng = np.random.default_rng(seed)
-    view = wild_view(rng, WIDTH, HEIGHT)
+    rng = np.random.default_rng([seed, TRAINING])
+    view, K, scene = wild_view(rng, WIDTH, HEIGHT)
     sensor = str(rng.choice(list(SENSORS), p=list(SENSORS.values())))
-    depth = sensed_depth(view, sensor, rng)
-    depth = np.where(np.isfinite(depth) & (depth < 30.0), depth, 0.0)
+    depth = sensed_depth(SensorView(view.depth, view.rgb, view.material), K, sensor, rng)
+    depth = np.where(np.isfinite(depth) & (depth < FARTHEST_M), depth, 0.0)
     return Frames(
         rgb=view.rgb[None],
         depth=np.round(1000 * depth).astype(np.int16)[None],
         ids=view.ids.astype(np.uint8)[None],
-        camera=view.K[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)[None],
-        plane=table_plane(view.T_world_camera)[None],
+        camera=K[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)[None],
+        plane=table_plane(scene.T_world_camera)[None],
         points=draw_points(view.ids, depth, view.depth, rng),
     )
 
@@ -102,13 +102,13 @@ def _depth_at(sensed: Depth, v: int, u: int, true: float) -> float:
     return 0.0
 
 
-def render_shard(folder: Path, index: int, seed: int = FIRST_SEED) -> Path:
+def render_shard(folder: Path, index: int, first: int = 0) -> Path:
     """Render one shard, unless it is there already."""
     cv2.setNumThreads(1)
-    path = folder / f"{index:05d}.npz"
+    path = shard_path(folder, index)
     if path.exists():
         return path
-    scenes = [render_scene(seed + index * SHARD + i) for i in range(SHARD)]
+    scenes = [render_scene(first + index * SHARD + i) for i in range(SHARD)]
     part = path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(part, **{f.name: getattr(joined(scenes), f.name) for f in fields(Frames)})
     part.rename(path)
@@ -121,6 +121,11 @@ def joined(parts: list[Frames]) -> Frames:
     points = [p.points + np.array([n, 0, 0, 0, 0], np.int32) for p, n in zip(parts, first, strict=False)]
     others = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Frames)}
     return Frames(**{**others, "points": np.concatenate(points)})
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"{index:05d}.npz"
 
 
 def shards(folder: Path) -> list[Path]:
@@ -141,12 +146,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20_000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first scene")
+    parser.add_argument("--first", type=int, default=0, help="number of the first scene")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     with ProcessPoolExecutor(args.workers) as pool:
-        jobs = [pool.submit(render_shard, args.out, i, args.seed) for i in range(-(-args.scenes // SHARD))]
+        jobs = [pool.submit(render_shard, args.out, i, args.first) for i in range(-(-args.scenes // SHARD))]
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="shard"):
             job.result()
 

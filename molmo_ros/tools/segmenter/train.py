@@ -144,7 +144,9 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     training = Training(args.out, device, args.lr)
-    judged = Samples(data.joined([data.load(p) for p in _wait_for(args.data, JUDGE_SHARDS)]), device)
+    apart = [data.shard_path(args.data, i) for i in range(JUDGE_SHARDS)]
+    _wait_for(apart)
+    judged = Samples(data.joined([data.load(p) for p in apart]), device)
     known: list[Path] = []
     pools: list[Samples] = []
     generator = torch.Generator(device).manual_seed(training.step)
@@ -155,7 +157,7 @@ def train(args: argparse.Namespace) -> None:
         if done >= 1:
             break
         if training.step % LOOK_EVERY == 0 or not pools:
-            new = [p for p in data.shards(args.data)[JUDGE_SHARDS:] if p not in known]
+            new = [p for p in data.shards(args.data) if p not in known and p not in apart]
             if new:
                 pools.append(Samples(data.joined([data.load(p) for p in new]), device))
                 known += new
@@ -179,10 +181,9 @@ def train(args: argparse.Namespace) -> None:
     training.save()
 
 
-def _wait_for(folder: Path, count: int) -> list[Path]:
-    while len(data.shards(folder)) <= count:
+def _wait_for(paths: list[Path]) -> None:
+    while not all(p.exists() for p in paths):
         time.sleep(1.0)
-    return data.shards(folder)[:count]
 
 
 def main() -> None:
