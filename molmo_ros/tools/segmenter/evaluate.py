@@ -1,4 +1,4 @@
-"""Compare masks on wild scenes that nothing was trained on: learned, by geometry, and as the pipeline takes them.
+"""Compare masks on wild scenes that nothing was trained on: learned, and by geometry.
 
 python -m molmo_ros.tools.segmenter.evaluate --scenes 200 --sensor stereo
 """
@@ -99,7 +99,7 @@ def auc(scores: np.ndarray, good: np.ndarray) -> float:
     a, b = scores[good], scores[~good]
     if len(a) == 0 or len(b) == 0:
         return float("nan")
-    return float(((a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean()))
+    return float((a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean())
 
 
 def main() -> None:
