@@ -17,7 +17,8 @@ from molmo_ros.datatypes import Array, Depth, Image
 from molmo_ros.errors import ParameterError
 from molmo_ros.sim.fields import pixels, smooth_field
 from molmo_ros.sim.noise import NoiseModel, noisy_depth
-from molmo_ros.sim.stereo import random_stereo, stereo_depth
+from molmo_ros.sim.stereo import random_stereo, random_structured_light, stereo_depth
+from molmo_ros.sim.tof import random_tof, tof_depth
 
 PERFECT, STEREO, STRUCTURED_LIGHT, TOF, DROPOUT = "perfect", "stereo", "structured_light", "tof", "dropout"
 SENSORS = (STEREO, STRUCTURED_LIGHT, TOF, PERFECT, DROPOUT)
@@ -57,9 +58,10 @@ def sensed_depth(view: SensorView, K: Array, sensor: str, rng: np.random.Generat
     if sensor == DROPOUT:
         return noisy_depth(view.depth, K[0, 0], NoiseModel(), rng)
     depth, weak = _through_clear(view, rng), _weak(view, rng)
-    if sensor == STEREO:
-        return stereo_depth(depth, view.rgb, K[0, 0], random_stereo(rng), rng, weak)
-    raise ParameterError(f"{sensor} is not there yet")
+    if sensor == TOF:
+        return tof_depth(depth, view.rgb, K, random_tof(rng), rng, weak)
+    camera = random_stereo(rng) if sensor == STEREO else random_structured_light(rng)
+    return stereo_depth(depth, view.rgb, K[0, 0], camera, rng, weak)
 
 
 def _weak(view: SensorView, rng: np.random.Generator) -> Array | None:

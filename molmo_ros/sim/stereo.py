@@ -14,6 +14,7 @@ Noise is in disparity and correlated over several pixels, so depth noise grows w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -24,34 +25,37 @@ from molmo_ros.sim.fields import REFERENCE_WIDTH, box, pixels, smooth_field
 
 _MIN_DISPARITY = 1.0  # px: farther is nothing
 _JUMP = 0.6  # px of disparity between neighbours
+_AT_ONCE = 4000  # windows: their votes stay in the cache
 
 
 @dataclass(frozen=True)
 class Stereo:
-    """One stereo camera in one mood. Lengths in pixels are those of a 640 wide image.
+    """One stereo camera with its settings. Lengths in pixels are those of a 640 wide image.
 
     baseline m; stride: spacing of the pixels that are matched; window: side of the matching window;
     peak: half width of the correlation peak in px of disparity, its logarithm varies by peak_spread over the
     image; ragged: error of a window's votes; texture: how much the contrast of the scene counts beside the
     projector's; noise, noise_size: deviation and correlation length of the disparity; wave, wave_size: of
-    the slow part; step of the disparity; margin: by how much the second eye sees farther left than needed;
-    doubt: width of the seam at jumps where neither side wins; lost: share of plain dark surface without
-    depth; fill: whether holes are filled from their farther side; speckle: islands up to so many pixels go.
+    the slow part; step of the disparity; margin: how much farther left than the image the second eye sees;
+    check: what the comparison of both eyes takes beside a shadow; doubt: width of the seam at jumps where
+    neither side wins; lost: share of bright surface without depth, dark ones lose more; fill: whether holes
+    are filled from their left; speckle: islands up to so many pixels go.
     """
 
     baseline: float = 0.055
     stride: int = 2
-    window: float = 13.0
-    peak: float = 1.5
-    peak_spread: float = 0.5
+    window: float = 16.0
+    peak: float = 3.0
+    peak_spread: float = 0.45
     ragged: float = 0.2
     texture: float = 0.5
-    noise: float = 0.06
-    noise_size: float = 7.0
+    noise: float = 0.07
+    noise_size: float = 12.0
     wave: float = 0.06
     wave_size: float = 50.0
     step: float = 1 / 32
     margin: float = 20.0
+    check: float = 3.0
     doubt: float = 0.1
     lost: float = 0.003
     fill: bool = False
@@ -63,17 +67,18 @@ def random_stereo(rng: np.random.Generator) -> Stereo:
     return Stereo(
         baseline=rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1]),
         stride=2,
-        window=rng.uniform(7, 19),
-        peak=np.exp(rng.uniform(np.log(1.0), np.log(3.0))),
-        peak_spread=rng.uniform(0.2, 0.7),
+        window=rng.uniform(9, 23),
+        peak=np.exp(rng.uniform(np.log(1.5), np.log(4.5))),
+        peak_spread=rng.uniform(0.3, 0.6),
         ragged=rng.uniform(0.1, 0.35),
         texture=rng.uniform(0.1, 0.8),
-        noise=np.exp(rng.uniform(np.log(0.03), np.log(0.12))),
-        noise_size=rng.uniform(4, 12),
-        wave=rng.uniform(0.02, 0.1),
+        noise=np.exp(rng.uniform(np.log(0.04), np.log(0.11))),
+        noise_size=rng.uniform(6, 18),
+        wave=rng.uniform(0.02, 0.08),
         wave_size=rng.uniform(25, 80),
         step=rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1]),
         margin=rng.choice([0.0, 20.0, 80.0]) + rng.uniform(0, 20),
+        check=rng.uniform(0, 6),
         doubt=rng.uniform(0.0, 0.2),
         lost=np.exp(rng.uniform(np.log(0.0003), np.log(0.02))),
         fill=bool(rng.random() < 0.2),
@@ -106,7 +111,7 @@ def stereo_depth(
     error = camera.noise * _unrest(contrast) * smooth_field(true.shape, camera.noise_size * px, rng)
     error += camera.wave * smooth_field(true.shape, camera.wave_size * px, rng)
     found = np.round((found + error) / camera.step) * camera.step
-    lost = shadow(found, px)
+    lost = shadow(found, px, camera.check * px)
     lost |= np.arange(true.shape[1]) + camera.margin * px < found * px
     lost |= sure < camera.doubt
     lost |= _weak(grey, contrast, camera, px, rng, None if weak is None else weak[::s, ::s])
@@ -138,24 +143,26 @@ def match(
     sure = np.ones_like(true)
     jump = cv2.morphologyEx(true, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > _JUMP
     by_jump = cv2.dilate(jump.astype(np.uint8), square) > 0
-    v, u = np.nonzero(by_jump & (near - far > peak))
-    if len(v) == 0:
-        return mean, sure
-    dv, du = _disc(radius)
-    at_v = np.clip(v[None] + dv[:, None], 0, true.shape[0] - 1)
-    at_u = np.clip(u[None] + du[:, None], 0, true.shape[1] - 1)
-    where = at_v * true.shape[1] + at_u
-    votes, weights = true.ravel()[where], weight.ravel()[where]
-    bias = [1 + camera.ragged * smooth_field(true.shape, 5 * px, rng)[v, u] for _ in range(2)]
-    starts = ((near[v, u], bias[0]), (far[v, u], bias[1]), (true[v, u], np.float32(1)))
-    modes, scores = zip(*(_mode(votes, weights, d, peak[v, u], b) for d, b in starts), strict=True)
-    score, mode = np.array(scores), np.array(modes)
+    doubtful = np.flatnonzero(by_jump & (near - far > peak))
+    bias = [1 + camera.ragged * smooth_field(true.shape, 5 * px, rng) for _ in range(2)]
+    for at in np.array_split(doubtful, len(doubtful) // _AT_ONCE + 1):
+        v, u = np.divmod(at, true.shape[1])
+        dv, du = _disc(radius)
+        where = np.clip(v + dv, 0, true.shape[0] - 1) * true.shape[1] + np.clip(u + du, 0, true.shape[1] - 1)
+        votes, weights = true.ravel()[where], weight.ravel()[where]
+        starts = ((near, bias[0]), (far, bias[1]), (true, np.ones_like(true)))
+        told = [_mode(votes, weights, d.ravel()[at], peak.ravel()[at], b.ravel()[at]) for d, b in starts]
+        mean.ravel()[at], sure.ravel()[at] = _winner(*zip(*told, strict=True))
+    return mean, sure
+
+
+def _winner(modes: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Array]:
+    """The mode (N,) with the best score, and how far (N,) the next one is behind, 0 to 1."""
+    mode, score = np.array(modes), np.array(scores)
     best = score.argmax(0)[None]
     won = np.take_along_axis(mode, best, 0)[0]
     rival = np.where(np.abs(mode - won) > 1.0, score, 0).max(0)
-    mean[v, u] = won
-    sure[v, u] = 1 - rival / np.take_along_axis(score, best, 0)[0]
-    return mean, sure
+    return won, 1 - rival / np.take_along_axis(score, best, 0)[0]
 
 
 def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) -> tuple[Array, Array]:
@@ -169,19 +176,24 @@ def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) 
 
 
 def _disc(radius: int) -> tuple[Array, Array]:
-    """Offsets (M,) of a disc: a quincunx of about 20 pixels, the middle among them."""
+    """Offsets (M,1) of a disc: a quincunx of about 20 pixels, the middle among them."""
     step = max(1, radius // 3)
     r = step * np.arange(-(radius // step), radius // step + 1)
     dv, du = (a.ravel() for a in np.meshgrid(r, r, indexing="ij"))
     inside = (dv**2 + du**2 <= (radius + 0.5) ** 2) & ((dv + du) // step % 2 == 0)
-    return dv[inside], du[inside]
+    return dv[inside, None], du[inside, None]
 
 
-def shadow(disparity: Array, px: float) -> Mask:
-    """Pixels (H,W) that the right eye cannot see: something nearer lies over them there."""
+def shadow(disparity: Array, px: float, check: float) -> Mask:
+    """Pixels (H,W) that the right eye cannot see, as something nearer lies over them there.
+
+    Left of them, check more pixels go: both eyes' disparities differ there.
+    """
     right = np.arange(disparity.shape[1], dtype=np.float32) - disparity * px
     nearest = np.minimum.accumulate(right[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(right > nearest + 1.0)
+    hidden = (right > nearest + 0.5).astype(np.uint8)
+    wider = np.ones((1, round(check) + 1), np.uint8)
+    return cv2.dilate(hidden, wider, anchor=(0, 0)) > 0
 
 
 def fill_from_left(disparity: Array) -> Array:
@@ -237,3 +249,29 @@ def _enlarge(disparity: Array, size: tuple[int, int]) -> Array:
     near = cv2.resize(disparity, size, interpolation=cv2.INTER_NEAREST)
     linear = cv2.resize(disparity, size, interpolation=cv2.INTER_LINEAR)
     return np.where(np.abs(linear - near) < 0.5, linear, near)
+
+
+def random_structured_light(rng: np.random.Generator) -> Stereo:
+    """Draw a structured-light camera (Kinect v1, Xtion, PrimeSense): camera and projector are its two eyes.
+
+    Windows of about 9 px around projected dots are found again in steps of 1/8 px, so depth is in steps that
+    grow with z^2 (Khoshelham and Elberink 2012); edges lose a band; there is no texture but the projector's.
+    """
+    return Stereo(
+        baseline=0.075,
+        window=rng.uniform(6, 11),
+        peak=rng.uniform(0.8, 1.5),
+        peak_spread=0.1,
+        ragged=rng.uniform(0.1, 0.3),
+        texture=0.0,
+        noise=rng.uniform(0.04, 0.1),
+        noise_size=rng.uniform(1, 4),
+        wave=rng.uniform(0.02, 0.06),
+        wave_size=rng.uniform(40, 100),
+        step=1 / 8,
+        margin=80.0,
+        check=rng.uniform(1, 3),
+        doubt=rng.uniform(0.3, 0.6),
+        lost=np.exp(rng.uniform(np.log(0.001), np.log(0.02))),
+        speckle=int(rng.integers(50, 200)),
+    )

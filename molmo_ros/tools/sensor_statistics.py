@@ -122,7 +122,9 @@ def plane_patches(depth: Depth) -> list[tuple[float, float, float]]:
             fit = np.linalg.lstsq(here[known], residual[known], rcond=None)[0]
             rest = np.where(known, residual - here @ fit, 0).reshape(TILE, TILE)
             if np.abs(rest).max() < 12:  # nothing lies there
-                found.append((float(rest.std()), abs(float(residual[known].mean())), correlation_length(rest)))
+                found.append(
+                    (float(rest.std()), abs(float(residual[known].mean())), correlation_length(rest))
+                )
     return found
 
 
