@@ -50,7 +50,8 @@ class Renderer:
         self._meshes = [*around, *(o.mesh for o in scene.objects)]
         self._caster = self._casting(range(len(self._meshes)))
         self._face_start = np.cumsum([0] + [len(m.faces) for m in self._meshes[:-1]])
-        self._faces, self._parts, self._normals = _tables(self._meshes)
+        self._parts = np.concatenate([m.parts for m in self._meshes])
+        self._corner_normals = np.concatenate([m.normals[m.faces] for m in self._meshes]).astype(np.float32)
 
     def _casting(self, which: Iterable[int]) -> Any:
         """An acceleration structure of some of the meshes."""
@@ -82,31 +83,27 @@ class Renderer:
         rays = self._rays(K, width, height, self._pose(T_world_camera))
         hit = self._cast(self._caster, rays)
         geometry, depth = hit["geometry_ids"], hit["t_hit"]
-        seen = np.isfinite(depth)
-        hits = self._hits(self._caster, rays[seen], hit, seen)
-        linear = np.zeros((height, width, 3), np.float32)
-        material = np.zeros((height, width), np.uint8)
         room = self._scene.room
         if room is None:
-            linear[seen] = self._plain(hits)
+            seen = np.isfinite(depth)
+            linear = np.zeros((height, width, 3), np.float32)
+            linear[seen] = self._plain(self._hits(self._caster, rays[seen], hit, seen))
             rgb = (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
+            material = np.zeros((height, width), np.uint8)
         else:
-            linear[seen], material[seen] = self._furnished(room, hits, rays[seen])
+            linear, material = self._furnished(room, rays, hit)
             rgb = expose(linear, room)
-        clean = np.where(seen, depth, np.nan).astype(np.float32)
+        clean = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32)
         return Render(rgb, clean, self._instance_ids(geometry), material)
 
     def brightness(self, K: Array, width: int, height: int) -> float:
         """Mean linear radiance of the scene's view, in a room, before the camera's gain."""
-        rays = self._rays(K, width, height, self._pose(None))
-        hit = self._cast(self._caster, rays)
-        seen = np.isfinite(hit["t_hit"])
         room = self._scene.room
-        if room is None or not seen.any():
-            return 0.0
-        hits = self._hits(self._caster, rays[seen], hit, seen)
-        color, gloss, _ = surface(self._scene, room, hits)
-        return float(np.minimum(shade_room(self._scene, room, hits, color, gloss), 1.0).mean())
+        if room is None:
+            raise ValueError("Only a scene with a room has an exposure.")
+        rays = self._rays(K, width, height, self._pose(None))
+        linear, _ = self._furnished(room, rays, self._cast(self._caster, rays))
+        return float(np.minimum(linear, 1.0).mean())
 
     def exposed(self, gain: Array) -> Renderer:
         """The same with another gain (3,) of the camera, in a room."""
@@ -130,8 +127,8 @@ class Renderer:
         face = self._face_start[g] + hit["primitive_ids"][seen].astype(np.int64)
         normal = self._smooth_normals(face, hit["primitive_uvs"][seen])
         point = rays[:, :3] + t[:, None] * rays[:, 3:]
-        view = rays[:, 3:] / np.linalg.norm(rays[:, 3:], axis=1, keepdims=True)
-        normal *= np.where((normal * view).sum(1, keepdims=True) > 0, -1, 1).astype(np.float32)
+        view = rays[:, 3:] / _length(rays[:, 3:])
+        normal *= np.where(_dot(normal, view) > 0, np.float32(-1), np.float32(1))
         return Hits(g, self._parts[face], point, normal, view, self._lit(caster, point, normal))
 
     def _plain(self, hits: Hits) -> np.ndarray:
@@ -142,57 +139,66 @@ class Renderer:
         shiny = hits.mesh >= self._first_object
         return shade(albedo, hits.normal, hits.view, hits.lit, self._scene.light, shiny)
 
-    def _furnished(self, room: Room, hits: Hits, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Linear colour (N,3) and material (N,) in a room; what is behind clear things shows."""
-        color, gloss, flags = surface(self._scene, room, hits)
-        linear = shade_room(self._scene, room, hits, color, gloss)
-        clear = np.flatnonzero(flags & TRANSPARENT)
-        if len(clear):
-            behind = self._behind_clear(room, rays[clear])
-            through = Hits(*(getattr(hits, f.name)[clear] for f in fields(Hits)))
-            linear[clear] = seen_through(linear[clear], behind, through)
-        return linear, flags
+    def _furnished(
+        self, room: Room, rays: np.ndarray, hit: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Linear colour (H,W,3) and material (H,W) in a room; what is behind clear things shows."""
+        linear, material = self._appearance(room, self._caster, rays, hit)
+        if (material & TRANSPARENT).any():
+            self._see_through(room, rays, linear, material)
+        return linear, material
 
-    def _behind_clear(self, room: Room, rays: np.ndarray) -> np.ndarray:
-        """Linear colour (N,3) that rays (N,6) meet when they pass through all clear things."""
+    def _appearance(
+        self, room: Room, caster: Any, rays: np.ndarray, hit: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Linear colour (...,3) and material (...) of what rays (...,6) hit."""
+        seen = np.isfinite(hit["t_hit"])
+        hits = self._hits(caster, rays[seen], hit, seen)
+        color, gloss, flags = surface(self._scene, room, hits)
+        linear, material = np.zeros((*seen.shape, 3), np.float32), np.zeros(seen.shape, np.uint8)
+        linear[seen], material[seen] = shade_room(self._scene, room, hits, color, gloss), flags
+        return linear, material
+
+    def _see_through(self, room: Room, rays: np.ndarray, linear: np.ndarray, material: np.ndarray) -> None:
+        """Mix into linear (H,W,3) what the rays meet behind all clear things."""
+        clear = (material & TRANSPARENT) > 0
         things = enumerate(self._scene.objects, start=self._first_object)
         opaque = [i for i, o in things if o.skin is None or not o.skin.transparent]
         which = np.array([*range(self._first_object), *opaque])
         caster = self._casting(which)
-        hit = self._cast(caster, rays)
-        seen = np.isfinite(hit["t_hit"])
-        named = {
-            "geometry_ids": which[np.minimum(hit["geometry_ids"], len(which) - 1)],
-            **{k: hit[k] for k in _HIT if k != "geometry_ids"},
-        }
-        hits = self._hits(caster, rays[seen], named, seen)
-        color, gloss, _ = surface(self._scene, room, hits)
-        linear = np.zeros((len(rays), 3), np.float32)
-        linear[seen] = shade_room(self._scene, room, hits, color, gloss)
-        return linear
+        rest = rays[clear]
+        front = self._cast(self._caster, rest)
+        hits = self._hits(self._caster, rest, front, np.isfinite(front["t_hit"]))
+        hit = self._cast(caster, rest)
+        hit["geometry_ids"] = which[np.minimum(hit["geometry_ids"], len(which) - 1)]
+        behind, _ = self._appearance(room, caster, rest, hit)
+        linear[clear] = seen_through(linear[clear], behind, hits)
 
     def _pose(self, T_world_camera: Array | None) -> Array:
         return self._scene.T_world_camera if T_world_camera is None else T_world_camera
 
     def _rays(self, K: Array, width: int, height: int, T: Array) -> np.ndarray:
-        u, v = np.meshgrid(np.arange(width), np.arange(height))
-        local = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u, float)], -1)
+        u = (np.arange(width) - K[0, 2]) / K[0, 0]
+        v = (np.arange(height) - K[1, 2]) / K[1, 1]
         rays = np.empty((height, width, 6), np.float32)
         rays[..., :3] = T[:3, 3]
-        rays[..., 3:] = local @ T[:3, :3].T  # not normalised: with z_camera = 1, t is the depth along z
+        # not normalised: with z_camera = 1, t is the depth along z
+        rays[..., 3:] = (u[:, None] * T[:3, 0])[None] + (v[:, None] * T[:3, 1] + T[:3, 2])[:, None]
         return rays
 
     def _smooth_normals(self, face: np.ndarray, uv: np.ndarray) -> np.ndarray:
-        corners = self._normals[self._faces[face]]  # (N, 3 corners, 3)
+        corners = self._corner_normals[face]  # (N, 3 corners, 3)
         weights = np.stack([1 - uv[:, 0] - uv[:, 1], uv[:, 0], uv[:, 1]], 1)
         n = np.einsum("nc,ncd->nd", weights, corners)
-        return np.asarray(n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-6))
+        return np.asarray(n / np.maximum(_length(n), 1e-6))
 
     def _lit(self, caster: Any, point: np.ndarray, normal: np.ndarray) -> np.ndarray:
         towards = self._scene.light.direction.astype(np.float32)
-        rays = np.concatenate([point + 1e-3 * normal, np.broadcast_to(towards, point.shape)], 1)
-        hidden = caster.test_occlusions(self._o3d.core.Tensor.from_numpy(rays.astype(np.float32)))
-        return np.asarray(~hidden.numpy())
+        lit = normal @ towards > 0
+        rays = np.empty((np.count_nonzero(lit), 6), np.float32)
+        rays[:, :3], rays[:, 3:] = (point + 1e-3 * normal)[lit], towards
+        lit[lit] = ~caster.test_occlusions(self._o3d.core.Tensor.from_numpy(rays)).numpy()
+        return np.asarray(lit)
 
     def _instance_ids(self, geometry: np.ndarray) -> np.ndarray:
         invalid = geometry == np.iinfo(np.uint32).max
@@ -233,12 +239,15 @@ def table_albedo(table: Table, xy: np.ndarray) -> np.ndarray:
     return table.color_a.astype(np.float32) * (1 - mix) + table.color_b.astype(np.float32) * mix
 
 
-def _tables(meshes: list[mesh.Mesh]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Faces, parts and normals of all meshes, one after the other; faces count through."""
-    start = np.cumsum([0] + [len(m.vertices) for m in meshes[:-1]])
-    faces = np.concatenate([m.faces + s for m, s in zip(meshes, start, strict=True)])
-    parts = np.concatenate([m.parts for m in meshes])
-    return faces, parts, np.concatenate([m.normals for m in meshes]).astype(np.float32)
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """Length (N,1) of vectors (N,3)."""
+    return np.sqrt(_dot(vectors, vectors))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dot products (N,1) of rows (N,3)."""
+    product = a * b
+    return np.asarray(product[:, 0:1] + product[:, 1:2] + product[:, 2:3])
 
 
 def _plain_table() -> list[mesh.Mesh]:

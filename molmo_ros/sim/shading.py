@@ -48,32 +48,39 @@ def surface(scene: Scene, room: Room, hits: Hits) -> tuple[np.ndarray, np.ndarra
     bodies += [(o.T_world_object, skin_of(o)) for o in scene.objects]
     key = hits.mesh.astype(np.int64) * 256 + hits.part
     order = np.argsort(key, kind="stable")
-    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+    points, normals = hits.point[order], hits.normal[order]
+    key = key[order]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
     for begin, end in zip(starts, [*starts[1:], count], strict=True):
-        where = order[begin:end]
-        T, skin = bodies[int(hits.mesh[where[0]])]
-        paint = skin.paint(int(hits.part[where[0]]))
-        R = T[:3, :3].astype(np.float32)
-        local = (hits.point[where] - T[:3, 3].astype(np.float32)) @ R
-        here = albedo(paint, local, hits.normal[where] @ R)
-        color[where], gloss[where] = here, paint.gloss
-        flags[where] = material_flags(paint, skin.transparent, here)
-    return color, gloss, flags
+        T, skin = bodies[int(key[begin]) // 256]
+        paint = skin.paint(int(key[begin]) % 256)
+        R, here = T[:3, :3].astype(np.float32), slice(begin, end)
+        local = (points[here] - T[:3, 3].astype(np.float32)) @ R
+        color[here], gloss[here] = albedo(paint, local, normals[here] @ R), paint.gloss
+        flags[here] = material_flags(paint, skin.transparent, color[here])
+    back = np.empty(count, np.int64)
+    back[order] = np.arange(count)
+    return color[back], gloss[back], flags[back]
 
 
 def shade_room(scene: Scene, room: Room, hits: Hits, color: np.ndarray, gloss: np.ndarray) -> np.ndarray:
     """Linear radiance (N,3) of surfaces with albedo color (N,3) and gloss (N,)."""
-    sky = scene.light.sky * (0.65 + 0.35 * hits.normal[:, 2])
-    out = color * sky[:, None]
-    power = SHININESS[0] + (SHININESS[1] - SHININESS[0]) * gloss
+    light = np.repeat((scene.light.sky * (0.65 + 0.35 * hits.normal[:, 2]))[:, None], 3, axis=1)
+    shiny = np.flatnonzero(gloss > 0.05)
+    normal, view, smooth = hits.normal[shiny], hits.view[shiny], gloss[shiny]
+    power = SHININESS[0] + (SHININESS[1] - SHININESS[0]) * smooth
+    shine = np.zeros((len(shiny), 3), np.float32)
     for k, lamp in enumerate((scene.light, *room.lamps)):
-        towards = lamp.direction.astype(np.float32)
-        strength = lamp.key * (hits.lit if k == 0 else 1.0)
-        lambert = np.clip(hits.normal @ towards, 0, 1) * strength
-        half = towards - hits.view
-        cosine = (hits.normal * half).sum(1) / np.linalg.norm(half, axis=1)
-        shine = HIGHLIGHT * gloss**2 * np.clip(cosine, 1e-3, 1) ** power * strength
-        out += (color * lambert[:, None] + shine[:, None]) * lamp.tint.astype(np.float32)
+        towards, tint = lamp.direction.astype(np.float32), (lamp.key * lamp.tint).astype(np.float32)
+        lambert = np.clip(hits.normal @ towards, 0, None)
+        lambert = lambert * hits.lit if k == 0 else lambert
+        light += lambert[:, None] * tint
+        half = towards - view
+        cosine = np.einsum("ij,ij->i", normal, half) / np.sqrt(np.einsum("ij,ij->i", half, half))
+        spot = HIGHLIGHT * smooth**2 * np.exp(power * np.log(np.clip(cosine, 1e-3, 1)))
+        shine += (spot * hits.lit[shiny] if k == 0 else spot)[:, None] * tint
+    out = color * light
+    out[shiny] += shine
     return np.asarray(out)
 
 

@@ -11,7 +11,7 @@ from molmo_ros.sim.textures import PRINT, texture
 
 DARK, SHINY, TRANSPARENT = 1, 2, 4  # flags of Render.material
 DARK_ALBEDO, SHINY_GLOSS = 0.05, 0.45
-_OTHER_AXES = np.array([[1, 2], [0, 2], [0, 1]])
+_LINEAR = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,20 @@ def albedo(paint: Paint, points: Array, normals: Array) -> Array:
     if paint.texture == "plain":
         return np.broadcast_to(paint.ramp[1].astype(np.float32), points.shape)
     image = texture(paint.texture, paint.index)
-    uv = _uv(paint, points, normals)
-    size = image.shape[0]
-    cell = (uv * size).astype(np.int64) % size
-    value = image[cell[:, 1], cell[:, 0]].astype(np.float32) / 255
+    cell = (_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
+    cell %= image.shape[0]
+    value = image[cell[:, 1], cell[:, 0]]
     if paint.texture == PRINT:
-        return np.asarray(value**2 * paint.ramp[2].astype(np.float32))  # near to the sRGB curve
-    ramp = paint.ramp.astype(np.float32)
-    low, high = np.clip(2 * value, 0, 1)[:, None], np.clip(2 * value - 1, 0, 1)[:, None]
-    return np.asarray(ramp[0] + (ramp[1] - ramp[0]) * low + (ramp[2] - ramp[1]) * high)
+        return np.asarray(_LINEAR[value] * paint.ramp[2].astype(np.float32))
+    return np.asarray(_ramp_table(paint)[value])
+
+
+def _ramp_table(paint: Paint) -> Array:
+    """Albedo (256,3) of the values of a texture."""
+    value = np.arange(256) / 127.5
+    low, high = np.clip(value, 0, 1)[:, None], np.clip(value - 1, 0, 1)[:, None]
+    first, middle, last = paint.ramp
+    return np.asarray((first + (middle - first) * low + (last - middle) * high).astype(np.float32))
 
 
 def material_flags(paint: Paint, transparent: bool, color: Array) -> np.ndarray:
@@ -71,15 +76,16 @@ def material_flags(paint: Paint, transparent: bool, color: Array) -> np.ndarray:
 
 def _uv(paint: Paint, points: Array, normals: Array) -> Array:
     """Texture coordinates (N,2), in periods."""
-    period = np.full(3, 0.1) if paint.period is None else paint.period
-    local = points if paint.origin is None else points - paint.origin
-    axis = np.abs(normals).argmax(axis=1)
+    period = np.float32([0.1] * 3) if paint.period is None else paint.period.astype(np.float32)
+    local = points if paint.origin is None else points - paint.origin.astype(np.float32)
+    local = local / period
+    upright = np.abs(normals[:, 2])
     if paint.around:
-        turn = np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi)
-        side = np.stack([turn * np.maximum(np.round(0.3 / period[0]), 1), 1 - local[:, 2] / period[2]], 1)
-        ends = local[:, :2] / period[:2]
-        return np.asarray(np.where((axis == 2)[:, None], ends, side))
-    scaled = local / period
-    uv = np.take_along_axis(scaled, _OTHER_AXES[axis], axis=1) + 0.37 * axis[:, None] * [1, 0]
-    uv[:, 1] = np.where(axis == 2, uv[:, 1], 1 - uv[:, 1])  # rows run down
-    return np.asarray(uv)
+        repeats = np.float32(max(round(0.3 / float(period[0])), 1) / (2 * np.pi))
+        u = np.arctan2(points[:, 1], points[:, 0]) * repeats
+        flat = upright > 0.7
+        return np.stack([np.where(flat, local[:, 0], u), np.where(flat, local[:, 1], 1 - local[:, 2])], axis=1)
+    along_x = np.abs(normals[:, 0]) > np.abs(normals[:, 1])
+    flat = upright > np.maximum(np.abs(normals[:, 0]), np.abs(normals[:, 1]))
+    u = np.where(along_x & ~flat, local[:, 1], local[:, 0] + np.float32(0.37) * ~flat)
+    return np.stack([u, np.where(flat, local[:, 1] + np.float32(0.5), 1 - local[:, 2])], axis=1)

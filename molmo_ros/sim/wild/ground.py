@@ -8,6 +8,7 @@ from molmo_ros.datatypes import Array
 
 CELL_M, HALF_M = 0.005, 0.8
 _NEAR_M = 0.006  # from the support: a point that bears
+_SUPPORT = 0.3  # of the body's reach from its middle, at least, on every side
 
 
 class Ground:
@@ -28,14 +29,14 @@ class Ground:
         return float((self.heights(moved) - points[:, 2]).max())
 
     def bears(self, points: Array, x: float, y: float, lift: float) -> bool:
-        """Tell whether the body, its centre of mass above (x, y), rests on points around that."""
+        """Tell whether the body, its centre of mass above (x, y), rests on points well around that."""
         moved = points[:, :2] + [x, y]
         near = points[:, 2] + lift - self.heights(moved) < _NEAR_M
         touching = points[near, :2]
-        if len(touching) < 4:
+        if len(touching) < 5:
             return False
-        low, high = touching.min(axis=0), touching.max(axis=0)
-        return bool((low < -0.002).all() and (high > 0.002).all())
+        reach = _SUPPORT * np.abs(points[:, :2]).max(axis=0)
+        return bool((touching.min(axis=0) < -reach).all() and (touching.max(axis=0) > reach).all())
 
     def add(self, points: Array) -> None:
         """Raise the map to surface points (N,3) m; they must be denser than CELL_M, or gaps stay."""

@@ -12,10 +12,11 @@ from molmo_ros.sim.scene import SimObject, TableTop
 from molmo_ros.sim.wild import paint
 from molmo_ros.sim.wild.bodies import shift, turned
 from molmo_ros.sim.wild.ground import Ground
-from molmo_ros.sim.wild.shapes import KINDS, OWN_KINDS, Shape, shape
+from molmo_ros.sim.wild.shapes import KINDS, LIMITS_M, OWN_KINDS, Shape, shape
 
+COMMON = ("carton", "tin", "flask", "handled_cup", "cup", "dish", "lidded", "marker", "drill", "bag")
 WAYS = ("free", "close", "stack", "inside")
-TRIES = 12
+TRIES, PROBES = 12, 350
 _STEP_M = 0.006
 
 
@@ -29,13 +30,21 @@ class Layout:
 
     def draw(self) -> Shape:
         """A shape of any kind; those of our own making more often."""
-        kinds = OWN_KINDS if self._rng.random() < 0.75 else KINDS
-        return shape(str(self._rng.choice(kinds)), int(self._numbers[int(self._rng.integers(len(self._numbers)))]))
+        kinds = (COMMON, OWN_KINDS, KINDS)[int(self._rng.choice(3, p=[0.35, 0.4, 0.25]))]
+        number = self._numbers[int(self._rng.integers(len(self._numbers)))]
+        made = shape(kinds[int(self._rng.integers(len(kinds)))], int(number))
+        longest = float(np.ptp(made.mesh.vertices, axis=0).max())
+        grow = np.clip(np.exp(self._rng.normal(0, 0.18)), LIMITS_M[0] / longest, LIMITS_M[1] / longest)
+        return made.grown(float(grow))
 
     def pose(self, thing: Shape) -> Array:
         """Turned about z, upright or as it may lie: (4,4), the centre of mass or the middle above the origin."""
         k = 0 if self._rng.random() < 0.6 else int(self._rng.choice(len(thing.poses), p=thing.shares))
         return turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k]
+
+    def holds(self, thing: Shape, T: Array) -> bool:
+        """Tell whether all of a thing at a pose in the world is above the table."""
+        return bool(self._top.holds(thing.points @ T[:2, :3].T + T[:2, 3]).all())
 
     def keep(self, thing: Shape, T: Array) -> None:
         """Leave a thing at a pose in the world."""
@@ -49,7 +58,7 @@ class Layout:
             return False
         for _ in range(TRIES):
             T = self.pose(thing)
-            points = thing.points @ T[:3, :3].T + T[:3, 3]
+            points = thing.points[:PROBES] @ T[:3, :3].T + T[:3, 3]
             spot = self._spot(points, way, radius, anchors)
             if spot is not None and self._top.holds(np.array([spot[:2]]), margin=0.01).all():
                 self.keep(thing, shift(*spot) @ T)

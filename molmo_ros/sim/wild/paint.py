@@ -30,8 +30,13 @@ def any_color(rng: np.random.Generator) -> Array:
         return np.full(3, rng.uniform(0.08, 0.5)) * rng.uniform(0.92, 1.08, 3)
     if kind < 0.52:
         return rng.uniform(0.08, 0.6) * np.array([1.0, rng.uniform(0.55, 0.85), rng.uniform(0.3, 0.7)])
-    rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.4, 1.0), rng.uniform(0.25, 0.95))
+    rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 1.0), rng.uniform(0.25, 0.95))
     return np.asarray(rgb) ** 2.2
+
+
+def muted(color: Array, share: float) -> Array:
+    """A colour (3,) made greyer by a share."""
+    return np.asarray(color * (1 - share) + color.mean() * share)
 
 
 def ramp(rng: np.random.Generator, color: Array) -> Array:
@@ -60,7 +65,7 @@ def thing_skin(rng: np.random.Generator, shape: Shape, color: Array, clear: floa
         tint = 0.5 * rng.uniform(0.6, 1.0) + 0.5 * color
         return Skin((plain(0.25 * tint, rng.uniform(0.5, 1.0)),), transparent=True)
     low, high = shape.mesh.vertices.min(axis=0), shape.mesh.vertices.max(axis=0)
-    if shape.kind in LABELLED and rng.random() < 0.65:
+    if shape.kind in LABELLED and rng.random() < 0.75:
         first = label(rng, low, high, shape.round)
     elif rng.random() < 0.3:
         first = patterned(rng, color, PATTERNS, float((high - low).max()) * rng.uniform(0.3, 1.5))

@@ -13,7 +13,7 @@ from molmo_ros.sim.wild import paint
 from molmo_ros.sim.wild.bodies import revolved, rod, shift, superquadric, turned
 
 NO_EDGE = 0.25  # share of tables whose edge is far away
-ALBEDO_SEEN = 0.22  # of a usual picture; the exposure makes it middle grey
+ALBEDO_SEEN = 0.27  # of a usual picture; the exposure makes it middle grey
 
 
 def random_top(rng: np.random.Generator) -> TableTop:
@@ -72,7 +72,7 @@ def table_paint(rng: np.random.Generator) -> Paint:
         color = tone * np.array([1.0, rng.uniform(0.6, 0.95), rng.uniform(0.35, 0.9)])
         wood = paint.patterned(rng, color, paint.WOODS, 0.6)
         return Paint(_near(rng, color), wood.texture, wood.index, wood.period, wood.origin, gloss=wood.gloss)
-    color = paint.any_color(rng)
+    color = paint.muted(paint.any_color(rng), rng.uniform(0.0, 1.0))
     if kind < 0.72:
         return paint.plain(color, float(rng.choice([0.0, 0.1, 0.3, 0.6])))
     if kind < 0.95:
@@ -100,7 +100,7 @@ def _legs(rng: np.random.Generator, top: TableTop) -> list[Fixture]:
 
 def _floor(rng: np.random.Generator, top: TableTop) -> Fixture:
     pose = shift(0, 0, top.floor - 0.01) @ turned(2, rng.uniform(0, np.pi))
-    color = paint.any_color(rng) * rng.uniform(0.4, 1.0)
+    color = paint.muted(paint.any_color(rng), rng.uniform(0.2, 1.0)) * rng.uniform(0.4, 1.0)
     kind = rng.random()
     names = ("carpet", "speckle", "weave") if kind < 0.5 else ("planks", "tiles", "clouds")
     coat = paint.plain(color) if kind > 0.88 else paint.patterned(rng, color, names, rng.uniform(0.3, 1.2))
@@ -117,7 +117,7 @@ def _walls(rng: np.random.Generator, eye: Array, top: TableTop) -> list[Fixture]
         near = _reach(top, turn) + 0.03
         far = near + rng.choice([0.0, rng.uniform(0.05, 0.5), rng.uniform(0.5, 3.0)], p=[0.25, 0.3, 0.45])
         pose = turned(2, turn) @ shift(min(far, 5.5), 0.0, top.floor)
-        coat = paint.plain(paint.any_color(rng)) if rng.random() < 0.5 else table_paint(rng)
+        coat = paint.plain(paint.muted(paint.any_color(rng), rng.uniform(0, 1))) if rng.random() < 0.6 else table_paint(rng)
         walls.append(Fixture(mesh.box((0.02, 10.0, 3.0)).moved(pose), Skin((coat,)), pose))
     return walls
 

@@ -9,10 +9,13 @@ import numpy as np
 from molmo_ros.datatypes import Array
 from molmo_ros.sim.render import Render, Renderer
 from molmo_ros.sim.scene import Scene, look_at, random_table
+from molmo_ros.sim.wild import heaps
 from molmo_ros.sim.wild import room as rooms
-from molmo_ros.sim.wild.layout import Layout, dressed
+from molmo_ros.sim.wild.bodies import turned
+from molmo_ros.sim.wild.layout import WAYS, Layout, dressed
 
-POOL = range(400)  # individuals of each kind for training; those of evaluations are drawn from others
+POOL = range(48)  # individuals of each kind for training; those of evaluations are drawn from others
+HEAPS = 150  # kept for training: each is seen again with other skins, lights, rooms and cameras
 MOST = 60  # things
 HFOV_DEG = (42.0, 75.0)
 _THUMB = (64, 48)  # px, for the exposure
@@ -26,10 +29,12 @@ def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics:
     """
     top = rooms.random_top(rng)
     layout = Layout(rng, top, numbers)
-    radius = rng.uniform(0.10, 0.40)
+    radius = rng.uniform(0.08, 0.35)
+    if rng.random() < physics:
+        _add_heap(rng, layout, numbers)
     crowd = rng.dirichlet([1.2, 1.0, 0.8, 0.5])
-    for _ in range(int(rng.integers(1, 15))):
-        way = str(rng.choice(["free", "close", "stack", "inside"], p=crowd))
+    for _ in range(int(rng.integers(0 if layout.placed else 1, 16))):
+        way = WAYS[int(rng.choice(len(WAYS), p=crowd))]
         layout.put(layout.draw(), way, radius) or layout.put(layout.draw(), "free", radius)
     if not layout.placed:
         return wild_scene(rng, numbers, physics)
@@ -41,10 +46,20 @@ def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics:
     return Scene(things, random_table(rng), light, camera, room)
 
 
+def _add_heap(rng: np.random.Generator, layout: Layout, numbers: Sequence[int]) -> None:
+    """One of the heaps of these shapes, turned; some of its upper things may be missing."""
+    placed = heaps.heap(int(rng.integers(HEAPS)), numbers[0], len(numbers))
+    turn = turned(2, rng.uniform(0, 2 * np.pi))
+    placed = heaps.moved(placed, *rng.normal(0, 0.03, 2).tolist(), turn)
+    if all(layout.holds(thing, T) for thing, T in placed):
+        for thing, T in placed:
+            layout.keep(thing, T)
+
+
 def random_camera(rng: np.random.Generator, focus: Array) -> Array:
     """T_world_camera (4,4): 0.3 to 1.5 m from the focus (3,) m, 20 to 89 degrees down, rolled a little."""
     up, around = np.radians(rng.triangular(20, 45, 89)), rng.uniform(-np.pi, np.pi)
-    distance = float(np.exp(rng.uniform(np.log(0.3), np.log(1.5))))
+    distance = float(np.exp(rng.uniform(np.log(0.33), np.log(1.4))))
     away = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
     target = np.array([*(0.7 * focus[:2] + rng.normal(0, 0.12 * distance, 2)), focus[2] * rng.uniform(0.3, 1)])
     return look_at(target + distance * away, target, roll=float(np.radians(rng.normal(0, 5))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,7 +25,7 @@ from molmo_ros.sim.wild.bodies import (
 from molmo_ros.sim.wild.stable import stable_poses
 
 LIMITS_M = (0.02, 0.30)  # of the longest side
-_KEPT = 1500
+_KEPT = 2500
 _POINT_AREA_M2 = 2.5e-5
 
 
@@ -44,6 +44,12 @@ class Shape:
     points: Array
     hollow: bool
     round: bool
+
+    def grown(self, factor: float) -> Shape:
+        """The same, larger by a factor."""
+        poses = self.poses.copy()
+        poses[:, :3, 3] *= factor
+        return replace(self, mesh=scaled(self.mesh, factor), poses=poses, points=self.points * factor)
 
 
 @lru_cache(maxsize=_KEPT)
