@@ -44,14 +44,14 @@ def scenes() -> Frames:
 def test_a_training_crop_is_the_crop_of_the_run_time() -> None:
     frames, frame = _frames(3)
     samples = Samples(frames, CPU)
-    inputs, masks = samples.cut(samples.on[:4], torch.Generator(), augment=False)
+    inputs, targets = samples.cut(samples.on[:4], torch.Generator(), augment=False)
     for k, (_, u, v, thing, mm) in enumerate(samples.on[:4].tolist()):
         crop = crop_around(frame, u, v, mm / 1000)
         assert np.abs(inputs.rgb[k].numpy() - crop.rgb).max() <= 8  # OpenCV interpolates in steps of 1/32 px
         assert np.mean(inputs.depth[k].numpy() != crop.depth) < 0.01  # rounding at .5
         assert np.allclose(inputs.rays[k], crop.rays, atol=1e-5)
         assert frames.ids[0, v, u] == thing
-        assert masks[k, 0, CROP // 2, CROP // 2] == 1
+        assert targets.masks[k, 0, CROP // 2, CROP // 2] == 1
 
 
 def test_points_lie_on_their_things_and_beside_all(scenes: Frames) -> None:
@@ -64,12 +64,12 @@ def test_points_lie_on_their_things_and_beside_all(scenes: Frames) -> None:
 def test_a_few_steps_lower_the_loss_and_can_be_resumed(scenes: Frames, tmp_path: Path) -> None:
     samples, generator = Samples(scenes, CPU), torch.Generator().manual_seed(1)
     training = Training(tmp_path, CPU, lr=0.05)
-    inputs, masks = samples.batch(4, generator)
-    before = loss_of(training.net, inputs, masks)[0].item()
+    inputs, targets = samples.batch(4, generator)
+    before = loss_of(training.net, inputs, targets)[0].item()
     for _ in range(6):
-        training.update(inputs, masks, share_done=0.0)
+        training.update(inputs, targets, share_done=0.0)
     training.save()
-    assert loss_of(training.net, inputs, masks)[0].item() < 0.9 * before
+    assert loss_of(training.net, inputs, targets)[0].item() < 0.9 * before
     again = Training(tmp_path, CPU, lr=0.05)
     assert again.step == 6
     for a, b in zip(training.net.state_dict().values(), again.net.state_dict().values(), strict=True):

@@ -20,7 +20,7 @@ from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.perception.depth import DepthOptions, valid_depth
 
 MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
-CROP = 144  # cells along a side of what the network sees
+CROP = 112  # cells along a side of what the network sees
 HALF_M = 0.24  # half the side of the crop, at the depth of the point
 Float32 = npt.NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from molmo_ros.datatypes import Array, Depth
 WIDTH, HEIGHT = 480, 360
 SHARD = 50  # scenes
 FARTHEST_M = 30.0
-SENSORS = {"stereo": 0.84, "dropout": 0.1, "perfect": 0.06}
+SENSORS = {"stereo": 0.7, "structured_light": 0.1, "tof": 0.1, "dropout": 0.05, "perfect": 0.05}
 POINTS_PER_THING, POINTS_OFF = 8, 3
 LEAST_PIXELS = 70  # that a thing must show to be asked for
 

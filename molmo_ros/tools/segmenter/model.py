@@ -1,8 +1,10 @@
 """The mask network: a crop around a point of an RGB-D image in, the mask of the thing at that point out.
 
-A small residual U-Net (Ronneberger et al. 2015, arXiv 1505.04597; He et al. 2016, arXiv 1512.03385) that is
-prompted by where the crop is: the point is always its middle. It learns from simulation alone, as UOIS-Net
-(Xie et al. 2021, arXiv 2007.08073) and UCN (Xiang et al. 2020, arXiv 2007.15157) do.
+A small residual U-Net (Ronneberger et al. 2015, arXiv 1505.04597; He et al. 2016, arXiv 1512.03385) looks at
+the crop once. A light head then compares the features of each cell with those at a point, so that one look
+teaches, and answers, several points (as in Segment Anything, Kirillov et al. 2023, arXiv 2304.02643).
+It learns from simulation alone, as UOIS-Net (Xie et al. 2021, arXiv 2007.08073) and UCN (Xiang et al. 2020,
+arXiv 2007.15157) do.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CHANNELS = (32, 48, 96, 128)
-FEATURES = 15
+CHANNELS = (24, 48, 96, 128)
+FEATURES = 13
+BESIDE = 8  # what the head is told of a cell beside the features
 NEAR_M = 0.1  # unit of the distances that the network is told
 
 
 class MaskNet(nn.Module):
-    """Crops (B,...) of side S = CROP -> logits (B,2,S,S), of the thing and of all things, and logits (B,) of
-    the IoU that the first mask has.
+    """Crops (B,...) of side S = CROP -> logits (B,2,S,S), of the thing at their middle and of all things, and
+    logits (B,) of the IoU that the first mask has.
 
     Inputs, as ``learned_mask.crop_around`` makes them: rgb (B,S,S,3) float 0..255; depth (B,S,S) m, 0 where
     there is none; rays (B,4), so that cell i, j looks along (rays[0] + rays[1] j, rays[2] + rays[3] i, 1);
@@ -39,24 +42,69 @@ class MaskNet(nn.Module):
         self.up3, self.back3 = _conv(d, c, kernel=1), Block(c)
         self.up2, self.back2 = _conv(c, b, kernel=1), Block(b)
         self.up1, self.back1 = _conv(b, a, kernel=1), Block(a)
-        self.masks = nn.Conv2d(a, 2 * 4, 3, padding=1)
-        self.iou = nn.Sequential(nn.Linear(d + a, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.things = nn.Conv2d(a, 4, 1)
+        self.cell, self.beside = nn.Conv2d(a, 48, 1), nn.Conv2d(BESIDE, 48, 1, bias=False)
+        self.at_point = nn.Linear(a, 48, bias=False)
+        self.mix = nn.Conv2d(48, 32, 1)
+        self.around = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.mask = nn.Conv2d(32, 4, 1)
+        self.iou = nn.Sequential(nn.Linear(2 * a, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(
         self, rgb: Tensor, depth: Tensor, rays: Tensor, point: Tensor, plane: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x1 = self.down1(self.stem(features(rgb, depth, rays, point, plane)))
+        seen, places, colours = self.look(rgb, depth, rays, point, plane)
+        middle = seen.shape[-1] // 2
+        own = seen[:, :, middle - 1 : middle + 1, middle - 1 : middle + 1].mean((2, 3))
+        colour = colours[:, :, middle - 1 : middle + 1, middle - 1 : middle + 1].mean((2, 3))
+        cells = self.cell(seen)
+        logits, iou = self.answer(seen, cells, places, colours, own, torch.zeros_like(point), colour)
+        things = functional.pixel_shuffle(self.things(seen), 2)
+        return torch.cat([logits, things], dim=1), iou
+
+    def look(
+        self, rgb: Tensor, depth: Tensor, rays: Tensor, point: Tensor, plane: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (B,C,S/2,S/2), and places (B,4,S/2,S/2) relative to the point, the last of them
+        whether they are known, and colours (B,3,S/2,S/2), at the same cells."""
+        x = features(rgb, depth, rays, point, plane)
+        beside = functional.avg_pool2d(x, 2)
+        x1 = self.down1(self.stem(x))
         x2 = self.down2(self.to2(x1))
         x3 = self.down3(self.to3(x2))
         x4 = self.bottom(self.to4(x3))
         x = self.back3(x3 + _twice(self.up3(x4)))
         x = self.back2(x2 + _twice(self.up2(x)))
         x = self.back1(x1 + _twice(self.up1(x)))
-        logits = functional.pixel_shuffle(self.masks(x), 2)
-        inside = torch.sigmoid(functional.avg_pool2d(logits[:, :1], 2)).detach()
-        of_mask = (x * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1.0)
-        iou = self.iou(torch.cat([x4.mean((2, 3)), of_mask], dim=1))[:, 0]
-        return logits, iou
+        return x, torch.cat([beside[:, 3:6], beside[:, 11:12]], 1), beside[:, :3]
+
+    def answer(
+        self,
+        seen: Tensor,
+        cells: Tensor,
+        places: Tensor,
+        colours: Tensor,
+        own: Tensor,
+        at: Tensor,
+        colour: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B,1,S,S) of the mask of the thing at one point of each crop, and (B,) of its IoU.
+
+        cells: self.cell(seen), the same for all points; own (B,C), colour (B,3): features and colour there;
+        at (B,3), its place as in places.
+        """
+        away = (places[:, :3] - at[:, :, None, None]) * places[:, 3:]
+        far = away.pow(2).sum(1, keepdim=True).add(1e-4).sqrt()
+        other = colours - colour[:, :, None, None]
+        beside = torch.cat([away, places[:, 3:], far, other], dim=1)
+        x = cells + self.beside(beside) + self.at_point(own)[:, :, None, None]
+        x = functional.relu(self.mix(functional.relu(x)))
+        x = functional.relu(x + self.around(x))
+        coarse = self.mask(x)
+        inside = torch.sigmoid(coarse.detach().mean(1, keepdim=True))
+        of_mask = (seen.detach() * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1.0)
+        iou = self.iou(torch.cat([own.detach(), of_mask], dim=1))[:, 0]
+        return functional.pixel_shuffle(coarse, 2), iou
 
 
 class Block(nn.Module):
@@ -87,8 +135,7 @@ def _twice(x: Tensor) -> Tensor:
 
 def features(rgb: Tensor, depth: Tensor, rays: Tensor, point: Tensor, plane: Tensor) -> Tensor:
     """What the network sees (B,FEATURES,S,S): colour 3, place relative to the point 3, normal 3, height above
-    the support and whether it is known 2, depth is valid 1, step of depth to the neighbours 1, distance in
-    the image from the point 1, the same colour as at the point 1.
+    the support and whether it is known 2, depth is known 1, step of depth to the neighbours 1.
     """
     size = depth.shape[-1]
     known = (depth > 0).float()
@@ -102,12 +149,7 @@ def features(rgb: Tensor, depth: Tensor, rays: Tensor, point: Tensor, plane: Ten
     height = (place * plane[:, :3, None, None]).sum(1) + plane[:, 3, None, None]
     height = (height / (NEAR_M / 2)).clamp(-2.0, 4.0) * has_plane
     colour = rgb.permute(0, 3, 1, 2) / 127.5 - 1.0
-    middle = size // 2
-    own = colour[:, :, middle - 2 : middle + 3, middle - 2 : middle + 3].mean((2, 3), keepdim=True)
-    alike = torch.exp(-6.0 * ((colour - own) ** 2).sum(1))
-    off = (cells - (size - 1) / 2) / size
-    centre = torch.exp(-((off[None, :] ** 2 + off[:, None] ** 2) / (2 * 0.06**2))).expand_as(depth)
-    single = torch.stack([height, has_plane, known, _step(depth, known), centre, alike], dim=1)
+    single = torch.stack([height, has_plane, known, _step(depth, known)], dim=1)
     return torch.cat([colour, away, normal, single], dim=1)
 
 

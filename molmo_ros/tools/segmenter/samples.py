@@ -11,7 +11,8 @@ from torch.nn import functional
 from molmo_ros.perception.learned_mask import CROP, HALF_M
 from molmo_ros.tools.segmenter.data import Frames
 
-OFF_SHARE = 0.06  # of the samples lie beside all things: their mask is empty
+OFF_SHARE = 0.06  # of the crops are around a point beside all things: its mask is empty
+POINTS = 6  # that are asked for in one crop, its middle first
 JITTER_PX = 1.0
 
 
@@ -28,6 +29,20 @@ class Inputs:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """In the order of MaskNet's arguments."""
         return self.rgb, self.depth, self.rays, self.point, self.plane
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is true of crops.
+
+    points (B,P,2): row and column of the cells that are asked for; masks (B,P,S,S) of the things there;
+    things (B,S,S), all that is no support; weight (B,S,S), more beside borders of things.
+    """
+
+    points: Tensor
+    masks: Tensor
+    things: Tensor
+    weight: Tensor
 
 
 class Samples:
@@ -49,8 +64,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def batch(self, size: int, generator: torch.Generator, augment: bool = True) -> tuple[Inputs, Tensor]:
-        """Return inputs and the masks (B,2,S,S), of the thing and of all things."""
+    def batch(self, size: int, generator: torch.Generator, augment: bool = True) -> tuple[Inputs, Targets]:
+        """Return inputs, and what is true of them."""
         on = self.on[self._integers(len(self.on), size, generator)]
         if augment and len(self.off):
             off = self.off[self._integers(len(self.off), size, generator)]
@@ -58,7 +73,7 @@ class Samples:
             on = torch.where(beside[:, None], off, on)
         return self.cut(on, generator, augment)
 
-    def cut(self, chosen: Tensor, generator: torch.Generator, augment: bool) -> tuple[Inputs, Tensor]:
+    def cut(self, chosen: Tensor, generator: torch.Generator, augment: bool) -> tuple[Inputs, Targets]:
         """Cut crops around points (B,5) as ``learned_mask.crop_around`` does."""
         size = len(chosen)
         scene, u, v, thing, mm = chosen.long().unbind(1)
@@ -79,11 +94,30 @@ class Samples:
         depth = self.depth.view(len(self), -1)[scene[:, None], flat].view(size, CROP, CROP).float() / 1000
         depth = torch.where(inside & (depth < 4.0) & (depth > 0.1), depth, 0.0)
         ids = self.ids.view(len(self), -1)[scene[:, None], flat].view(size, CROP, CROP) * inside
-        masks = torch.stack([(ids == thing[:, None, None]) & (thing > 0)[:, None, None], ids > 0], 1).float()
         rays = torch.stack([(u0 - cx) / fx, step / fx, (v0 - cy) / fy, step / fy], 1)
         point = torch.stack([(x - cx) / fx * z, (y - cy) / fy * z, z], 1)
         inputs = Inputs(rgb, depth, rays, point, self.plane[scene])
-        return (self._augmented(inputs, generator) if augment else inputs), masks
+        targets = self._targets(ids, depth, thing, generator)
+        return (self._augmented(inputs, generator) if augment else inputs), targets
+
+    def _targets(self, ids: Tensor, depth: Tensor, thing: Tensor, generator: torch.Generator) -> Targets:
+        """Ask for the middle of crops, and for other cells, each thing as often as any other."""
+        size = len(ids)
+        flat = ids.view(size, -1).long()
+        area = torch.zeros(size, 256, device=self.device)
+        area.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
+        weight = torch.where(flat > 0, 1 / area.gather(1, flat), 0.3 / area.gather(1, flat))
+        weight = weight * (depth.view(size, -1) > 0) + 1e-9
+        others = torch.multinomial(weight, POINTS - 1, generator=generator)
+        middle = torch.full((size, 1), CROP // 2 * (CROP + 1), device=self.device)
+        cells = torch.cat([middle, others], dim=1)
+        asked = torch.cat([thing[:, None], flat.gather(1, others)], dim=1)
+        masks = (ids[:, None] == asked[:, :, None, None]) & (asked > 0)[:, :, None, None]
+        points = torch.stack([cells // CROP, cells % CROP], dim=2)
+        each = ids[:, None].float()
+        border = functional.max_pool2d(each, 3, 1, 1) > -functional.max_pool2d(-each, 3, 1, 1)
+        weight = 1 + 2 * functional.max_pool2d(border.float(), 3, 1, 1)[:, 0]
+        return Targets(points, masks.float(), (ids > 0).float(), weight)
 
     def _augmented(self, i: Inputs, generator: torch.Generator) -> Inputs:
         size = len(i.rgb)

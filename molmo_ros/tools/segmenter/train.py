@@ -16,33 +16,60 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from molmo_ros.perception.learned_mask import CROP
 from molmo_ros.tools.segmenter import data
 from molmo_ros.tools.segmenter.model import MaskNet
-from molmo_ros.tools.segmenter.samples import Inputs, Samples
+from molmo_ros.tools.segmenter.samples import POINTS, Inputs, Samples, Targets
 
-JUDGE_SHARDS = 6  # the first ones, never trained on
-JUDGE_EVERY, SAVE_EVERY, LOOK_EVERY = 200, 500, 100
-WARM_STEPS = 200
-EMA = 0.998
+JUDGE_SHARDS = 3  # the first ones, never trained on
+JUDGE_EVERY, SAVE_EVERY, LOOK_EVERY = 100, 100, 50
+WARM_STEPS = 100
+EMA = 0.995
 
 
-def loss_of(net: nn.Module, inputs: Inputs, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss, and the IoU (B,) of the first mask.
+def loss_of(net: MaskNet, inputs: Inputs, targets: Targets) -> tuple[Tensor, Tensor]:
+    """The loss, and the IoU (B,P) of the masks.
 
     Cross entropy in which borders count more, Dice, and the error of the IoU that the network expects.
     """
-    logits, expected = net(*inputs.tensors())
-    logits, expected = logits.float(), expected.float()
-    border = functional.max_pool2d(masks, 5, 1, 2) + functional.max_pool2d(-masks, 5, 1, 2)
-    each = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    each = each * (1 + 2 * border)
-    thing, things = each.mean((0, 2, 3))
-    probability = torch.sigmoid(logits[:, 0])
-    overlap = 2 * (probability * masks[:, 0]).sum((1, 2)) + 30.0
-    dice = 1 - overlap / (probability.sum((1, 2)) + masks[:, 0].sum((1, 2)) + 30.0)
-    reached = iou(logits[:, 0].detach() > 0, masks[:, 0] > 0.5)
-    certainty = functional.binary_cross_entropy_with_logits(expected, reached)
-    return 2 * thing + 0.5 * things + dice.mean() + 0.1 * certainty, reached
+    seen, places, colours = net.look(*inputs.tensors())
+    cells = net.cell(seen)
+    things = functional.pixel_shuffle(net.things(seen), 2)[:, 0].float()
+    loss = 0.5 * _entropy(things, targets.things, targets.weight)
+    reached = []
+    for k in range(targets.points.shape[1]):
+        own, at, colour = at_points(targets.points[:, k], seen, places, colours)
+        logits, expected = net.answer(
+            seen, cells, places, colours, own, at[:, :3] / (at[:, 3:] + 1e-3), colour
+        )
+        logits, expected, truth = logits[:, 0].float(), expected.float(), targets.masks[:, k]
+        probability = torch.sigmoid(logits)
+        overlap = 2 * (probability * truth).sum((1, 2)) + 30.0
+        dice = 1 - overlap / (probability.sum((1, 2)) + truth.sum((1, 2)) + 30.0)
+        reached.append(iou(logits.detach() > 0, truth > 0.5))
+        certainty = functional.binary_cross_entropy_with_logits(expected, reached[-1])
+        share = 2.0 if k == 0 else 1.0  # at run time the point is the middle
+        part = 2 * _entropy(logits, truth, targets.weight) + dice.mean() + 0.1 * certainty
+        loss = loss + share * part / POINTS
+    return loss, torch.stack(reached, dim=1)
+
+
+def at_points(cells: Tensor, *maps: Tensor) -> list[Tensor]:
+    """Values (B,C) of maps (B,C,S/2,S/2) at one point (B,2), row and column of S, of each crop."""
+    i, j = (cells // 2).unbind(1)
+    row = torch.arange(len(cells), device=cells.device)
+    middle = (cells == CROP // 2).all(1, keepdim=True)
+    found = []
+    for values in maps:
+        centre = CROP // 4
+        of_middle = values[:, :, centre - 1 : centre + 1, centre - 1 : centre + 1].mean((2, 3))
+        found.append(torch.where(middle, of_middle, values[row, :, i, j]))
+    return found
+
+
+def _entropy(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Cross entropy of masks (B,S,S), weighted."""
+    return functional.binary_cross_entropy_with_logits(logits, truth, weight)
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -74,13 +101,13 @@ class Training:
         if (folder / "state.pt").exists():
             self._resume()
 
-    def update(self, inputs: Inputs, masks: Tensor, share_done: float) -> float:
+    def update(self, inputs: Inputs, targets: Targets, share_done: float) -> float:
         """One step; the learning rate falls along a cosine."""
         rate = self.lr * min(1.0, (self.step + 1) / WARM_STEPS) * 0.5 * (1 + math.cos(math.pi * share_done))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss, reached = loss_of(self.net, inputs, masks)
+            loss, reached = loss_of(self.net, inputs, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
@@ -89,7 +116,7 @@ class Training:
             keep = min(EMA, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(*self.followed, 1 - keep)
         self.step += 1
-        return float(reached.mean()) if self.step % 50 == 0 else float("nan")
+        return float(reached[:, 0].mean()) if self.step % 50 == 0 else float("nan")
 
     def judge(self, samples: Samples) -> dict[str, float]:
         """IoU on held-out scenes of the running mean, and how well it knows its IoU."""
@@ -98,9 +125,9 @@ class Training:
         reached, expected = [], []
         with torch.no_grad():
             for _ in range(8):
-                inputs, masks = samples.batch(128, generator, augment=False)
+                inputs, targets = samples.batch(32, generator, augment=False)
                 logits, certainty = self.mean(*inputs.tensors())
-                reached.append(iou(logits[:, 0] > 0, masks[:, 0] > 0.5))
+                reached.append(iou(logits[:, 0] > 0, targets.masks[:, 0] > 0.5))
                 expected.append(torch.sigmoid(certainty))
         self.mean.train()
         a, b = torch.cat(reached), torch.cat(expected)
@@ -166,8 +193,7 @@ def train(args: argparse.Namespace) -> None:
             continue
         sizes = torch.tensor([float(len(p)) for p in pools])
         pool = pools[int(torch.multinomial(sizes, 1))]
-        inputs, masks = pool.batch(args.batch, generator)
-        reached = training.update(inputs, masks, done)
+        reached = training.update(*pool.batch(args.batch, generator), done)
         if not math.isnan(reached):
             where = f"step {training.step}, {training.seconds:.0f} s, {len(known)} shards"
             print(f"{where}: iou {reached:.3f}", flush=True)
@@ -191,7 +217,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=210.0)
