@@ -24,19 +24,19 @@ def smooth_field(shape: tuple[int, int], size_px: float, rng: np.random.Generato
     if size_px < 1.5:
         return rng.standard_normal(shape, dtype=np.float32)
     step = min(size_px, max(height, width))
-    nodes = rng.standard_normal((int(height / step) + 4, int(width / step) + 4), dtype=np.float32)
-    du, dv = rng.random(2) + 1
-    grid = np.array([[1 / step, 0, du], [0, 1 / step, dv]])
-    field = cv2.warpAffine(
-        nodes,
-        grid,
-        (width, height),
-        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT,
-    )
-    return np.asarray(field * np.float32(1.17))  # interpolation takes a seventh of the deviation
+    rows, columns = (int(np.ceil(n / step)) + 3 for n in shape)
+    nodes = rng.standard_normal((rows, columns), dtype=np.float32)
+    size = round(columns * step), round(rows * step)
+    field = cv2.resize(nodes, size, interpolation=cv2.INTER_CUBIC)
+    y, x = (step * (0.5 + rng.random(2))).astype(int)  # no pixel is always a node
+    return np.asarray(field[y : y + height, x : x + width] * np.float32(1.17))  # cubics lose a seventh
 
 
 def box(image: Array, radius: int) -> Array:
     """Mean over squares of 2 radius + 1 pixels."""
     return np.asarray(cv2.blur(image, (2 * radius + 1,) * 2, borderType=cv2.BORDER_REPLICATE))
+
+
+def log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    """Draw a number whose logarithm is uniform, as a plain float: numpy's would turn float32 into float64."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -39,7 +39,7 @@ class SimObject:
 
     @property
     def name(self) -> str:
-        return f"{self.color} {self.kind}"
+        return f"{self.color} {self.kind}".strip()
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,9 @@ def _uv(paint: Paint, points: Array, normals: Array) -> Array:
         repeats = np.float32(max(round(0.3 / float(period[0])), 1) / (2 * np.pi))
         u = np.arctan2(points[:, 1], points[:, 0]) * repeats
         flat = upright > 0.7
-        return np.stack([np.where(flat, local[:, 0], u), np.where(flat, local[:, 1], 1 - local[:, 2])], axis=1)
+        return np.stack([np.where(flat, local[:, 0], u), np.where(flat, -local[:, 1], 1 - local[:, 2])], axis=1)
     along_x = np.abs(normals[:, 0]) > np.abs(normals[:, 1])
     flat = upright > np.maximum(np.abs(normals[:, 0]), np.abs(normals[:, 1]))
-    u = np.where(along_x & ~flat, local[:, 1], local[:, 0] + np.float32(0.37) * ~flat)
-    return np.stack([u, np.where(flat, local[:, 1] + np.float32(0.5), 1 - local[:, 2])], axis=1)
+    mirror = np.where(along_x, np.sign(normals[:, 0]), -np.sign(normals[:, 1]))  # print reads from outside
+    u = np.where(flat, local[:, 0], mirror * np.where(along_x, local[:, 1], local[:, 0] + np.float32(0.37)))
+    return np.stack([u, np.where(flat, np.float32(0.5) - local[:, 1], 1 - local[:, 2])], axis=1)

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Depth, Image, Mask
-from molmo_ros.sim.fields import REFERENCE_WIDTH, box, pixels, smooth_field
+from molmo_ros.sim.fields import REFERENCE_WIDTH, box, log_uniform, pixels, smooth_field
 
 _MIN_DISPARITY = 1.0  # px: farther is nothing
 _JUMP = 0.6  # px of disparity between neighbours
@@ -35,11 +35,11 @@ class Stereo:
     baseline m; stride: spacing of the pixels that are matched; window: side of the matching window;
     peak: half width of the correlation peak in px of disparity, its logarithm varies by peak_spread over the
     image; ragged: error of a window's votes; texture: how much the contrast of the scene counts beside the
-    projector's; noise, noise_size: deviation and correlation length of the disparity; wave, wave_size: of
-    the slow part; step of the disparity; margin: how much farther left than the image the second eye sees;
-    check: what the comparison of both eyes takes beside a shadow; doubt: width of the seam at jumps where
-    neither side wins; lost: share of bright surface without depth, dark ones lose more; fill: whether holes
-    are filled from their left; speckle: islands up to so many pixels go.
+    projector's; noise, noise_size: deviation of the disparity, and how far it reaches (twice the length of
+    correlation); wave, wave_size: of the slow part; step of the disparity; margin: how much farther left than
+    the image the second eye sees; check: what the comparison of both eyes takes beside a shadow; doubt: width
+    of the seam at jumps where neither side wins; lost: share of bright surface without depth, dark ones lose
+    more; fill: whether holes are filled from their left; speckle: islands up to so many pixels go.
     """
 
     baseline: float = 0.055
@@ -50,7 +50,7 @@ class Stereo:
     ragged: float = 0.2
     texture: float = 0.5
     noise: float = 0.07
-    noise_size: float = 12.0
+    noise_size: float = 20.0
     wave: float = 0.06
     wave_size: float = 50.0
     step: float = 1 / 32
@@ -65,22 +65,22 @@ class Stereo:
 def random_stereo(rng: np.random.Generator) -> Stereo:
     """Draw a camera and its settings."""
     return Stereo(
-        baseline=rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1]),
+        baseline=float(rng.choice([0.05, 0.055, 0.075, 0.095, 0.12], p=[0.3, 0.3, 0.2, 0.1, 0.1])),
         stride=2,
         window=rng.uniform(9, 23),
-        peak=np.exp(rng.uniform(np.log(1.5), np.log(4.5))),
+        peak=log_uniform(1.5, 4.5, rng),
         peak_spread=rng.uniform(0.3, 0.6),
         ragged=rng.uniform(0.1, 0.35),
         texture=rng.uniform(0.1, 0.8),
-        noise=np.exp(rng.uniform(np.log(0.04), np.log(0.11))),
-        noise_size=rng.uniform(6, 18),
+        noise=log_uniform(0.045, 0.12, rng),
+        noise_size=rng.uniform(10, 30),
         wave=rng.uniform(0.02, 0.08),
         wave_size=rng.uniform(25, 80),
-        step=rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1]),
-        margin=rng.choice([0.0, 20.0, 80.0]) + rng.uniform(0, 20),
+        step=float(rng.choice([1 / 32, 1 / 16, 1 / 8], p=[0.7, 0.2, 0.1])),
+        margin=float(rng.choice([0.0, 20.0, 80.0])) + rng.uniform(0, 20),
         check=rng.uniform(0, 6),
         doubt=rng.uniform(0.0, 0.2),
-        lost=np.exp(rng.uniform(np.log(0.0003), np.log(0.02))),
+        lost=log_uniform(0.0003, 0.02, rng),
         fill=bool(rng.random() < 0.2),
         speckle=int(rng.integers(50, 300)),
     )
@@ -101,7 +101,7 @@ def stereo_depth(
     """
     height, width = depth.shape
     s = max(1, round(pixels(camera.stride, width)))
-    per_disparity = fx * REFERENCE_WIDTH / width * camera.baseline  # of a 640 wide image
+    per_disparity = float(fx) * REFERENCE_WIDTH / width * camera.baseline  # of a 640 wide image
     true = per_disparity / np.maximum(np.nan_to_num(depth[::s, ::s], nan=1e3, posinf=1e3), 1e-3)
     true = np.ascontiguousarray(true, np.float32)
     px = pixels(1.0, true.shape[1])  # pixels of the matched grid for one of a 640 wide image
@@ -110,7 +110,7 @@ def stereo_depth(
     found, sure = match(true, contrast, camera, px, rng)
     error = camera.noise * _unrest(contrast) * smooth_field(true.shape, camera.noise_size * px, rng)
     error += camera.wave * smooth_field(true.shape, camera.wave_size * px, rng)
-    found = np.round((found + error) / camera.step) * camera.step
+    found = found + error
     lost = shadow(found, px, camera.check * px)
     lost |= np.arange(true.shape[1]) + camera.margin * px < found * px
     lost |= sure < camera.doubt
@@ -120,7 +120,7 @@ def stereo_depth(
     if camera.fill:
         found = fill_from_left(found)
     found = _without_speckles(found, round(camera.speckle * px * px))
-    full = _enlarge(found, (width, height))
+    full = np.round(_enlarge(found, (width, height)) / camera.step) * camera.step
     with np.errstate(divide="ignore"):
         z = np.where(full > 0, per_disparity / full, np.nan)
     return np.asarray(np.round(z * 1000) / 1000, np.float32)
@@ -169,7 +169,7 @@ def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) 
     """Mean shift of (N,) starts over votes (M,N) with an Epanechnikov kernel: the modes and their scores."""
     mode = start
     for _ in range(2):
-        inside = weights * (np.abs(votes - mode) < peak)
+        inside = np.where(np.abs(votes - mode) < peak, weights, 0)
         total = np.maximum(inside.sum(0), 1e-6)
         mode = (inside * votes).sum(0) / total
     return mode, total * bias
@@ -272,6 +272,6 @@ def random_structured_light(rng: np.random.Generator) -> Stereo:
         margin=80.0,
         check=rng.uniform(1, 3),
         doubt=rng.uniform(0.3, 0.6),
-        lost=np.exp(rng.uniform(np.log(0.001), np.log(0.02))),
+        lost=log_uniform(0.001, 0.02, rng),
         speckle=int(rng.integers(50, 200)),
     )

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from molmo_ros.datatypes import Array, Depth, Image
-from molmo_ros.sim.fields import pixels, smooth_field
+from molmo_ros.sim.fields import log_uniform, pixels, smooth_field
 
 _NOTHING = 20.0  # m: no light comes back from farther
 _DEEPEST = 0.06  # m: a deeper hollow is a jump
@@ -52,8 +52,8 @@ def random_tof(rng: np.random.Generator) -> TimeOfFlight:
         reach=rng.uniform(20, 60),
         noise=rng.uniform(0.0006, 0.0025),
         wiggle=rng.uniform(0.0, 0.002),
-        flying=rng.choice([0.02, 0.04, 1.0]),
-        weakest=np.exp(rng.uniform(np.log(0.003), np.log(0.02))),
+        flying=float(rng.choice([0.02, 0.04, 1.0])),
+        weakest=log_uniform(0.003, 0.02, rng),
     )
 
 

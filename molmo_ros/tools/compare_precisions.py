@@ -11,7 +11,7 @@ import numpy as np
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.checkpoint.prompt import pointing_prompt
+from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
@@ -78,7 +78,7 @@ def compare_precisions(
             answers = {}
             for precision, model in models.items():
                 recorders[precision].logits.clear()
-                answers[precision] = model.answer(rgb, pointing_prompt(name), drafts=False)
+                answers[precision] = model.answer(rgb, parse_query(name).prompt, drafts=False)
             for precision, tally in tallies.items():
                 tally.add(answers["fp32"], answers[precision], recorders["fp32"], recorders[precision])
         if progress is not None:

@@ -1,158 +1,155 @@
-"""What errors a depth sensor makes, measured without knowing the truth: real frames beside simulated ones.
+"""Errors of real depth images beside those of the simulated sensors, as a table.
 
-    python -m molmo_ros.tools.sensor_statistics --data DIR --frames 30
+    python -m molmo_ros.tools.sensor_statistics --data DIR --frames 30 --picture sensors.png
 
-DIR holds NAME-color.png, NAME-depth.png (16 bit, mm, aligned) and camera_info.yaml.
+DIR holds NAME-color.png, NAME-depth.png (16 bit, mm, aligned, 640 wide) and camera_info.yaml; the simulated
+camera gets its intrinsics. Without --data there are simulated sensors only.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Mask, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, Image
+from molmo_ros.errors import FrameError
+from molmo_ros.io import read_depth
+from molmo_ros.perception.camera_info import load_camera_info
+from molmo_ros.sim.camera import intrinsics
+from molmo_ros.sim.render import Renderer
+from molmo_ros.sim.sensors import SENSORS, SensorView, sensed_depth
+from molmo_ros.tools.grasp_physics.families import draw_case
+from molmo_ros.tools.sensor_tally import Tally
+from molmo_ros.tools.stereo_matching import matched_depth
 
-REACH = 14  # px: the plateaus on both sides of a jump are looked for so far away
-JUMPS_M = {"20-60 mm": (0.02, 0.06), "60-250 mm": (0.06, 0.25)}
-TILE = 48  # px, side of the patches of a plane
-NEAR_PLANE_M = 0.02
-MAX_RANGE_M = 1.5  # what a gripper can reach; beyond it nothing is measured
+SIZE = (640, 480)
+FAMILIES = ("clutter", "spread")
+FARTHER_M = (0.1, 0.5)  # than the families' own camera, as the real frames are
+MATCHED = "matched"
+QUANTILES = (0.1, 0.5, 0.9)
 
 
-@dataclass
-class Tally:
-    """Samples of all frames of one sensor.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table, and draw a picture if wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of real frames")
+    parser.add_argument("--frames", type=int, default=24, help="simulated ones (default 24)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first scene (default 0)")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw simulated depth, a row for a scene")
+    args = parser.parse_args(argv)
+    K = intrinsics(*SIZE) if args.data is None else load_camera_info(args.data / "camera_info.yaml")[0]
+    tallies = {} if args.data is None else {"real": tally(recorded(args.data))}
+    tallies |= {name: Tally() for name in (*SENSORS, MATCHED)}
+    rows = []
+    for rgb, depths in simulated(K, range(args.seed, args.seed + args.frames)):
+        for name, depth in depths.items():
+            tallies[name].add(depth)
+        rows.append((rgb, depths))
+    print(table(tallies))
+    if args.picture is not None:
+        cv2.imwrite(str(args.picture), picture(rows[:: max(1, len(rows) // 4)][:4]))
 
-    widths: 10-90 % width px of ramps, by size of the jump; left, right: width px of the hole at the left and
-    right border of near things; local, wide: deviation, mm at 1 m, of a plane's patches from their own fit
-    and from the whole plane; size: correlation length px; holes: share of the image without depth,
-    inner: the same without the left tenth.
+
+def tally(depths: Iterable[Depth]) -> Tally:
+    """Measure all of them."""
+    total = Tally()
+    for depth in depths:
+        total.add(depth)
+    return total
+
+
+def recorded(folder: Path) -> Iterator[Depth]:
+    """Depth (H,W) m of the frames in a folder.
+
+    Raises: FrameError if there are none, or if they are not 640 wide.
     """
-
-    widths: dict[str, list[int]] = field(default_factory=lambda: {k: [] for k in JUMPS_M})
-    left: list[int] = field(default_factory=list)
-    right: list[int] = field(default_factory=list)
-    local: list[float] = field(default_factory=list)
-    wide: list[float] = field(default_factory=list)
-    size: list[float] = field(default_factory=list)
-    holes: list[float] = field(default_factory=list)
-    inner: list[float] = field(default_factory=list)
-
-    def add(self, depth: Depth) -> None:
-        """Measure one depth image (H,W) m."""
-        hole = ~np.isfinite(depth)
-        self.holes.append(float(hole.mean()))
-        self.inner.append(float(hole[:, depth.shape[1] // 10 :].mean()))
-        near = np.where(depth < MAX_RANGE_M, depth, np.nan)
-        for lines in (near, near.T):
-            for name, widths in ramp_widths(lines).items():
-                self.widths[name] += widths
-        left, right = border_holes(near)
-        self.left += left
-        self.right += right
-        for local, wide, size in plane_patches(near):
-            self.local.append(local)
-            self.wide.append(wide)
-            self.size.append(size)
+    paths = sorted([*folder.glob("*-depth.png"), *folder.glob("*_depth.png")])
+    if not paths:
+        raise FrameError(f"{folder} has no *-depth.png; give the folder of NAME-color.png, NAME-depth.png.")
+    for path in paths:
+        depth = read_depth(path)
+        if depth.shape[1] != SIZE[0]:
+            raise FrameError(f"{path} is {depth.shape[1]} wide; widths are compared at {SIZE[0]}: resize it.")
+        yield depth
 
 
-def ramp_widths(lines: Array) -> dict[str, list[int]]:
-    """10-90 % widths px of jumps along the rows of lines (N,M) m, by size of the jump.
-
-    A jump is a place of steepest change, with measured depth all around and flat ground on both sides.
-    """
-    found: dict[str, list[int]] = {k: [] for k in JUMPS_M}
-    steep = np.abs(lines[:, 2:] - lines[:, :-2])
-    steep = np.pad(np.nan_to_num(steep), ((0, 0), (1, 1)))
-    peak = cv2.dilate(steep.astype(np.float32), np.ones((1, 2 * REACH + 1), np.uint8))
-    v, u = np.nonzero((steep >= peak) & (steep > 0.003))
-    inside = (u >= REACH + 6) & (u < lines.shape[1] - REACH - 6)
-    for row, at in zip(v[inside], u[inside], strict=True):
-        window = lines[row, at - REACH - 6 : at + REACH + 7]
-        if not np.isfinite(window).all():
-            continue
-        before, after = window[:7], window[-7:]
-        a, b = before[-1], after[0]
-        jump = abs(b - a)
-        if max(np.ptp(before), np.ptp(after)) > 0.15 * jump:
-            continue
-        share = (window - a) / (b - a)
-        width = int(np.count_nonzero((share > 0.1) & (share < 0.9)))
-        for name, (low, high) in JUMPS_M.items():
-            if low <= jump < high:
-                found[name].append(width)
-    return found
+def simulated(K: Array, seeds: Iterable[int]) -> Iterator[tuple[Image, dict[str, Depth]]]:
+    """Colour image (H,W,3) and depth (H,W) m by every sensor, of one scene for each seed."""
+    for seed in seeds:
+        case = draw_case(FAMILIES[seed % len(FAMILIES)], seed)
+        rng = np.random.default_rng([seed, 7])
+        T = case.scene.T_world_camera.copy()
+        T[:3, 3] -= rng.uniform(*FARTHER_M) * T[:3, 2]
+        seen, matched = matched_depth(Renderer(case.scene, 1), K, SIZE, T, rng)
+        view = SensorView(seen.depth, seen.rgb)
+        yield seen.rgb, {**{s: sensed_depth(view, K, s, rng) for s in SENSORS}, MATCHED: matched}
 
 
-def border_holes(depth: Depth, jump: float = 0.03, longest: int = 60) -> tuple[list[int], list[int]]:
-    """Widths px of the holes where rows cross into near things (left border) and out of them (right)."""
-    left: list[int] = []
-    right: list[int] = []
-    for row in depth:
-        seen = np.flatnonzero(np.isfinite(row))
-        z = row[seen]
-        step, gap = np.diff(z), np.diff(seen) - 1
-        for k in np.flatnonzero((np.abs(step) > jump) & (gap <= longest)):
-            (left if step[k] < 0 else right).append(int(gap[k]))
-    return left, right
+def table(tallies: dict[str, Tally]) -> str:
+    """Markdown: a line for each statistic, a column for each sensor."""
+    columns = {name: numbers(t) for name, t in tallies.items()}
+    first = next(iter(columns.values()))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for key in first:
+        lines.append(f"| {key} | " + " | ".join(c[key] for c in columns.values()) + " |")
+    return "\n".join(lines)
 
 
-def plane_patches(depth: Depth) -> list[tuple[float, float, float]]:
-    """(local, wide, size) of patches of the largest plane; see Tally. In mm at 1 m: errors grow with z^2."""
-    height, width = depth.shape
-    v, u = np.mgrid[:height, :width]
-    rows = np.stack([u / width, v / width, np.ones_like(u, float)], -1)
-    inverse = 1 / depth  # of a plane it is linear in u and v
-    plane = _largest_plane(rows, inverse)
-    off = (inverse - rows @ plane) * 1000  # mm at 1 m, towards the camera
-    on = np.abs(off) < NEAR_PLANE_M * 1000
-    found = []
-    for y in range(0, height - TILE + 1, TILE):
-        for x in range(0, width - TILE + 1, TILE):
-            at = np.s_[y : y + TILE, x : x + TILE]
-            if on[at].mean() < 0.98:
-                continue
-            known = on[at].ravel()
-            here, residual = rows[at].reshape(-1, 3), off[at].ravel()
-            fit = np.linalg.lstsq(here[known], residual[known], rcond=None)[0]
-            rest = np.where(known, residual - here @ fit, 0).reshape(TILE, TILE)
-            if np.abs(rest).max() < 12:  # nothing lies there
-                found.append(
-                    (float(rest.std()), abs(float(residual[known].mean())), correlation_length(rest))
-                )
-    return found
+def numbers(t: Tally) -> dict[str, str]:
+    """What a tally says, in words and quantiles."""
+    told = {}
+    for name, widths in t.widths.items():
+        told[f"ramp at jumps of {name}, px"] = _quantiles(widths, 0)
+        told[f"jumps of {name} sharp (<= 2 px), %"] = _share(widths, 2)
+    told["hole left of near things, px"] = _quantiles(t.left, 0)
+    told["near things without hole on the left, %"] = _share(t.left, 0)
+    told["hole right of near things, px"] = _quantiles(t.right, 0)
+    told["near things without hole on the right, %"] = _share(t.right, 0)
+    told["plane: deviation in a patch, mm at 1 m"] = _quantiles(t.local, 1)
+    told["plane: offset of a patch, mm at 1 m"] = _quantiles(t.wide, 1)
+    told["plane: correlation length, px"] = _quantiles(t.size, 0)
+    told["holes, % of the image"] = f"{100 * np.mean(t.holes):.1f}"
+    told["holes without the left tenth, %"] = f"{100 * np.mean(t.inner):.1f}"
+    return told
 
 
-def _largest_plane(rows: Array, inverse: Array) -> Array:
-    """RANSAC: (3,) so that rows (H,W,3) @ plane is the inverse depth of most pixels."""
-    rng = np.random.default_rng(0)
-    known = np.isfinite(inverse)
-    a, b = rows[known], inverse[known]
-    pick = rng.integers(0, len(b), 4000)
-    a, b = a[pick], b[pick]
-    best, most = np.zeros(3), -1
-    for _ in range(300):
-        three = rng.integers(0, len(b), 3)
-        if abs(np.linalg.det(a[three])) < 1e-4:
-            continue
-        plane = np.linalg.solve(a[three], b[three])
-        count = int(np.count_nonzero(np.abs(a @ plane - b) < 0.008))
-        best, most = (plane, count) if count > most else (best, most)
-    for _ in range(3):
-        on = np.abs(a @ best - b) < 0.01
-        best = np.linalg.lstsq(a[on], b[on], rcond=None)[0]
-    return np.asarray(best)
+def _quantiles(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    return " / ".join(f"{q:.{digits}f}" for q in np.quantile(values, QUANTILES))
 
 
-def correlation_length(field_: Array) -> float:
-    """Shift px at which the autocorrelation of (H,W) along its rows falls below 1/e."""
-    centred = field_ - field_.mean()
-    for shift in range(1, centred.shape[1] // 2):
-        if (centred[:, shift:] * centred[:, :-shift]).mean() < centred.var() / np.e:
-            return float(shift)
-    return centred.shape[1] / 2
+def _share(values: Sequence[float], most: float) -> str:
+    return f"{100 * np.mean(np.array(values) <= most):.0f}" if values else "-"
+
+
+def picture(rows: Sequence[tuple[Image, dict[str, Depth]]]) -> Image:
+    """Colour and depth of the middle of each scene by every sensor (BGR)."""
+    lines = []
+    for rgb, depths in rows:
+        low, high = np.nanquantile(depths["perfect"][MIDDLE], [0.01, 0.95])
+        cells = [rgb[MIDDLE][..., ::-1], *(_colours(d[MIDDLE], low, high) for d in depths.values())]
+        lines.append(np.hstack(cells))
+    names = np.full((24, lines[0].shape[1], 3), 255, np.uint8)
+    wide = lines[0].shape[1] // (len(rows[0][1]) + 1)
+    for k, name in enumerate(("", *rows[0][1])):
+        cv2.putText(names, name, (k * wide + 6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([names, *lines])
+
+
+MIDDLE = np.s_[110:370, 190:450]
+
+
+def _colours(depth: Depth, low: float, high: float) -> Image:
+    share = np.clip((depth - low) / (high - low), 0, 1)
+    colours = cv2.applyColorMap(np.uint8(255 * np.nan_to_num(1 - share)), cv2.COLORMAP_TURBO)
+    colours[~np.isfinite(depth)] = 0
+    return colours
+
+
+if __name__ == "__main__":
+    main()

@@ -95,11 +95,16 @@ def scaled(m: Mesh, factor: float) -> Mesh:
     return Mesh(m.vertices * factor, m.normals, m.faces, m.parts, tuple(s * factor for s in m.solids))
 
 
+def stretched(m: Mesh, factors: Array) -> Mesh:
+    """The mesh stretched along its axes by factors (3,); without solids, the normals as they are."""
+    return Mesh(m.vertices * factors, m.normals, m.faces, m.parts)
+
+
 def _on(half: Array, eta: Array, omega: Array, e1: float, e2: float) -> Array:
     """Points (R,C,3) of a superquadric surface at latitudes eta (R,1) and longitudes omega (1,C)."""
 
     def power(value: Array, exponent: float) -> Array:
-        return np.asarray(np.sign(value) * np.maximum(np.abs(value), 1e-4) ** exponent)
+        return np.asarray(np.sign(value) * np.where(np.abs(value) < 1e-9, 0.0, np.abs(value)) ** exponent)
 
     around = power(np.cos(eta), e1)
     ones = np.ones_like(omega)

@@ -17,9 +17,11 @@ from molmo_ros.sim.wild.shapes import OWN_KINDS, Shape, open_box, shape
 
 STEP_S, LONGEST_S, CALM = 0.003, 2.5, 0.05  # coarse: of pictures, not of grasps; m/s and rad/s of rest
 DENSITY = 350.0  # kg/m3
-SECTORS, SLICES = 12, 2  # into which a hollow thing is cut
+SECTORS, SLICES = 10, 2  # into which a hollow thing is cut
 FALL_M = 0.07  # between things that fall one after the other
 SOFT = ("cable", "cloth")  # what a rigid body tells too little of
+RIGID = tuple(k for k in OWN_KINDS if k not in SOFT)
+RINGS = ("ring", "tape")
 _KEPT = 200
 
 
@@ -43,9 +45,10 @@ def bin_shape(rng: np.random.Generator) -> Shape:
     return Shape("bin", body, np.eye(4)[None], np.ones(1), body.vertices, True, False)
 
 
-def draw_things(rng: np.random.Generator, count: int, numbers: Sequence[int]) -> list[Shape]:
+def draw_things(
+    rng: np.random.Generator, count: int, numbers: Sequence[int], kinds: Sequence[str] = RIGID
+) -> list[Shape]:
     """Shapes to be dropped: rigid ones, not all of them hollow (they are costly)."""
-    kinds = [k for k in OWN_KINDS if k not in SOFT]
     things: list[Shape] = []
     while len(things) < count:
         made = shape(kinds[int(rng.integers(len(kinds)))], int(numbers[int(rng.integers(len(numbers)))]))
@@ -66,7 +69,7 @@ def drop(rng: np.random.Generator, things: list[Shape], box: Shape | None) -> li
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1], friction=[0.6, 0.01, 0.001])
     half = np.array([0.05, 0.05]) if box is None else np.ptp(box.mesh.vertices, axis=0)[:2] * 0.28
     if box is not None:
-        _add_pieces(mujoco, spec, spec.worldbody, "bin", list(box.mesh.solids))
+        _add_pieces(mujoco, spec, spec.worldbody, "bin", box.mesh.solids)
     height = 0.02 if box is None else float(np.ptp(box.mesh.vertices[:, 2]))
     for k, thing in enumerate(things):
         size = float(np.ptp(thing.mesh.vertices, axis=0).max())
@@ -93,25 +96,24 @@ def drop(rng: np.random.Generator, things: list[Shape], box: Shape | None) -> li
     return [(thing, T) for thing, T in poses if _stayed(thing, T, box)]
 
 
-def coarse_pieces(thing: Shape) -> list[Array]:
-    """A body as few convex pieces (K,3): hollow ones as sectors, all others as their own pieces or as one hull."""
-    solids = list(thing.mesh.solids)
+def coarse_pieces(thing: Shape, sectors: int = SECTORS, slices: int = SLICES) -> tuple[Array, ...]:
+    """A body as few convex pieces (K,3): hollow ones cut by angle and height, others in their own pieces or one hull."""
+    solids = thing.mesh.solids
     if len(solids) <= SECTORS:
         return solids
-    if not thing.hollow and thing.kind != "ring":
-        return [thing.mesh.vertices]
+    if not thing.hollow and thing.kind not in RINGS:
+        return (thing.mesh.vertices,)
     middles = np.array([s.mean(axis=0) for s in solids])
     low, high = middles[:, 2].min(), middles[:, 2].max()
-    level = np.minimum((SLICES * (middles[:, 2] - low) / max(high - low, 1e-6)).astype(int), SLICES - 1)
-    sector = (SECTORS * (np.arctan2(middles[:, 1], middles[:, 0]) / (2 * np.pi) + 0.5)).astype(int) % SECTORS
+    level = np.minimum((slices * (middles[:, 2] - low) / max(high - low, 1e-6)).astype(int), slices - 1)
+    angle = np.arctan2(middles[:, 1], middles[:, 0]) / (2 * np.pi) % 1
+    key = level * sectors + (sectors * angle + 1e-6).astype(int) % sectors
     full = np.hypot(middles[:, 0], middles[:, 1]) < 0.003
-    pieces = [solids[i] for i in np.flatnonzero(full)]
-    for key in np.unique((level * SECTORS + sector)[~full]):
-        pieces.append(np.concatenate([solids[i] for i in np.flatnonzero(~full & (level * SECTORS + sector == key))]))
-    return pieces
+    joined = [np.concatenate([solids[i] for i in np.flatnonzero(~full & (key == k))]) for k in np.unique(key[~full])]
+    return (*(solids[i] for i in np.flatnonzero(full)), *joined)
 
 
-def _add_pieces(mujoco: Any, spec: Any, body: Any, name: str, pieces: list[Array]) -> None:
+def _add_pieces(mujoco: Any, spec: Any, body: Any, name: str, pieces: Sequence[Array]) -> None:
     for k, piece in enumerate(pieces):
         corners = _corners(piece)
         if corners is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from molmo_ros.datatypes import Array
-from molmo_ros.sim.mesh import Mesh
 from molmo_ros.sim.scene import SimObject, TableTop
 from molmo_ros.sim.wild import paint
 from molmo_ros.sim.wild.bodies import shift, turned
@@ -96,13 +96,12 @@ class Layout:
         return None
 
 
-def dressed(rng: np.random.Generator, placed: list[tuple[Shape, Array]], clear: float) -> tuple[SimObject, ...]:
-    """Things with skins; now and then all in a few colours, so that neighbours look alike."""
+def dressed(rng: np.random.Generator, placed: Sequence[tuple[Shape, Array]], clear: float) -> tuple[SimObject, ...]:
+    """Things with skins; now and then all in a few colours, so that neighbours look alike. They have no solids."""
     few = [paint.any_color(rng) for _ in range(int(rng.integers(1, 4)))] if rng.random() < 0.3 else []
     things = []
     for made, T in placed:
         color = few[int(rng.integers(len(few)))] * rng.uniform(0.85, 1.15) if few else paint.any_color(rng)
         skin = paint.thing_skin(rng, made, color, clear)
-        bare = Mesh(made.mesh.vertices, made.mesh.normals, made.mesh.faces, made.mesh.parts)
-        things.append(SimObject(made.kind, "", T, bare.moved(T), skin))
+        things.append(SimObject(made.kind, "", T, replace(made.mesh, solids=()).moved(T), skin))
     return tuple(things)

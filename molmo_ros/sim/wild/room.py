@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from molmo_ros.datatypes import Array
@@ -10,9 +12,10 @@ from molmo_ros.sim.mesh import Mesh
 from molmo_ros.sim.scene import Fixture, Light, Room, TableTop
 from molmo_ros.sim.skin import Paint, Skin
 from molmo_ros.sim.wild import paint
-from molmo_ros.sim.wild.bodies import revolved, rod, shift, superquadric, turned
+from molmo_ros.sim.wild.bodies import revolved, rod, shift, stretched, superquadric, turned
 
 NO_EDGE = 0.25  # share of tables whose edge is far away
+_LEGS = 4  # their shapes
 ALBEDO_SEEN = 0.27  # of a usual picture; the exposure makes it middle grey
 
 
@@ -57,8 +60,7 @@ def auto_gain(rng: np.random.Generator, linear_mean: float) -> Array:
 def _table(rng: np.random.Generator, top: TableTop) -> Fixture:
     pose = shift(top.centre[0], top.centre[1], 0.0) @ turned(2, top.turn)
     if top.round:
-        r, t = top.size[0] / 2, top.thickness
-        body = revolved([(0, -t), (r - 0.2 * t, -t), (r, -0.7 * t), (r, -0.1 * t), (r - 0.2 * t, 0), (0, 0)], [0] * 5, 48)
+        body = stretched(_unit_disc(), np.array([top.size[0] / 2, top.size[0] / 2, top.thickness]))
     else:
         body = mesh.box((top.size[0], top.size[1], top.thickness)).moved(shift(0, 0, -top.thickness))
     return Fixture(body.moved(pose), Skin((table_paint(rng),)), pose)
@@ -90,12 +92,29 @@ def _legs(rng: np.random.Generator, top: TableTop) -> list[Fixture]:
     skin, r = Skin((paint.plain(paint.any_color(rng), 0.2),)), rng.uniform(0.015, 0.045)
     corners = [(0.0, 0.0)] if top.round else [(a, b) for a in (-1, 1) for b in (-1, 1)]
     half = np.maximum(top.size / 2 - 2 * r, 0)
-    legs = []
+    legs, shape = [], int(rng.integers(_LEGS))
     for corner in corners:
         x, y = half * corner
-        leg = rod(np.array([x, y, top.floor]), np.array([x, y, -top.thickness]), r * rng.uniform(0.6, 1), r)
+        leg = stretched(_unit_leg(shape), np.array([r, r, -top.floor - top.thickness])).moved(shift(x, y, top.floor))
         legs.append(Fixture(leg.moved(pose), skin, pose))
     return legs
+
+
+@lru_cache(maxsize=1)
+def _unit_disc() -> Mesh:
+    """A round top of radius and thickness 1 below z = 0."""
+    return revolved([(0, -1), (0.98, -1), (1, -0.7), (1, -0.1), (0.99, 0), (0, 0)], [0] * 5, 48)
+
+
+@lru_cache(maxsize=8)
+def _unit_leg(index: int) -> Mesh:
+    """A leg of radius and height about 1 on z = 0: straight, tapered or turned."""
+    if index == 0:
+        return mesh.box((1.6, 1.6, 1.0))
+    z = np.linspace(0, 1, 7)
+    radius = 0.6 + 0.4 * z + (0.25 * np.sin(np.arange(7) * index) if index > 1 else 0)
+    profile = [(0.0, 0.0), *zip(radius.tolist(), z.tolist(), strict=True), (0.0, 1.0)]
+    return revolved(profile, [0] * 8, 16)
 
 
 def _floor(rng: np.random.Generator, top: TableTop) -> Fixture:

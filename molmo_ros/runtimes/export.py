@@ -15,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
+from molmo_ros.network.decoder_in_place import build_decoder_in_place
+from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
@@ -52,7 +55,8 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
-    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
+    kind = FusedGraph if precision.fused else Graph
+    graph = kind(part, sink, precision.of_vision() if part == VISION else precision)
 
     def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
@@ -65,6 +69,8 @@ def build_graph(
         image = checkpoint.image
         window = image.pooling[0] * image.pooling[1]
         build_vision(graph, read, checkpoint.config, image.mean, image.std, window)
+    elif isinstance(graph, FusedGraph):
+        build_decoder_in_place(graph, read, checkpoint.config)
     else:
         build_decoder(graph, read, checkpoint.config)
     return bytes(graph.model().SerializeToString())
@@ -97,10 +103,17 @@ def export(
 
 
 def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:
-    """The folder of exported graphs in the user's cache; written if it is not there."""
+    """The folder of exported graphs in the user's cache; written if it is not there.
+
+    Of several processes that want the same graphs at once, one writes, the others wait for it.
+    """
     folder = _cache_dir() / "graphs" / f"{checkpoint.folder.name}-{_key(checkpoint, precision)}"
     if not (folder / f"{DECODER}.onnx").is_file():
-        export(checkpoint, folder, precision)
+        with only_writer(folder) as waited:
+            for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if not (waited and (folder / f"{DECODER}.onnx").is_file()):
+                export(checkpoint, folder, precision)
     return folder
 
 
