@@ -167,7 +167,7 @@ def test_the_bare_table_is_no_object(pair: View) -> None:
     v, u = np.nonzero(pair.mask(0))
     k = int(np.argmin((v - 200) ** 2 + (u - 40) ** 2))
     point = ImagePoint(float(u[k]), float(v[k]), "nothing")
-    with pytest.raises(SegmentError, match="mm above its support"):
+    with pytest.raises(SegmentError, match="what was taken for its support"):
         segment_object(pair.frame, point, lift_point(pair.frame, point), pair.up)
 
 
