@@ -10,22 +10,27 @@ from dataclasses import replace
 from molmo_ros.datatypes import (
     Array,
     CameraPoint,
+    Grasp,
     GraspTarget,
     ImagePoint,
     Mask,
+    ObjectSegment,
     RgbdFrame,
     ShouldStop,
     TargetStatus,
 )
 from molmo_ros.errors import CancelledError, DepthError, GraspError, SegmentError
 from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.guards import check_grasp
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.perception.box import oriented_box
-from molmo_ros.perception.complete import complete_shape
+from molmo_ros.perception.complete import Views, complete_shape
+from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segment import segment_object
 
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
+ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
 
 
 def find_target(
@@ -36,6 +41,7 @@ def find_target(
     *,
     planner: GraspPlanner = plan_grasps,
     segmenter: Segmenter | None = None,
+    min_quality: float = 0.0,
     grasp: bool = True,
     stages: dict[str, float] | None = None,
     should_stop: ShouldStop | None = None,
@@ -45,7 +51,8 @@ def find_target(
     Whatever fails is told by the target's status and text; what was found until then is kept.
 
     Args: up (3,), away from the ground, or None; planner, segmenter: see docs/other_planners.md (segmenter
-    None: by geometry); grasp False: the position only; stages, to which each stage's ms are added.
+    None: by geometry); min_quality 0..1, of a grasp that may be sent; grasp False: the position only;
+    stages, to which each stage's ms are added.
     Raises: CancelledError as soon as should_stop returns True; FrameError, CameraInfoError.
     """
     stages = {} if stages is None else stages
@@ -63,25 +70,48 @@ def find_target(
             mask = None if segmenter is None else segmenter(frame, point)
             segment = segment_object(frame, point, lifted, up, mask)
     except (DepthError, SegmentError) as error:
-        return replace(target, status=TargetStatus[error.code], status_text=str(error))
+        return _refused(target, error)
     check_cancelled(should_stop)
     with timed(stages, "grasp"):
-        return _with_grasp(replace(target, segment=segment), lifted, gripper, up, planner)
-
-
-def _with_grasp(
-    target: GraspTarget, lifted: CameraPoint, gripper: Gripper, up: Array | None, planner: GraspPlanner
-) -> GraspTarget:
-    """Add the box and the best grasp of the target's segment."""
-    segment = target.segment
-    assert segment is not None
-    try:
-        views = complete_shape(segment, up)
-        target = replace(target, box=oriented_box(segment, up, views))
-        best = planner(segment, lifted, gripper, up, max_grasps=1, views=views)[0]
-    except (SegmentError, GraspError) as error:
-        return replace(target, status=TargetStatus[error.code], status_text=str(error))
+        try:
+            views = complete_shape(segment, up)
+            target = replace(target, segment=segment, box=oriented_box(segment, up, views))
+            check_segment(segment)
+            best = _best(frame, segment, views, lifted, gripper, up, planner, min_quality)
+        except (SegmentError, GraspError) as error:
+            return _refused(target, error)
     return replace(target, grasp=best)
+
+
+def _best(
+    frame: RgbdFrame,
+    segment: ObjectSegment,
+    views: Views,
+    lifted: CameraPoint,
+    gripper: Gripper,
+    up: Array | None,
+    planner: GraspPlanner,
+    min_quality: float,
+) -> Grasp:
+    """Return the best grasp that the guards let pass; more than one is planned only if they object to it.
+
+    Raises: GraspError, of the planner, or what the guards say against the best.
+    """
+    refusal: GraspError | None = None
+    for count in (1, ALTERNATIVES):
+        for grasp in planner(segment, lifted, gripper, up, max_grasps=count, views=views):
+            try:
+                check_grasp(frame, segment, lifted, grasp, gripper, min_quality)
+            except GraspError as error:
+                refusal = refusal or error
+            else:
+                return grasp
+    assert refusal is not None
+    raise refusal
+
+
+def _refused(target: GraspTarget, error: DepthError | SegmentError | GraspError) -> GraspTarget:
+    return replace(target, status=TargetStatus[error.code], status_text=str(error))
 
 
 def check_cancelled(should_stop: ShouldStop | None) -> None:

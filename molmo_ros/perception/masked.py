@@ -46,7 +46,7 @@ def _layers(region: Region, row: Index, column: Index) -> Index:
 
 
 def with_small_parts(region: Region, own: Mask, rest: Cells) -> Mask:
-    """Add to an object's cells own (h,w) the small layers of rest (N cells) that begin where it ends: handles."""
+    """Add to an object's cells own (h,w) the small layers of the rest that begin where it ends: handles."""
     if len(rest.v) == 0:
         return own
     label = np.zeros(region.z.shape, dtype=np.intp)

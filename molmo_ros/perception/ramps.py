@@ -22,7 +22,8 @@ LEVEL, LEVEL_GRAZING = 0.94, 0.2  # but level faces are seen so by a low camera
 def ramps(depth: Depth, v: Index, u: Index, K: Array, up: Array | None = None) -> Mask:
     """Mark which pixels at rows v (h,) and columns u (w,), evenly spaced, of depth (H,W) m are of ramps.
 
-    They are seen at a grazing angle, and depth jumps across them. Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
+    They are seen at a grazing angle, and depth jumps across them.
+    Args: up (3,), unit, normal of the support: faces that look there may be seen flatter than others.
     With g the gradient of z in m/px, the normal is along (g_u fx, g_v fy, -(z + (u-cx) g_u + (v-cy) g_v)).
     """
     x, y = ((u - K[0, 2]) / K[0, 0]).astype(np.float32), ((v - K[1, 2]) / K[1, 1]).astype(np.float32)[:, None]
@@ -47,7 +48,8 @@ def _jumps(z: Depth, stride: int) -> Mask:
     known, kernel = np.isfinite(z), np.ones((side, side), np.uint8)
     far = cv2.dilate(np.where(known, z, np.float32(-np.inf)), kernel)
     near = cv2.erode(np.where(known, z, np.float32(np.inf)), kernel)
-    return np.asarray(far - near > JUMP_M)
+    with np.errstate(invalid="ignore"):  # where nothing is known
+        return np.asarray(far - near > JUMP_M)
 
 
 def _slope(z: Depth, depth: Depth, v: Index, u: Index, step: tuple[int, int]) -> Depth:

@@ -12,12 +12,12 @@ from molmo_ros.errors import SegmentError
 from molmo_ros.perception.cloud import Index, voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
-from molmo_ros.perception.footprint import with_stacked, within_reach
+from molmo_ros.perception.footprint import rim_around, with_stacked, within_reach
 from molmo_ros.perception.masked import own_cells, with_small_parts
 from molmo_ros.perception.plane import PlaneOptions, support_plane
 from molmo_ros.perception.ramps import STEP_M, ramps, regrown
 from molmo_ros.perception.region import Cells, Region
-from molmo_ros.perception.support import bottom_of, refined_near
+from molmo_ros.perception.support import refined_near
 from molmo_ros.perception.surroundings import surroundings
 from molmo_ros.transforms import frame_with_z
 
@@ -42,6 +42,7 @@ class SegmentOptions:
 
 
 DEFAULT_SEGMENT = SegmentOptions()
+RISES_M, CONTAINER_M = 0.012, 0.14  # a rim is so much higher than its floor, and so near to a point on it
 SHADING = 0.3  # how much a difference in lightness counts beside one in hue
 PLANE_POINTS = 4000  # that the support is fitted to
 AROUND_M, MOST_M = 0.08, 0.5  # of table that is looked at around a mask, and of the region at most
@@ -73,9 +74,11 @@ def segment_object(
     ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
     if mask is None:
         cells, whole = _by_geometry(frame, point, camera_point, region, plane, ramp, least, options)
+        kept = 1.0
     else:
         plane = refined_near(region, plane, mask, ramp, tolerance)
         cells, whole = _by_mask(frame, region, plane, mask, ramp, seed), mask
+        kept = _kept(region, cells, mask, ramp)
     if len(cells.v) < options.min_points:
         raise _too_small(point, len(cells.v), options)
     return ObjectSegment(
@@ -84,7 +87,7 @@ def segment_object(
         colors=frame.rgb[cells.v, cells.u],
         scene_m=surroundings(frame, whole, cells.points, plane, least, options.depth),
         plane=plane,
-        bottom=bottom_of(region, plane, whole, cells.points),
+        kept=kept,
         bounds=region.bounds(),
     )
 
@@ -111,6 +114,13 @@ def _by_mask(
         cells = inside.take(height > min(SUPPORT_M, 0.3 * float(np.quantile(height, 0.9))))
     cells = cells.take(region.attached(frame, cells))
     return cells.take(own_cells(region, cells, mask, ramp[cells.row, cells.column], seed))
+
+
+def _kept(region: Region, own: Cells, mask: Mask, ramp: Mask) -> float:
+    """Return the share of the cells in a mask (H,W), but those on ramps (h,w), that are the object's own."""
+    inside = mask[np.ix_(region.v, region.u)] & np.isfinite(region.z) & ~ramp
+    count = np.count_nonzero(inside)
+    return float(np.count_nonzero(inside & region.grid(own)) / count) if count else 1.0
 
 
 def _by_geometry(
@@ -150,21 +160,57 @@ def _hangs_together(
     region: Region,
     o: SegmentOptions,
 ) -> Mask:
-    """Mark the cells (N,) that hang together with the one nearest to the lifted point."""
+    """Mark the cells (N,) that are connected with the one nearest to the lifted point.
+
+    If the point lies on a floor, low and flat, with a rim all around, they are those of the rim's thing.
+    """
     seed = np.asarray(camera_point.position, dtype=np.float64)
     if len(cells.v) == 0:
         raise _on_support(seed, plane)
     # far away, pixels lie farther apart and depth is noisier than the usual voxel
     coarse = max(1.0, 1.3 * region.spacing / o.voxel_m, 3 * region.sigma / o.eps_m)
-    eps, edge = coarse * o.eps_m, coarse * o.voxel_m
     spread = np.nan_to_num(camera_point.covariance, nan=0.0)  # unknown, if the model tells no probabilities
     reach = o.reach_m * coarse + 2 * float(np.sqrt(np.linalg.eigvalsh(spread)[0]))
-    near = np.ones(len(cells.v), dtype=np.bool_)
-    if plane is not None:
-        R = frame_with_z(plane[:3], np.array([0.0, 0.0, 1.0]))
-        near = within_reach(cells.points @ R[:, :2], seed @ R[:, :2], eps, reach)
-    if not near.any():
+    if plane is None:
+        everything = np.ones(len(cells.v), dtype=np.bool_)
+        own = _connected(frame, cells, everything, seed, plane, coarse, reach, o)
+        return _found(own, cells, seed, plane)
+    R = frame_with_z(plane[:3], np.array([0.0, 0.0, 1.0]))
+    flat, height = cells.points @ R[:, :2], cells.points @ plane[:3] + plane[3]
+    near = within_reach(flat, seed @ R[:, :2], coarse * o.eps_m, reach)
+    own = _connected(frame, cells, near, seed, plane, coarse, reach, o)
+    level = float(seed @ plane[:3] + plane[3])
+    if own is None or float(np.quantile(height[own], 0.95)) < level + RISES_M:
+        rim = rim_around(flat, height, seed @ R[:, :2], level + RISES_M)
+        if rim is not None:
+            start = cells.points[rim]
+            wide = np.linalg.norm(flat - seed @ R[:, :2], axis=1) < CONTAINER_M
+            rims = _connected(frame, cells, wide, start, plane, coarse, reach, o)
+            own = rims if rims is None or own is None else own | rims
+    return _found(own, cells, seed, plane)
+
+
+def _found(own: Mask | None, cells: Cells, seed: Array, plane: Array | None) -> Mask:
+    """Return own. Raises: SegmentError if it is None."""
+    if own is None:
         raise _on_support(seed, plane, float(np.linalg.norm(cells.points - seed, axis=1).min()))
+    return own
+
+
+def _connected(
+    frame: RgbdFrame,
+    cells: Cells,
+    near: Mask,
+    seed: Array,
+    plane: Array | None,
+    coarse: float,
+    reach: float,
+    o: SegmentOptions,
+) -> Mask | None:
+    """Mark those of the cells near (N,) connected with what is within reach m of seed (3,), or None."""
+    if not near.any():
+        return None
+    eps, edge = coarse * o.eps_m, coarse * o.voxel_m
     around = cells.take(near)
     voxel, count = voxel_index(around.points, edge)
     centres = voxel_means(around.points, voxel, count)
@@ -177,12 +223,14 @@ def _hangs_together(
     nearest = nearest[np.argsort(distance[nearest])]
     usable = nearest[(labels[nearest] >= 0) & (distance[nearest] < reach)]
     if len(usable) == 0:
-        raise _on_support(seed, plane, float(distance.min()))
+        return None
     own: Mask = labels == labels[usable[0]]
     if plane is not None:
+        R = frame_with_z(plane[:3], np.array([0.0, 0.0, 1.0]))
         own = with_stacked(centres @ R[:, :2], height, labels, own, eps)
-    near[near] = own[voxel]
-    return near
+    result = np.zeros(len(cells.v), dtype=np.bool_)
+    result[near] = own[voxel]
+    return result
 
 
 def _lab(frame: RgbdFrame, cells: Cells, which: Index) -> Array:

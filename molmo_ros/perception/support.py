@@ -1,4 +1,4 @@
-"""What an object stands on, right beside it: measured planes wave by millimetres, and things are stacked."""
+"""What an object stands on, right beside it: measured planes wave by millimetres."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from molmo_ros.perception.region import Region
 RING_M, GAP_PX = 0.06, 4  # the ring around an object that tells its support, and what is smeared inside of it
 LEAST_CELLS = 80
 MOST_TILT, MOST_SHIFT_M = np.cos(np.radians(4.0)), 0.012  # of a refined plane against the one found first
-STANDS_M = 0.020  # what ends lower than this stands on the support
-BESIDE_PX = 8
 
 
 def refined_near(
@@ -43,22 +41,6 @@ def refined_near(
             return plane
         plane = np.append(n, -n @ middle)
     return plane
-
-
-def bottom_of(region: Region, plane: Array | None, mask: Mask, cloud: Array) -> float:
-    """Return how far (m) above the plane (4,) an object (cloud (N,3) m, mask (H,W)) ends; 0: it stands on it.
-
-    That is as high as what is seen right beside it and not higher than its own lowest points.
-    """
-    if plane is None or len(cloud) == 0:
-        return 0.0
-    lowest = float(np.quantile(cloud @ plane[:3] + plane[3], 0.03))
-    if lowest < STANDS_M:
-        return 0.0
-    row, column = _ring(region, mask, 2, BESIDE_PX)
-    beside = region.cells(row, column).points @ plane[:3] + plane[3]
-    beside = beside[beside < lowest + 0.005]
-    return float(np.clip(np.median(beside), 0.0, lowest)) if len(beside) >= 10 else 0.0
 
 
 def _ring(region: Region, mask: Mask, inner: int, outer: int) -> tuple[Index, Index]:
