@@ -27,7 +27,8 @@ from molmo_ros.errors import AnswerError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.perception.camera_info import check_frame
-from molmo_ros.target import Segmenter, find_target
+from molmo_ros.perception.find_object import AUTO, Segmenter
+from molmo_ros.target import find_target
 from molmo_ros.transforms import (
     check_transform,
     transform_target,
@@ -46,14 +47,14 @@ MAX_ANSWER_TOKENS = 192
 class Grounder:
     """Molmo, and what turns its points into targets. Not thread-safe: one query at a time.
 
-    planner and segmenter may be replaced (docs/other_planners.md). segmenter: (frame, point) -> mask (H,W) of
-    the object, in place of its geometry; None: by geometry.
+    planner and segmenter may be replaced (docs/other_planners.md). segmenter: "auto", "learned",
+    "geometry", or (frame, point) -> mask (H,W) of the object (`perception.find_object`).
     """
 
     def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
-        self.segmenter: Segmenter | None = None
+        self.segmenter: Segmenter | str = AUTO
 
     @staticmethod
     def load(

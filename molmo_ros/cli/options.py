@@ -74,6 +74,16 @@ def add_gripper(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_segmenter(parser: argparse.ArgumentParser) -> None:
+    """Add --segmenter."""
+    parser.add_argument(
+        "--segmenter",
+        choices=["auto", "learned", "geometry"],
+        default="auto",
+        help="what finds the mask of the object: a network, geometry, or whichever is sure (auto)",
+    )
+
+
 def integer(low: int, high: int) -> Callable[[str], int]:
     """Return an argparse type: an integer from low to high."""
 
