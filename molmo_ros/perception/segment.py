@@ -62,8 +62,8 @@ def segment_object(
     """Separate the object at an image point from its support and from its neighbours.
 
     Args: camera_point, the same point lifted; up (3,), direction away from the ground in the camera
-    frame, or None; mask (H,W), the object if something else segments it, or a function that gives the mask and
-    is told the support plane. The frame must have passed `camera_info.check_frame`.
+    frame, or None; mask (H,W), the object if something else segments it, or a function of the support plane
+    that returns it. The frame must have passed `camera_info.check_frame`.
     Raises: SegmentError if nothing stands out of the support there, or nothing is separable.
     Source: Ester et al. 1996 (DBSCAN), on voxels.
     """
