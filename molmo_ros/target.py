@@ -39,7 +39,6 @@ def find_target(
     *,
     planner: GraspPlanner = plan_grasps,
     segmenter: Segmenter | str = AUTO,
-    min_quality: float = 0.0,
     grasp: bool = True,
     stages: dict[str, float] | None = None,
     should_stop: ShouldStop | None = None,
@@ -49,8 +48,7 @@ def find_target(
     Whatever fails is told by the target's status and text; what was found until then is kept.
 
     Args: up (3,), away from the ground, or None; planner: see docs/other_planners.md; segmenter: see
-    `find_object`; min_quality 0..1, of a grasp that may be sent; grasp False: the position only;
-    stages, to which each stage's ms are added.
+    `find_object`; grasp False: the position only; stages, to which each stage's ms are added.
     Raises: CancelledError as soon as should_stop returns True; FrameError, CameraInfoError.
     """
     stages = {} if stages is None else stages
@@ -74,7 +72,7 @@ def find_target(
             views = complete_shape(segment, up)
             target = replace(target, segment=segment, box=oriented_box(segment, up, views))
             check_segment(segment)
-            best = _best(frame, segment, views, lifted, gripper, up, planner, min_quality)
+            best = _best(frame, segment, views, lifted, gripper, up, planner)
         except (SegmentError, GraspError) as error:
             return _refused(target, error)
     return replace(target, grasp=best)
@@ -88,7 +86,6 @@ def _best(
     gripper: Gripper,
     up: Array | None,
     planner: GraspPlanner,
-    min_quality: float,
 ) -> Grasp:
     """Return the best grasp that the guards let pass; more than one is planned only if they object to it.
 
@@ -98,7 +95,7 @@ def _best(
     for count in (1, ALTERNATIVES):
         for grasp in planner(segment, lifted, gripper, up, max_grasps=count, views=views):
             try:
-                check_grasp(frame, segment, lifted, grasp, gripper, min_quality)
+                check_grasp(frame, segment, lifted, grasp, gripper)
             except GraspError as error:
                 refusal = refusal or error
             else:

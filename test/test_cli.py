@@ -87,7 +87,7 @@ def test_idle_threads_of_openblas_do_not_hold_the_cores(
 
 
 @pytest.mark.parametrize(
-    ("args", "mend"),
+    ("args", "fix"),
     [
         ([], "--help"),
         (["fly"], "choose from"),
@@ -109,15 +109,15 @@ def test_idle_threads_of_openblas_do_not_hold_the_cores(
         (["demo", "--gripper", "claw", "--out", "a.png"], "franka_hand"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_mend(
+def test_a_mistake_is_one_line_with_the_fix(
     args: list[str],
-    mend: str,
+    fix: str,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert mend in mistake(capfd, *args)
+    assert fix in mistake(capfd, *args)
     assert not any(tmp_path.iterdir())  # nothing is left behind
 
 

@@ -128,12 +128,6 @@ def test_a_way_through_what_nobody_saw_is_told(can_view: View) -> None:
     assert "did not see" in str(guards.way_unseen(view.frame, behind, FRANKA))
 
 
-def test_quality_has_a_floor(can_view: View) -> None:
-    high = find_target(can_view.frame, can_view.middle(), FRANKA, can_view.up, min_quality=1.0)
-    assert high.status is TargetStatus.LOW_QUALITY
-    assert "min_quality 1.00" in high.status_text
-
-
 def test_two_things_joined_by_a_ramp_are_parted() -> None:
     """Depth runs from a ball over 6 px to a box 8 cm behind it: the ball alone is the segment."""
     view = smeared(

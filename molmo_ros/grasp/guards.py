@@ -34,16 +34,14 @@ def check_grasp(
     camera_point: CameraPoint,
     grasp: Grasp,
     gripper: Gripper,
-    min_quality: float = 0.0,
 ) -> None:
-    """Raises: GraspError with code AMBIGUOUS, COLLISION, UNSEEN or LOW_QUALITY if it may not be sent."""
+    """Raises: GraspError with code AMBIGUOUS, COLLISION or UNSEEN if it may not be sent."""
     for code, objection in (
         ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
         ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
         ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
-        ("LOW_QUALITY", poor(grasp, min_quality)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -187,13 +185,3 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
         hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
     unknown = ~inside | ~np.isfinite(seen)
     return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
-
-
-def poor(grasp: Grasp, min_quality: float) -> str | None:
-    """Object to a quality below the floor that the user set."""
-    if grasp.quality >= min_quality:
-        return None
-    return (
-        f"The best grasp has a quality of {grasp.quality:.2f}, less than min_quality {min_quality:.2f}; "
-        "lower that, or look from another side."
-    )

@@ -48,7 +48,7 @@ def _jumps(z: Depth, stride: int) -> Mask:
     known, kernel = np.isfinite(z), np.ones((side, side), np.uint8)
     far = cv2.dilate(np.where(known, z, np.float32(-np.inf)), kernel)
     near = cv2.erode(np.where(known, z, np.float32(np.inf)), kernel)
-    with np.errstate(invalid="ignore"):  # where nothing is known
+    with np.errstate(invalid="ignore", over="ignore"):  # where nothing is known
         return np.asarray(far - near > JUMP_M)
 
 

@@ -1,4 +1,4 @@
-"""The object around a point: what stands out of its support and hangs together there."""
+"""The object around a point: what stands out of its support and is connected there."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _by_geometry(
     all_cells = all_cells.take(region.attached(frame, all_cells))
     steep = ramp[all_cells.row, all_cells.column]
     cells = all_cells.take(~steep)
-    own = _hangs_together(frame, cells, camera_point, plane, region, options)
+    own = _with_container(frame, cells, camera_point, plane, region, options)
     if plane is None and own.mean() > 0.6:
         raise SegmentError(
             f"No support plane was found, and {own.mean():.0%} of the surroundings are connected with the "
@@ -157,7 +157,7 @@ def _by_geometry(
     return mine, region.full_mask(frame, mine, plane, least)
 
 
-def _hangs_together(
+def _with_container(
     frame: RgbdFrame,
     cells: Cells,
     camera_point: CameraPoint,

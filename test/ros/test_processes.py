@@ -57,7 +57,7 @@ def interrupt_twice(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGINT)
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    return process.wait(20.0)
+    return process.wait(60.0)
 
 
 def test_interrupted_node_ends_cleanly() -> None:
