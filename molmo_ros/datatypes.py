@@ -96,6 +96,7 @@ class Answer:
 
     text is the model's raw text; token_ids (T,) and logprobs (T,) are of the generated tokens;
     stages_ms has at least preprocess, vision, prefill, decode; passes is how often the text model ran.
+    drafted tokens were proposed to it (``answer.drafter``), and so many of them accepted: each saves a pass.
     """
 
     text: str
@@ -104,6 +105,8 @@ class Answer:
     logprobs: tuple[float, ...] = ()
     stages_ms: dict[str, float] = field(default_factory=dict)
     passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)

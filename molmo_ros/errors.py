@@ -1,6 +1,6 @@
 """Every error a user can meet.
 
-Each message gives the fact, the measurement and the mend; each class has a stable ``code`` that the
+Each message names the thing, its value and how to fix it; each class has a stable ``code`` that the
 ROS interfaces report, so that a client can react without parsing text.
 """
 

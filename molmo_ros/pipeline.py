@@ -1,4 +1,15 @@
-"""The whole way without ROS: image and query -> answer -> points -> 3D -> object -> grasp targets."""
+"""From an RGB-D frame and a query to grasp targets, without ROS.
+
+1. Check the frame and parse the query (``perception.camera_info``, ``checkpoint.query``).
+2. Ask the model: points in the image, with confidence (``answer``).
+3. For each point (``target``):
+   a. lift: its depth, position and covariance (``perception.depth``, ``perception.lift``);
+   b. segment: the object around it and the plane that it stands on (``perception.segment``);
+   c. complete the unseen side, and plan a grasp (``perception.complete``, ``grasp.planner``).
+4. Transform the targets into the frame that was asked for, and sort them best first.
+
+A point that fails in 3 is a target too, with its status and the reason.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +39,7 @@ from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.perception.camera_info import check_frame
 from molmo_ros.target import Segmenter, find_target
-from molmo_ros.transforms import (
-    check_transform,
-    transform_target,
-)
+from molmo_ros.transforms import check_transform, transform_target
 
 if TYPE_CHECKING:
     from molmo_ros.runtimes.remote.remote import RemoteOptions
@@ -205,14 +213,17 @@ class Grounder:
         should_stop: ShouldStop | None,
         grasp: bool,
     ) -> Grounding:
+        # 1. Check.
         query = parse_query(query)
         check_frame(frame)
         T = None if T_target_camera is None else check_transform(T_target_camera)
+        # 2. Ask.
         answer = self.point(frame.rgb, query, should_stop=should_stop)
         stages = dict(answer.stages_ms)
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
+        # 3. Lift, segment, plan: for all points, since the model names them from left to right.
         targets = []
-        for point in answer.points:  # all: the model names them from left to right, not the best first
+        for point in answer.points:
             target = find_target(
                 frame,
                 point,
@@ -225,12 +236,16 @@ class Grounder:
                 should_stop=should_stop,
             )
             targets.append(target if T is None else transform_target(target, T, target_frame))
-        best_first = sorted(targets, key=_rank)
+        # 4. Sort.
+        best_first = sorted(targets, key=rank)
         return Grounding(query.text, answer, tuple(best_first[:max_targets]), stages)
 
 
-def _rank(target: GraspTarget) -> tuple[bool, float]:
-    """Graspable before the rest; then by how sure the model is, if it says so, and how good the grasp."""
+def rank(target: GraspTarget) -> tuple[bool, float]:
+    """The key that sorts targets best first.
+
+    Those that can be grasped before the rest; then by confidence, where it is known, times grasp quality.
+    """
     quality = 1.0 if target.grasp is None else target.grasp.quality
     sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
     return target.status is not TargetStatus.OK, -sure * quality

@@ -84,7 +84,7 @@ class Script:
         self.closed = False
 
     def say(self, text: str) -> None:
-        self.answer = [*self.encoder.encode(text), self.encoder._turn_end]
+        self.answer = [*self.encoder.encode(text), self.encoder.turn_end]
 
     def encode_image(
         self, crops: np.ndarray, pooling: np.ndarray, padding: np.ndarray | None = None
@@ -117,12 +117,12 @@ class Script:
         return self.answer[len(spoken)] if known else self.rubbish
 
     def _answer_start(self, ids: list[int]) -> int:
-        last = len(ids) - 1 - ids[::-1].index(self.encoder._turn_start)
+        last = len(ids) - 1 - ids[::-1].index(self.encoder.turn_start)
         return last + len(self.turn_opening)
 
     def _behind_last_turn(self, turn: list[int]) -> list[int]:
         """The tokens that open the model's turn."""
-        return turn[len(turn) - 1 - turn[::-1].index(self.encoder._turn_start) :]
+        return turn[len(turn) - 1 - turn[::-1].index(self.encoder.turn_start) :]
 
     def interrupt(self) -> None:
         """Its passes are over at once."""

@@ -10,8 +10,8 @@ import pytest
 from scripted import Script
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer.decoding import Steps
-from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.answer.decoding import Steps, kv_limits
+from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import AnswerError, CancelledError, FrameError, QueryError
 
@@ -164,14 +164,14 @@ def test_random_model_with_and_without_reuse(tmp_path: Path) -> None:
 
 def test_kv_limits() -> None:
     """BOS sees itself, image tokens 1-3 see each other, text sees what is before it."""
-    assert _kv_limits(0, 4, 7).tolist() == [1, 4, 4, 4, 5, 6, 7]
-    assert _kv_limits(4, 4, 3).tolist() == [5, 6, 7]
+    assert kv_limits(0, 4, 7).tolist() == [1, 4, 4, 4, 5, 6, 7]
+    assert kv_limits(4, 4, 3).tolist() == [5, 6, 7]
 
 
 def test_pieces_of_a_character_over_several_tokens(checkpoint: Checkpoint) -> None:
     encoder = checkpoint.encoder
     steps = Steps(encoder.decode, encoder.digit_tokens())
-    for token in encoder._plain("Öl 30€"):
+    for token in encoder.encode("Öl 30€"):
         steps.take(np.eye(400, dtype=np.float32)[token] * 20)
     assert steps.text == "Öl 30€"
     assert [t.text for t in steps.tokens if t.alternatives] == ["3", "0"]

@@ -55,7 +55,7 @@ def blob(rng: np.random.Generator) -> Depth:
     y=st.floats(-0.5, 77.5),
     up=st.sampled_from([None, (0.0, -1.0, 0.0), (0.0, -0.7, -0.714)]),
 )
-def test_values_or_an_error_with_a_mend(
+def test_values_or_an_error_with_a_fix(
     kind: object, seed: int, lost: float, junk: float, x: float, y: float, up: tuple[float, ...] | None
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -78,4 +78,4 @@ def test_values_or_an_error_with_a_mend(
             assert np.isfinite(grasp.pose.position).all()
             assert 0 < grasp.width <= grasp.opening <= 0.08 + 1e-9
     except MolmoRosError as error:
-        assert ";" in str(error)  # fact and measurement; mend
+        assert ";" in str(error)  # fact and measurement; fix

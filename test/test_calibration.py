@@ -35,7 +35,7 @@ def test_saved_and_read(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_broken_file(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(CheckpointError, match="delete it or measure it anew"):
+    with pytest.raises(CheckpointError, match="delete it or measure it again"):
         Calibration.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Good checkpoints of every layout, and bad ones: each error names the file and the mend."""
+"""Good checkpoints of every layout, and bad ones: each error names the file and the fix."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_idle_threads_of_openblas_do_not_hold_the_cores(
 
 
 @pytest.mark.parametrize(
-    ("args", "mend"),
+    ("args", "fix"),
     [
         ([], "--help"),
         (["fly"], "choose from"),
@@ -103,21 +103,21 @@ def test_idle_threads_of_openblas_do_not_hold_the_cores(
         (["ground", "none.png", "the mug", "--camera-info", "i.yaml"], "--depth"),
         (["ground", "none.png", "the mug", "--runtime", "magic"], "onnx"),
         (["info", "no-such-model"], "tiny"),
-        (["eval"], "grasp, grasps executed"),
+        (["eval"], "tiny,precision,grasp"),
         (["engine", "check", "/nope"], "engine list"),
         (["demo", "--query", "", "--out", "a.png"], "red mug"),
         (["demo", "--gripper", "claw", "--out", "a.png"], "franka_hand"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_mend(
+def test_a_mistake_is_one_line_with_the_fix(
     args: list[str],
-    mend: str,
+    fix: str,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert mend in mistake(capfd, *args)
+    assert fix in mistake(capfd, *args)
     assert not any(tmp_path.iterdir())  # nothing is left behind
 
 

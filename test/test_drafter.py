@@ -73,6 +73,7 @@ def test_passes_of_200_answers(
             plain = molmo.answer(IMAGE, PROMPT, drafts=False)
             assert places(answer) == places(plain) and len(answer.points) == count
             assert (plain.text, plain.passes) == (text, plain_passes[-1])
+            assert (plain.drafted, plain.accepted) == (0, 0)
     print(f"{form.value}, {count} points: {np.mean(passes):.2f} passes, plain {np.mean(plain_passes):.2f}")
     assert np.mean(passes) <= most
     assert np.mean(plain_passes) == pytest.approx(greedy, rel=0.08)
@@ -89,6 +90,9 @@ def test_exact_text_still_in_fewer_passes(checkpoint: Checkpoint, form: Format, 
         script.say(written(form, drawn(rng, count), label))
         exact = molmo.point(IMAGE, PROMPT, label=label, exact=True)
         assert exact.token_ids == tuple(script.answer)
+        # each pass adds a token of the model's own to those it accepts, but the last one may end on a draft
+        assert len(exact.token_ids) - exact.accepted in (exact.passes, exact.passes - 1)
+        assert 0 < exact.accepted <= exact.drafted
         assert exact.passes <= 7 * count + 3
         unlabelled = molmo.point(IMAGE, PROMPT, label="another", exact=True)
         assert unlabelled.token_ids == exact.token_ids

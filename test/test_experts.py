@@ -10,7 +10,8 @@ import onnx
 import pytest
 from tiny_molmo1 import MIXTURE, random_weights, write_checkpoint
 
-from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.answer.decoding import kv_limits
+from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.network.config import parse_config
 from molmo_ros.network.experts import GATHERED_TOKENS
@@ -46,7 +47,7 @@ def forward(runtime: Runtime, embeds: np.ndarray, step: int) -> np.ndarray:
     cache, logits = runtime.new_cache(), []
     for start in range(0, len(embeds), step):
         part = embeds[start : start + step]
-        logits.append(runtime.run(part, _kv_limits(start, 0, len(part)), cache, np.arange(len(part))))
+        logits.append(runtime.run(part, kv_limits(start, 0, len(part)), cache, np.arange(len(part))))
     return np.concatenate(logits)
 
 

@@ -1,4 +1,4 @@
-"""What makes grasps fail that look good: each test fails without its mend."""
+"""What makes grasps fail that look good: each test fails without its fix."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def test_same_bytes_in_another_shape_are_another_image() -> None:
     assert images.take(picture(1, height=3)) is None and images.take(picture(1, height=2)) is not None
 
 
+def test_what_is_kept_holds_no_embeddings(tmp_path: Path) -> None:
+    """They are no longer needed once they went through the network; a view would keep all of them alive."""
+    checkpoint = load_checkpoint(str(write_checkpoint(tmp_path / "ckpt")))
+    molmo = Molmo(checkpoint, load_runtime(checkpoint, "onnx", threads=1))
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    molmo.answer(rgb, "Point to it.", max_new_tokens=2)
+    kept = molmo.images.take(rgb)
+    assert kept is not None and not kept.embeds.size and kept.embeds.base is None
+    held = replace(kept, embeds=np.zeros((100, 4), np.float32))
+    assert held.nbytes == kept.nbytes + held.embeds.nbytes  # the limit counts all that is held
+
+
 def test_two_cameras_in_turn(tmp_path: Path) -> None:
     """Each image is encoded once, whatever is asked in between; a query given up half way harms neither."""
     checkpoint = load_checkpoint(str(write_checkpoint(tmp_path / "ckpt")))
@@ -67,6 +80,6 @@ def test_two_cameras_in_turn(tmp_path: Path) -> None:
             with pytest.raises(CancelledError):  # in the middle of the answer, two passes behind the prefill
                 molmo.answer(rgb, "Point to it.", should_stop=lambda: len(runtime.logits) >= 3)
         answer = molmo.answer(rgb, f"Point to {query}.", max_new_tokens=6)
-        fresh._images.clear()
+        fresh.images.clear()
         assert answer.token_ids == fresh.answer(rgb, f"Point to {query}.", max_new_tokens=6).token_ids
         assert (answer.stages_ms["vision"] == 0) == (turn >= 2)

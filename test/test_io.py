@@ -1,4 +1,4 @@
-"""Frames on disk come back as they were, and what is no frame is refused with the mend."""
+"""Frames on disk come back as they were, and what is no frame is refused with the fix."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ import pytest
 import tiny_molmo2
 from tiny_molmo1 import MIXTURE, OLMO, QWEN2, write_checkpoint
 
-from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.answer.decoding import kv_limits
+from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.checkpoint.preprocess import ImageConfig, image_token_ids, preprocess
 from molmo_ros.errors import CheckpointError
@@ -48,7 +49,7 @@ class Case:
 
     def run(self) -> tuple[np.ndarray, Any]:
         cache, count = self.runtime.new_cache(), len(self.ids)
-        return self.runtime.run(self.embeds, _kv_limits(0, 0, count), cache, np.arange(count)), cache
+        return self.runtime.run(self.embeds, kv_limits(0, 0, count), cache, np.arange(count)), cache
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_precisions(fields: dict[str, Any], precision: str, tmp_path: Path) -> N
     for held in ("fp32", precision):
         runtime = load_runtime(checkpoint, "onnx", held, threads=1)
         cache, embeds = runtime.new_cache(), runtime.embed(list(range(20)))
-        prefill = runtime.run(embeds, _kv_limits(0, 0, 20), cache, np.arange(20))
+        prefill = runtime.run(embeds, kv_limits(0, 0, 20), cache, np.arange(20))
         step = runtime.run(embeds[:1], np.array([21]), cache, np.array([0]))
         features = runtime.encode_image(image.crops, image.pooling, image.padding)
         results.append([features, prefill, step])

@@ -12,7 +12,8 @@ import pytest
 import tiny_molmo2
 from tiny_molmo_point import BASE, EXTRA_SIZE, write_checkpoint
 
-from molmo_ros.answer.molmo import Molmo, _kv_limits
+from molmo_ros.answer.decoding import kv_limits
+from molmo_ros.answer.molmo import Molmo
 from molmo_ros.answer.molmo_point import Pointer
 from molmo_ros.answer_format.patches import PatchMap, parse_molmopoint, point_token
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
@@ -48,7 +49,7 @@ class Case:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Pointer, "logits", self._recorded(Pointer.logits))
             self.answer: Answer = self.molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS, drafts=False)
-        (seen,) = self.molmo._images._seen
+        (seen,) = self.molmo.images
         assert seen.pointer is not None
         self.pointer: Pointer = seen.pointer
         self.places: PatchMap = self.pointer.places
@@ -76,7 +77,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 def test_ids_features_and_logits(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> None:
     case = cases[name]
     assert [*case.prefix, *case.turn] == golden["input_tokens"].tolist()
-    runtime: Any = case.molmo._runtime
+    runtime: Any = case.molmo.runtime
     features, patches, keys = runtime.encode_patches(case.inputs.crops, case.inputs.pooling)
     np.testing.assert_allclose(features[::5], golden[f"{name}.features"], atol=1e-5)
     embeds = runtime.embed([*case.prefix, *case.turn])
@@ -84,7 +85,7 @@ def test_ids_features_and_logits(name: str, cases: dict[str, Case], golden: dict
     embeds[np.isin([*case.prefix, *case.turn], (encoder.im_patch, encoder.im_low))] += features
     count = len(embeds)
     logits, pointing = runtime.run_pointing(
-        embeds, _kv_limits(0, len(case.prefix), count), runtime.new_cache(), np.arange(count)
+        embeds, kv_limits(0, len(case.prefix), count), runtime.new_cache(), np.arange(count)
     )
     text = np.setdiff1d(np.arange(FIRST), [encoder.token_index, encoder.patch_index, encoder.place_index])
     theirs = golden[f"{name}.logits"]
@@ -145,14 +146,14 @@ def test_points(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> No
 def test_cached_decode_equals_recompute(name: str, cases: dict[str, Case]) -> None:
     """The whole answer behind the prompt in one pass, from an empty cache."""
     case = cases[name]
-    runtime: Any = case.molmo._runtime
+    runtime: Any = case.molmo.runtime
     answer = list(case.answer.token_ids)
     encoder: Any = case.checkpoint.encoder
     embeds = runtime.embed(case.prefix)
     embeds[np.isin(case.prefix, (encoder.im_patch, encoder.im_low))] += case.pointer._embeds
     embeds = np.concatenate([embeds, case.pointer.embed(runtime.embed, [], [*case.turn, *answer])])
     count, rows = len(embeds), np.arange(len(embeds) - STEPS - 1, len(embeds) - 1)
-    limits = _kv_limits(0, len(case.prefix), count)
+    limits = kv_limits(0, len(case.prefix), count)
     logits, pointing = runtime.run_pointing(embeds, limits, runtime.new_cache(), rows)
     again = case.pointer.logits(logits, pointing[rows], [answer[:i] for i in range(STEPS)])
     likely = again > -1e5
@@ -192,8 +193,8 @@ def test_openvino_says_the_same(cases: dict[str, Case]) -> None:
 def test_precisions(precision: str, cases: dict[str, Case]) -> None:
     """What points is never rounded: only what it is fed differs."""
     case = cases["many"]
-    exact: Any = case.molmo._runtime
-    runtime: Any = Molmo.load(str(case.folder), "onnx", threads=1, precision=precision)._runtime
+    exact: Any = case.molmo.runtime
+    runtime: Any = Molmo.load(str(case.folder), "onnx", threads=1, precision=precision).runtime
     for ours, theirs in zip(
         runtime.encode_patches(case.inputs.crops, case.inputs.pooling),
         exact.encode_patches(case.inputs.crops, case.inputs.pooling), strict=True,

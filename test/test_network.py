@@ -11,7 +11,7 @@ import onnx
 import pytest
 from tiny_molmo2 import OLMO, QWEN, QWEN_BIAS, write_checkpoint
 
-from molmo_ros.answer.molmo import _kv_limits
+from molmo_ros.answer.decoding import kv_limits
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import ImageInputs, image_token_ids, preprocess
 from molmo_ros.network.graph import OPSET, WeightSink
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def limits(self) -> np.ndarray:
-        return _kv_limits(0, len(self.prefix), len(self.ids))
+        return kv_limits(0, len(self.prefix), len(self.ids))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_cached_decode_equals_recompute(style: str, cases: dict[str, Case]) -> N
     case, runtime = cases[style], cases[style].ours
     ids, logits = greedy(runtime, case, 12)
     embeds = np.concatenate([case.embeds(runtime), runtime.embed(ids[:-1])])
-    limits = _kv_limits(0, len(case.prefix), len(embeds))
+    limits = kv_limits(0, len(case.prefix), len(embeds))
     rows = np.arange(len(case.ids) - 1, len(embeds))
     whole = runtime.run(embeds, limits, runtime.new_cache(), rows)
     np.testing.assert_allclose(logits, whole, atol=1e-5)
@@ -151,7 +151,7 @@ def test_prefix_reuse(cases: dict[str, Case]) -> None:
     for new in (cache, untouched):
         runtime.run(embeds[:split], case.limits[:split], new, np.array([0]))
     other = runtime.embed(case.checkpoint.encoder.turn("How many bowls are there?"))
-    runtime.run(other, _kv_limits(split, split, len(other)), cache, np.array([0]))
+    runtime.run(other, kv_limits(split, split, len(other)), cache, np.array([0]))
     assert (cache.length, untouched.length) == (split + len(other), split)
     cache.trim(split)
     for reused in (cache, untouched):

@@ -95,8 +95,8 @@ def test_cuda_without_a_gpu_is_told(cudart: Any) -> None:
 Error = IntEnum("Error", {"cudaSuccess": 0, "cudaErrorInsufficientDriver": 35})  # of CUDA's, two
 
 
-@pytest.mark.parametrize(("driver", "mend"), [(12060, r'"cuda-python<12\.7"'), (0, "install the driver")])
-def test_a_driver_older_than_cuda_python(driver: int, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("driver", "fix"), [(12060, r'"cuda-python<12\.7"'), (0, "install the driver")])
+def test_a_driver_older_than_cuda_python(driver: int, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on JetPack 6, whose driver is for CUDA 12.6, with a cuda-python for CUDA 13."""
     ok, old = Error(0), Error(35)
     rt = SimpleNamespace(
@@ -104,7 +104,7 @@ def test_a_driver_older_than_cuda_python(driver: int, mend: str, monkeypatch: py
         cudaRuntimeGetVersion=lambda: (ok, 13040),
     )  # fmt: skip
     monkeypatch.setattr(cuda, "cudart", lambda: rt)
-    with pytest.raises(RuntimeUnavailableError, match=rf"InsufficientDriver\); .*{mend}"):
+    with pytest.raises(RuntimeUnavailableError, match=rf"InsufficientDriver\); .*{fix}"):
         cuda.device()
 
 

@@ -173,3 +173,30 @@ def test_background_work_is_cancelled_with_the_rest(worker: Worker) -> None:
     with pytest.raises(CancelledError, match="over"):
         waiting.result()
     assert waiting.done
+
+
+def test_time_of_background_work_starts_when_it_runs(worker: Worker) -> None:
+    """A busy node lets it wait for long; it must not have expired when its turn comes."""
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    late = worker.submit(lambda job: "done", 0.1, background=True)
+    time.sleep(0.2)
+    worker.submit(lambda job: None, 5.0)
+    gate.open.set()
+    assert late.result() == "done"
+    with pytest.raises(CancelledError, match=r"within 0\.2 s"):
+        worker.submit(Gate(), 0.2, background=True).result()
+
+
+def test_background_work_that_was_cancelled_is_dropped(worker: Worker) -> None:
+    gate = Gate()
+    worker.submit(gate, 5.0)
+    gate.entered.wait(5.0)
+    given_up = worker.submit(lambda job: 1, 5.0, background=True)
+    given_up.cancel()
+    worker.submit(lambda job: None, 5.0)
+    assert given_up.done
+    gate.open.set()
+    with pytest.raises(CancelledError):
+        given_up.result()

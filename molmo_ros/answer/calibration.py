@@ -1,4 +1,4 @@
-"""What a model's confidence has turned out to be worth: constants beside a checkpoint, measured on scenes.
+"""Calibration of confidence and covariance: constants beside a checkpoint, measured on scenes.
 
 Confidence: log-odds are scaled and shifted (Platt scaling, Platt 1999). Covariance: one factor. Without
 calibration.json, as of a downloaded checkpoint, both stay as the model gives them.
@@ -39,10 +39,10 @@ class Calibration:
             found = cls(**{name: float(fields[name]) for name in ("slope", "offset", "variance")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{path} is no calibration ({error!r}); delete it or measure it anew."
+                f"{path} is no calibration ({error!r}); delete it or measure it again."
             ) from error
         if not (0 < found.slope < 100 and abs(found.offset) < 100 and 0 < found.variance < 1e4):
-            raise CheckpointError(f"{path} is out of range ({found}); delete it or measure it anew.")
+            raise CheckpointError(f"{path} is out of range ({found}); delete it or measure it again.")
         return found
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One answer while it is being written: its tokens so far, what is expected next, and the time it takes."""
+"""The state of one answer while it is decoded: its tokens, the drafts of what comes next, and the times."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from molmo_ros.answer.molmo_point import Pointer
 from molmo_ros.answer_format.confidence import Token
 from molmo_ros.answer_format.grammar import Grammar, Plan
 from molmo_ros.answer_format.grammar_point import PatchGrammar
-from molmo_ros.datatypes import Float32, ShouldStop
+from molmo_ros.datatypes import Float32, Index, ShouldStop
 from molmo_ros.errors import AnswerError, CancelledError
 
 AnyGrammar = Grammar | PatchGrammar
-ASK_EVERY_S = 0.005  # while a long pass runs
-MIN_TOP_PROBABILITY = 0.05  # probability of the likeliest token: one of ten digits has more
+ASK_EVERY_S = 0.005  # how often ``should_stop`` is asked while a long pass runs
+MIN_TOP_PROBABILITY = 0.05  # below, the likeliest token is a mere guess: one of ten digits has more
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Steps:
     pointer: Pointer | None = None
     most: int = 192  # tokens
     passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
@@ -74,7 +76,8 @@ class Steps:
 class Drafting:
     """What is expected next, and how far an answer has come.
 
-    ``ahead``: what the model would go on with, were the last draft right; ``guesses``: that is worth reading.
+    ``ahead``: the text that the model would continue with if the last draft were right; ``guesses``: whether
+    that text is worth reading.
     """
 
     drafter: Drafter | None
@@ -97,20 +100,23 @@ class Drafting:
     def verify(self, steps: Steps, logits: Float32, drafted: list[int]) -> bool:
         """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
         taken = 0
+        steps.drafted += len(drafted)
         for row, expected in zip(logits, [*drafted, None], strict=True):
             if len(steps.ids) >= steps.most:
                 return True
             steps.take(row)
             taken += 1
+            as_drafted = steps.ids[-1] == expected
+            steps.accepted += as_drafted
             if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
                 return True
-            if steps.ids[-1] != expected:
+            if not as_drafted:
                 break
         self._look_ahead(steps, logits[taken:])
         return len(steps.ids) >= steps.most
 
     def _look_ahead(self, steps: Steps, logits: Float32) -> None:
-        """Read what the model would write behind a wrong draft, (N,vocabulary), unless it has no idea.
+        """Read what the model would write behind a wrong draft, (N,vocabulary), unless it is only guessing.
 
         It still tells much of what it will write, and a pass costs little more for some tokens more: Jacobi
         decoding (Santilli et al. 2023, arXiv 2305.10427).
@@ -118,6 +124,15 @@ class Drafting:
         if len(logits) and 1 / np.exp(logits[0] - logits[0].max()).sum() < MIN_TOP_PROBABILITY:
             self.guesses = False
         self.ahead = steps.decode([int(token) for token in logits.argmax(axis=1)])
+
+
+def kv_limits(past: int, prefix: int, count: int) -> Index:
+    """How far each of ``count`` tokens behind ``past`` sees: text up to itself, the image to its own end.
+
+    Tokens 1 ... prefix - 1 are those of the image (token 0 is BOS), and see each other in both directions.
+    """
+    at = np.arange(past, past + count, dtype=np.int64)
+    return np.where((at >= 1) & (at < prefix), prefix, at + 1)
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Fewer passes for an answer: text that the grammar expects is put to the model in advance.
+"""Fewer passes for an answer: the text that the grammar expects is drafted, and verified by the model.
 
 The model sees the expected tokens together with the last one it chose, in one pass, and its own choice at
 each of them is read off. Those that agree are kept, and the first that does not is replaced by the model's
@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from molmo_ros.answer_format.grammar import Draft
 
-# An image has this many tokens and more, so the prefill carries a longer draft for nothing.
+# An image has this many tokens and more, so a longer draft costs the prefill almost nothing.
 FIRST_DRAFT_TOKENS = 256
 # The pass of a decode step grows with its tokens on a CPU; engines are built for up to 16.
 NEXT_DRAFT_TOKENS = 15
@@ -23,7 +23,7 @@ Decode = Callable[[list[int]], str]
 
 
 class Drafter:
-    """Drafts of tokens. Tokenizers differ: whatever one merges, only tokens that are sure are drafted."""
+    """Drafts of tokens. Tokenizers differ in what they merge: only tokens that are certain are drafted."""
 
     def __init__(self, encode: Encode, decode: Decode) -> None:
         self._encode, self._decode = encode, decode

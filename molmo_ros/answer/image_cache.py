@@ -1,13 +1,14 @@
-"""Images that were looked at a moment ago.
+"""A cache of the images that were asked about last.
 
-The tokens before the user's words depend on the image alone: with their keys and values kept, the next
-question about one of these images costs neither vision nor the long part of the prefill. Several cameras
-asked in turn each find theirs, as long as the memory suffices.
+The tokens before the user's words depend on the image alone. With their keys and values kept, the next
+question about an image needs neither vision nor the long part of the prefill. Several cameras that are asked
+in turn each find theirs, as long as the memory suffices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,8 +24,8 @@ KEPT_BYTES = 640 << 20  # two images of Molmo2-4B in an engine that holds 2048 t
 class CachedImage:
     """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
 
-    ``embeds`` (length,D) of these, as long as the cache is empty; image features were added at ``places``.
-    ``pointer``: of MolmoPoint alone.
+    ``embeds`` (length,D) of these, empty once they have gone through the network (``prefilled``); image
+    features were added at ``places``. ``pointer``: of MolmoPoint alone.
     """
 
     rgb: Image
@@ -36,7 +37,13 @@ class CachedImage:
 
     @property
     def nbytes(self) -> int:
-        return self.cache.nbytes + self.rgb.nbytes + (self.pointer.nbytes if self.pointer else 0)
+        """The memory that it holds."""
+        pointer = self.pointer.nbytes if self.pointer else 0
+        return self.cache.nbytes + self.rgb.nbytes + self.embeds.nbytes + pointer
+
+    def prefilled(self) -> CachedImage:
+        """The same without the embeddings, which are no longer needed after the prefill."""
+        return replace(self, embeds=np.empty((0, self.embeds.shape[1]), np.float32))
 
 
 class ImageCache:
@@ -48,6 +55,9 @@ class ImageCache:
 
     def __len__(self) -> int:
         return len(self._seen)
+
+    def __iter__(self) -> Iterator[CachedImage]:
+        return iter(self._seen)
 
     def take(self, rgb: Image) -> CachedImage | None:
         """What is known of this image. It is forgotten until `keep`: a failure must not leave half of it."""

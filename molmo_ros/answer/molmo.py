@@ -1,21 +1,28 @@
 """Image and prompt -> answer: the decode loop over a runtime.
 
-The tokens before the user's words depend on the image alone. Their cache is kept, so the second question
-about an image costs neither vision nor the long part of the prefill. What an answer's grammar lets one
-expect is verified many tokens at a time (see ``pointing``).
+1. Preprocess: the image as crops, the prompt as tokens (``checkpoint.preprocess``, ``checkpoint.prompt``).
+2. Vision: the features of the crops are added to the embeddings of the image's tokens.
+3. Prefill: image, prompt and a first draft of the answer go through the text model in one pass.
+4. Decode, until the answer ends or its coordinates are complete:
+   a. verify: keep the drafted tokens that the model itself would have written, and its own next token;
+   b. draft: what the answer's grammar expects next, up to 15 tokens (``drafter``);
+   c. run: the new token and the draft go through the text model in one pass.
+5. Points: parsed from the text, with calibrated confidence (``answer_format``, ``calibration``).
+
+The tokens before the user's words depend on the image alone. Their keys and values are kept
+(``image_cache``), so a second question about an image skips 1, 2 and the long part of 3.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from molmo_ros.answer.calibration import Calibration
-from molmo_ros.answer.decoding import AnyGrammar, Clock, Drafting, Steps
+from molmo_ros.answer.decoding import AnyGrammar, Clock, Drafting, Steps, kv_limits
 from molmo_ros.answer.drafter import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
 from molmo_ros.answer.image_cache import CachedImage, ImageCache
 from molmo_ros.answer.molmo_point import Pointer
@@ -37,12 +44,12 @@ class Molmo:
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
         self._checkpoint = checkpoint
-        self._runtime = runtime
+        self.runtime = runtime
         self.calibration = Calibration.load(checkpoint.folder)
         self._digits = checkpoint.encoder.digit_tokens()
         self._grammar = _grammar(checkpoint)
         self._drafter = Drafter(checkpoint.encoder.encode, checkpoint.encoder.decode)
-        self._images = ImageCache()
+        self.images = ImageCache()
         self._lock = threading.Lock()
 
     @classmethod
@@ -75,8 +82,8 @@ class Molmo:
             "checkpoint": str(self._checkpoint.folder),
             "model_type": config.model_type,
             "parameters": self._checkpoint.weights.parameters,
-            "runtime": self._runtime.name,
-            "precision": self._runtime.precision,
+            "runtime": self.runtime.name,
+            "precision": self.runtime.precision,
             "layers": config.text.num_layers,
             "hidden_size": config.text.hidden_size,
             "vocab_size": config.text.vocab_size,
@@ -138,37 +145,42 @@ class Molmo:
         max_new_tokens: int,
         should_stop: ShouldStop | None,
     ) -> Answer:
+        encoder = self._checkpoint.encoder
         with self._lock:
             clock = Clock(should_stop)
             rgb = as_rgb(rgb)
-            turn = self._checkpoint.encoder.turn(prompt)
-            seen = self._look(rgb, clock)
-            grammar = self._grammar if seen.pointer is None else PatchGrammar(seen.pointer.places)
-            steps = Steps(self._checkpoint.encoder.decode, self._digits, seen.pointer, max_new_tokens)
-            draft = Drafting(drafter, plan, grammar, self._checkpoint.encoder.eos_ids)
-            logits, first = self._prefill(seen, turn, draft.next(steps, FIRST_DRAFT_TOKENS), clock)
+            turn = encoder.turn(prompt)
+            # 1 and 2. Preprocess and vision, unless the image is in the cache.
+            image = self._cached(rgb, clock) or self._encode(rgb, clock)
+            grammar = self._grammar if image.pointer is None else PatchGrammar(image.pointer.places)
+            steps = Steps(encoder.decode, self._digits, image.pointer, max_new_tokens)
+            drafting = Drafting(drafter, plan, grammar, encoder.eos_ids)
+            # 3. Prefill, with a first draft.
+            logits, drafted = self._prefill(image, turn, drafting.next(steps, FIRST_DRAFT_TOKENS), clock)
+            # 4. Decode: verify, draft, run.
             with clock.stage("decode"):
-                self._decode(logits, first, seen, steps, draft, clock)
+                self._decode(logits, drafted, image, steps, drafting, clock)
+        # 5. Points.
         text = steps.text if plan.exact else grammar.finish(steps.text, plan.label)
         return self._answer(text, steps, grammar, rgb.shape[1], rgb.shape[0], clock)
 
     def close(self) -> None:
         """Free the memory of the network."""
         with self._lock:
-            self._images.clear()
-            self._runtime.close()
+            self.images.clear()
+            self.runtime.close()
 
-    def _look(self, rgb: Image, clock: Clock) -> CachedImage:
-        """The image, encoded if it is none of those seen last."""
-        seen = self._images.take(rgb)
-        if seen is None:
-            return self._encode(rgb, clock)
-        seen.cache.trim(seen.length)
+    def _cached(self, rgb: Image, clock: Clock) -> CachedImage | None:
+        """The image as it was encoded before, None if it is not in the cache."""
+        image = self.images.take(rgb)
+        if image is None:
+            return None
+        image.cache.trim(image.length)
         for stage in ("preprocess", "vision"):
             clock.ms[stage] = 0.0
-        if seen.pointer is not None:
-            seen.pointer.begin()
-        return seen
+        if image.pointer is not None:
+            image.pointer.begin()
+        return image
 
     def _encode(self, rgb: Image, clock: Clock) -> CachedImage:
         """Embed everything before the user's words; image features are added to the image's tokens."""
@@ -178,52 +190,52 @@ class Molmo:
             inputs = preprocess(rgb, config)
             ids = encoder.prefix(image_token_ids(inputs, encoder, config))
             self._check_length(len(ids))
-        with clock.long_stage("vision", self._runtime.interrupt):
+        with clock.long_stage("vision", self.runtime.interrupt):
             if self._checkpoint.config.point:
-                runtime = cast(PointRuntime, self._runtime)
+                runtime = cast(PointRuntime, self.runtime)
                 features, *patches = runtime.encode_patches(inputs.crops, inputs.pooling)
                 pointer = Pointer(self._checkpoint, inputs, features, *patches)
             else:
-                features = self._runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
-            embeds = self._runtime.embed(ids)
+                features = self.runtime.encode_image(inputs.crops, inputs.pooling, inputs.padding)
+            embeds = self.runtime.embed(ids)
             places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
             embeds[places] += features
-        cache = self._runtime.new_cache()
+        cache = self.runtime.new_cache()
         return CachedImage(rgb.copy(), cache, len(ids), embeds, places, pointer)
 
     def _prefill(
-        self, seen: CachedImage, turn: list[int], draft: list[int], clock: Clock
+        self, image: CachedImage, turn: list[int], draft: list[int], clock: Clock
     ) -> tuple[Float32, list[int]]:
         """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
 
         The draft comes back shortened where the model has no room for it.
         """
-        self._check_length(seen.length + len(turn))
-        draft = draft[: self._max_positions - seen.length - len(turn)]
-        with clock.long_stage("prefill", self._runtime.interrupt):
-            past = seen.cache.length
-            embeds = self._embed(seen, [], [*turn, *draft])
+        self._check_length(image.length + len(turn))
+        draft = draft[: self._max_positions - image.length - len(turn)]
+        with clock.long_stage("prefill", self.runtime.interrupt):
+            past = image.cache.length
+            embeds = self._embed(image, [], [*turn, *draft])
             if not past:
-                embeds = np.concatenate([seen.embeds, embeds])
-            image = seen.length if self._checkpoint.config.image_sees_ahead else 0
-            limits = _kv_limits(past, image, len(embeds))
-            logits = self._run(seen, embeds, limits, [], draft)
-        self._images.keep(replace(seen, embeds=seen.embeds[:0]))  # they have served
+                embeds = np.concatenate([image.embeds, embeds])
+            sees_ahead = image.length if self._checkpoint.config.image_sees_ahead else 0
+            limits = kv_limits(past, sees_ahead, len(embeds))
+            logits = self._run(image, embeds, limits, [], draft)
+        self.images.keep(image.prefilled())
         return logits, draft
 
     def _run(
-        self, seen: CachedImage, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
+        self, image: CachedImage, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
     ) -> Float32:
         """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
         rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
-        if seen.pointer is None:
-            return self._runtime.run(embeds, limits, seen.cache, rows)
-        first = not seen.cache.length
-        logits, pointing = cast(PointRuntime, self._runtime).run_pointing(embeds, limits, seen.cache, rows)
+        if image.pointer is None:
+            return self.runtime.run(embeds, limits, image.cache, rows)
+        first = not image.cache.length
+        logits, pointing = cast(PointRuntime, self.runtime).run_pointing(embeds, limits, image.cache, rows)
         if first:
-            seen.pointer.remember(pointing[seen.places])
+            image.pointer.remember(pointing[image.places])
         answers = [[*answer, *drafted[:i]] for i in range(len(rows))]
-        return seen.pointer.logits(logits, pointing[rows], answers)
+        return image.pointer.logits(logits, pointing[rows], answers)
 
     def _check_length(self, length: int) -> None:
         if length >= self._max_positions:
@@ -240,15 +252,16 @@ class Molmo:
         self,
         logits: Float32,
         drafted: list[int],
-        seen: CachedImage,
+        image: CachedImage,
         steps: Steps,
         drafting: Drafting,
         clock: Clock,
     ) -> None:
         """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
         at the end of the cache."""
-        cache = seen.cache
+        cache = image.cache
         while True:
+            # a. Verify; the cache forgets the drafted tokens that were wrong.
             steps.passes += 1
             before = len(steps.ids)
             known = cache.length - len(drafted)
@@ -258,16 +271,18 @@ class Molmo:
             if finished or room < 1:
                 return
             clock.check()
+            # b. Draft.
             drafted = drafting.next(steps, min(NEXT_DRAFT_TOKENS, room - 1))
+            # c. Run.
             tokens = [steps.ids[-1], *drafted]
             limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
-            logits = self._run(seen, self._embed(seen, steps.ids[:-1], tokens), limits, steps.ids, drafted)
+            logits = self._run(image, self._embed(image, steps.ids[:-1], tokens), limits, steps.ids, drafted)
 
-    def _embed(self, seen: CachedImage, answer: list[int], tokens: list[int]) -> Float32:
+    def _embed(self, image: CachedImage, answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``."""
-        if seen.pointer is None:
-            return self._runtime.embed(tokens)
-        return seen.pointer.embed(self._runtime.embed, answer, tokens)
+        if image.pointer is None:
+            return self.runtime.embed(tokens)
+        return image.pointer.embed(self.runtime.embed, answer, tokens)
 
     def _answer(
         self, text: str, steps: Steps, grammar: AnyGrammar, width: int, height: int, clock: Clock
@@ -275,7 +290,14 @@ class Molmo:
         points = self.calibration.apply(grammar.points(text, steps.tokens, width, height))
         log.debug("%d tokens in %d passes, %s ms: %s", len(steps.ids), steps.passes, clock.ms, text)
         return Answer(
-            text, points, tuple(steps.ids), tuple(steps.logprobs), dict(clock.ms), passes=steps.passes
+            text,
+            points,
+            tuple(steps.ids),
+            tuple(steps.logprobs),
+            dict(clock.ms),
+            passes=steps.passes,
+            drafted=steps.drafted,
+            accepted=steps.accepted,
         )
 
 
@@ -283,12 +305,3 @@ def _grammar(checkpoint: Checkpoint) -> AnyGrammar:
     if checkpoint.config.point:
         return PatchGrammar()
     return Grammar(Format.MOLMO1 if checkpoint.config.model_type == V1 else Format.MOLMO2)
-
-
-def _kv_limits(past: int, prefix: int, count: int) -> Index:
-    """How far each of ``count`` tokens behind ``past`` sees: text up to itself, the image to its own end.
-
-    Tokens 1 ... prefix - 1 are those of the image (token 0 is BOS), and see each other in both directions.
-    """
-    at = np.arange(past, past + count, dtype=np.int64)
-    return np.where((at >= 1) & (at < prefix), prefix, at + 1)

@@ -1,8 +1,8 @@
-"""MolmoPoint's predictor on the host: scores of image tokens, patches and places become logits.
+"""MolmoPoint's pointing head on the host: scores of image tokens, patches and places become logits.
 
-The network gives queries and keys (``network.pointing``); here they are turned, multiplied, and put behind
-the logits of the vocabulary as those of further tokens: <POINT_0> ... (``patches``). Then an answer is
-decoded like that of any other generation.
+The network gives queries and keys (``network.patch_pointer``). Here they are rotated and multiplied, and the
+scores are appended to the logits of the vocabulary as those of further tokens, <POINT_0> ... (``patches``).
+Then an answer is decoded like that of any other generation.
 
 Sizes in the comments: V vocabulary and extra tokens, P image tokens, W patches behind each, E width of keys.
 """

@@ -1,4 +1,4 @@
-"""What a pointing answer looks like while it is being written, one grammar per model generation.
+"""The grammar of pointing answers, one per model generation: what comes next in an unfinished answer.
 
 An answer is a row of numbers (x, y, x, y, ...) with fixed text before each of them, closed by a label::
 

@@ -1,4 +1,4 @@
-"""What an answer of MolmoPoint looks like while it is being written; the counterpart of ``grammar``.
+"""The grammar of MolmoPoint's answers; the counterpart of ``grammar``.
 
 Fixed are the opening, the numbers behind the points, and the end; which patches are chosen never is.
 """

@@ -1,4 +1,4 @@
-"""Points in the text of an answer: one strict parser per model generation, and how Molmo2 writes them.
+"""Points in the text of an answer: one strict parser per model generation, and a formatter of Molmo2's.
 
 Both generations write coordinates relative to the whole original image, as per mille (Molmo2) or per cent
 (Molmo v1) of width and height, measured from its outer top-left corner. Our pixels have (0, 0) at the

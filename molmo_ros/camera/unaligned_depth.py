@@ -1,4 +1,4 @@
-"""Depth that is not aligned to colour: told by size, frame and name; and what is known of its camera."""
+"""Depth that is not aligned to colour: recognised by size, frame and topic name; and its camera."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def depth_camera(info: Any, depth: Depth, T_color_depth: Array | None, rectified
 
 
 def refusal(rgb: Image, header: Any, depth: Depth, depth_header: Any, why: str) -> FrameError:
-    """Depth is of another camera, and why it cannot be reprojected, with the mend."""
+    """The error for depth of another camera that cannot be reprojected: why, and how to fix it."""
     return FrameError(
         f"Depth is {depth.shape[1]}x{depth.shape[0]} in {_frame(depth_header)!r}, but the image "
         f"{rgb.shape[1]}x{rgb.shape[0]} in {_frame(header)!r}, and cannot be reprojected: {why} Or {ALIGNED}."

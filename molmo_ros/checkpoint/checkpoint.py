@@ -78,7 +78,7 @@ class Weights:
 
         if name in self.layout:
             (name,) = self.layout[name].names
-        part = self._handle(self._files[name]).get_slice(name)
+        part = self.file(self._files[name]).get_slice(name)
         return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
 
     def _read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
@@ -90,7 +90,7 @@ class Weights:
         step = max(_BLOCK_BYTES * len(tensor) // max(tensor.nbytes, 1), 1)
         for start in range(0, len(tensor), step):
             stop = min(start + step, len(tensor))
-            block = self._handle(self._files[name]).get_slice(name)[start:stop]
+            block = self.file(self._files[name]).get_slice(name)[start:stop]
             tensor[start:stop] = block
             self._mapped += block.nbytes
             if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
@@ -106,7 +106,8 @@ class Weights:
     def files(self) -> tuple[Path, ...]:
         return tuple(sorted(set(self._files.values())))
 
-    def _handle(self, path: Path) -> Any:
+    def file(self, path: Path) -> Any:
+        """One of the safetensors files, opened."""
         if path not in self._open:
             self._open[path] = _open_safetensors(path)
         return self._open[path]
@@ -123,7 +124,7 @@ def load_checkpoint(
 
     ``allow_download``: fetch a hub id that the cache lacks. ``max_crops``: high-resolution crops of an image,
     if not as many as the checkpoint says.
-    Raises: CheckpointError naming the file and the mend; ParameterError.
+    Raises: CheckpointError naming the file and how to fix it; ParameterError.
     """
     if allow_download and progress:
         progress("looking for the checkpoint", 0.0)
@@ -146,10 +147,10 @@ def load_checkpoint(
 def resolve(name: str, allow_download: bool = False) -> Path:
     """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
     if name == TINY:
-        return _existing(ASSETS / TINY, "reinstall molmo_ros or train it anew")
+        return _existing(ASSETS / TINY, "reinstall molmo_ros or train it again")
     try:
         if (path := Path(name).expanduser()).is_dir():
-            return path
+            return path.absolute()
     except (OSError, ValueError, RuntimeError) as error:  # too long, odd characters, ~ of an unknown user
         raise CheckpointError(f"There is no checkpoint folder {name[:80]!r} ({error}).") from error
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -178,7 +179,7 @@ def open_weights(folder: Path) -> Weights:
     weights = Weights({}, {}, files)
     for name, path in files.items():
         try:
-            part = weights._handle(path).get_slice(name)
+            part = weights.file(path).get_slice(name)
         except Exception as error:
             message = f"{path} lacks {name}, which {index} promises; download it again."
             raise CheckpointError(message) from error
@@ -194,16 +195,16 @@ def check_weights(weights: Weights, config: ModelConfig, folder: Path) -> None:
     """
     layout = min(layouts(config), key=lambda one: len(stored_shapes(one).keys() - weights.shapes.keys()))
     expected = stored_shapes(layout)
-    mend = "config.json and weights are not of the same checkpoint, or a file is incomplete"
+    fix = "config.json and weights are not of the same checkpoint, or a file is incomplete"
     if missing := sorted(expected.keys() - weights.shapes.keys()):
-        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {mend}.")
+        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing ({_some(missing)}); {fix}.")
     left = sorted(n for n in weights.shapes.keys() - expected.keys() if not is_unused(n, config))
     if left:
-        raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {mend}.")
+        raise CheckpointError(f"{folder}: {len(left)} tensors are left over ({_some(left)}); {fix}.")
     for name, shape in expected.items():
         if weights.shapes[name] != shape:
             stored = weights.shapes[name]
-            raise CheckpointError(f"{folder}: {name} has shape {stored}, expected {shape}; {mend}.")
+            raise CheckpointError(f"{folder}: {name} has shape {stored}, expected {shape}; {fix}.")
         if weights.dtypes[name] not in _FLOATS:
             found, kinds = weights.dtypes[name], ", ".join(_FLOATS)
             raise CheckpointError(f"{folder}: {name} is stored as {found}, not one of {kinds}; convert it.")
@@ -245,9 +246,9 @@ def _check_vocabulary(encoder: PromptEncoder, config: ModelConfig, folder: Path)
             )
 
 
-def _existing(folder: Path, mend: str) -> Path:
+def _existing(folder: Path, fix: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json; {mend}.")
+        raise CheckpointError(f"{folder} has no config.json; {fix}.")
     return folder
 
 
@@ -285,8 +286,8 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
     if newest:
         return newest[-1].parent
     raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; '
-        f"fetch it first: hf download {name}, or set allow_download"
+        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}, or '
+        f"molmo-ros info {name} --allow-download (of the node: allow_download:=true)."
     )
 
 

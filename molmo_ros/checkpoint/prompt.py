@@ -41,7 +41,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def _parse_tokenizer(path: str, size: int, mtime_ns: int) -> Tokenizer:
-    """Size and time of the file belong to the key: another file of this name is read anew."""
+    """Size and time of the file belong to the key: another file of this name is read again."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(path)
@@ -78,9 +78,9 @@ class PromptEncoder:
     def _read_template(self) -> int:
         """Find the tokens that this generation alone has; returns that which ends an answer."""
         self.low_res_im_start = self._id("<low_res_im_start>")
-        self._turn_start = self._id("<|im_start|>")
-        self._turn_end = self._id("<|im_end|>")
-        return self._turn_end
+        self.turn_start = self._id("<|im_start|>")
+        self.turn_end = self._id("<|im_end|>")
+        return self.turn_end
 
     @classmethod
     def load(cls, folder: Path) -> PromptEncoder:
@@ -119,7 +119,7 @@ class PromptEncoder:
         check_prompt_length(prompt)
         user = self._plain(f"user\n{prompt}")
         newline, assistant = self._plain("\n"), self._plain("assistant\n")
-        return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]
+        return [self.turn_start, *user, self.turn_end, *newline, self.turn_start, *assistant]
 
     def encode(self, text: str) -> list[int]:
         """Tokens of an answer; never of a prompt, for which `turn` refuses control tokens."""

@@ -7,23 +7,25 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options
-from molmo_ros.errors import ParameterError
 
 if TYPE_CHECKING:
     from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame
     from molmo_ros.tools.objects.layout import Labelled
 
+HELP = "recorded frames with points on objects: what becomes of each, and a contact sheet"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only `eval objects` has; it shares --gripper with `eval grasp`."""
-    group = parser.add_argument_group("objects")
-    group.add_argument(
+    """Add the options of this mode."""
+    parser.add_argument(
         "--data",
+        required=True,
         metavar="DIR",
         help="folder with NAME_color.png, NAME_depth.png and NAME_points.json of each frame, and "
         "camera_info.yaml (docs/eval_objects.md)",
     )
-    group.add_argument("--out", metavar="PNG", help="contact sheet to write")
+    parser.add_argument("--out", metavar="PNG", help="contact sheet to write")
+    options.add_gripper(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -36,8 +38,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.tools.objects.layout import read_folder
     from molmo_ros.tools.objects.sheet import contact_sheet
 
-    if args.data is None:
-        raise ParameterError("Say where the recorded frames are: molmo-ros eval objects --data DIR.")
     options.check_picture_path(args.out)
     gripper = Gripper.load(args.gripper)
 

@@ -40,7 +40,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     except TypeError:  # Pillow before 10.1 bundles no scalable font
         return ImageFont.truetype("DejaVuSans.ttf", size)
     if not isinstance(face, ImageFont.FreeTypeFont):
-        raise RuntimeError("This Pillow has no FreeType; mend: pip install --force-reinstall Pillow")
+        raise RuntimeError("This Pillow has no FreeType; fix: pip install --force-reinstall Pillow")
     return face
 
 

@@ -121,7 +121,7 @@ class Bag:
         waiting: list[int] = []
         for topic, msg in self.messages(list(role)):
             stamp = stamp_to_ns(msg.header.stamp)
-            if newest and stamp < max(newest.values()) - int(1e9):  # the clock, or the bag, began anew
+            if newest and stamp < max(newest.values()) - int(1e9):  # the clock, or the bag, started over
                 yield from self._judge(waiting)
                 newest.clear()
             pairer.add(role[topic], Sample(stamp, stamp, msg))
@@ -169,8 +169,8 @@ class Bag:
         if kind == "depth" and len(found) > 1:
             found = [t for t in found if "aligned" in t] or found
         if not found:
-            mend = "record one that is aligned to colour" if kind == "depth" else "record the colour camera"
-            raise FrameError(f"{self.name} holds no {kind} image; {mend}. {_listed(kinds)}")
+            fix = "record one that is aligned to colour" if kind == "depth" else "record the colour camera"
+            raise FrameError(f"{self.name} holds no {kind} image; {fix}. {_listed(kinds)}")
         if len(found) > 1:
             raise FrameError(
                 f"{self.name} holds {len(found)} {kind} topics; choose by {option}. {_listed(kinds)}"
@@ -220,7 +220,7 @@ def open_bag(path: str | Path) -> Iterator[Bag]:
 
 @contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What the storage libraries raise, which are many kinds, as one of ours."""
+    """Turn the many exceptions of the storage libraries into FrameError."""
     try:
         yield
     except (FrameError, GeneratorExit, KeyboardInterrupt):
@@ -234,7 +234,7 @@ def readable(name: str) -> Iterator[None]:
 
 
 class _Decoder:
-    """Makes frames of triples; reads what it needs to know of another depth camera once, if it needs it."""
+    """Makes frames of triples; reads camera_info and tf of an unaligned depth camera once, when needed."""
 
     def __init__(self, bag: Bag, topics: BagTopics) -> None:
         self._bag, self._topics = bag, topics

@@ -81,7 +81,7 @@ class BagTransforms:
             known = sorted({*self._edges, *(edge.parent for edge in self._edges.values())})
             raise TransformError(
                 f"The tf of this bag does not connect {camera_frame!r} with {target_frame!r}; it has "
-                f"{', '.join(known[:20]) or 'no frames'}. Record /tf and /tf_static, or leave --target-frame."
+                f"{', '.join(known[:20]) or 'no frames'}. Record /tf and /tf_static, or omit --target-frame."
             )
         T_common_camera = self._climb(up_camera, common, stamp_ns)
         return invert(self._climb(up_target, common, stamp_ns)) @ T_common_camera

@@ -1,4 +1,4 @@
-"""A query on every Nth frame of a recording; in between, what was found is followed if so wanted."""
+"""A query on every Nth frame of a recording; in between, its targets are tracked if so wanted."""
 
 from __future__ import annotations
 

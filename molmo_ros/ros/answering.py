@@ -122,5 +122,5 @@ def _found(grounding: Grounding) -> str:
 def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:
     """The frame that a query is about; the model remembers what it saw of one that it has answered about."""
     if query.stamp_ns:
-        return query.camera.frame_at(query.stamp_ns)
+        return query.camera.frame_at(query.stamp_ns, config)
     return query.camera.newest_frame(config, should_stop)

@@ -1,4 +1,4 @@
-"""From a query to published targets, measured from outside: client, node and camera are three processes."""
+"""From a query to published targets, measured by a client: client, node and camera are three processes."""
 
 from __future__ import annotations
 

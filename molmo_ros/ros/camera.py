@@ -1,4 +1,4 @@
-"""The topics of one camera, left alone in the middleware until a query needs a frame."""
+"""The topics of one camera; messages stay in the middleware until a query needs a frame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CameraInput:
         self, node: Node, name: str, config: NodeConfig, transforms: TransformLookup | None = None
     ) -> None:
         self.name = name
-        self._node, self._config = node, config
+        self._node = node
         self._transforms = transforms or TransformLookup(node)
         self._lock = threading.Lock()
         self._color_compressed = config.image_transport == "compressed"
@@ -73,11 +73,10 @@ class CameraInput:
         CameraInfoError; CancelledError if ``should_stop`` turns true meanwhile.
         """
         give_up = time.monotonic() + config.frame_wait_s
-        self._config = config
         while True:
             triple = self._newest_triple(config)
             if triple is not None and abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s:
-                self._last = self._decode(triple)
+                self._last = self._decode(triple, config)
                 return self._last
             if should_stop():
                 raise CancelledError("The query was given up while it waited for a camera frame.")
@@ -94,9 +93,11 @@ class CameraInput:
         triple = self._newest_triple(config)
         if triple is None or last_ns - JUMP_BACK_NS <= triple.stamp_ns < last_ns + max(step_ns, 1):
             return None
-        return self._decode(triple) if abs(self.age_s(triple.stamp_ns)) <= config.max_frame_age_s else None
+        if abs(self.age_s(triple.stamp_ns)) > config.max_frame_age_s:
+            return None
+        return self._decode(triple, config)
 
-    def frame_at(self, stamp_ns: int) -> RgbdFrame:
+    def frame_at(self, stamp_ns: int, config: NodeConfig) -> RgbdFrame:
         """The decoded frame of this very stamp: one in the buffer, or the last that was answered about.
 
         Raises: FrameError if it has left the buffer; as newest_frame.
@@ -112,7 +113,7 @@ class CameraInput:
                 f"The frame of {stamp_ns / NS:.3f} s on {self.topic_name('image')} is not here any more; ask "
                 "for one of the last answer, or of the newest frames (buffer_frames)."
             )
-        return self._decode(triple)
+        return self._decode(triple, config)
 
     def sync_misses(self) -> int:
         """Images that never found their depth or camera_info."""
@@ -125,7 +126,7 @@ class CameraInput:
         return (now_ns - stamp_ns) / NS
 
     def problem(self, config: NodeConfig) -> str:
-        """What keeps this camera from delivering frames, with the mend; empty if nothing does."""
+        """What keeps this camera from delivering frames and how to fix it; empty if nothing does."""
         with self._lock:
             found = self.pairer.problem(time.time_ns(), config.max_frame_age_s)
         return "" if found is None else self._explain(*found)
@@ -148,7 +149,7 @@ class CameraInput:
             self.pairer.slop_ns = int(config.sync_slop_s * NS)
             return self.pairer.newest()
 
-    def _decode(self, triple: Triple) -> RgbdFrame:
+    def _decode(self, triple: Triple, config: NodeConfig) -> RgbdFrame:
         color = deserialize_message(triple.image.payload, self._subscriptions["image"].msg_type)
         depth = deserialize_message(triple.depth.payload, self._subscriptions["depth"].msg_type)
         info = deserialize_message(triple.camera_info.payload, CameraInfo)
@@ -158,15 +159,17 @@ class CameraInput:
         camera = None
         if is_apart(rgb, color.header, metres, depth.header, self.topic_name("depth")):
             try:
-                camera = self._depth_camera(metres, color.header, depth.header, depth_rectified)
+                camera = self._depth_camera(metres, color.header, depth.header, depth_rectified, config)
             except (CameraInfoError, TransformError) as error:
                 raise refusal(rgb, color.header, metres, depth.header, str(error)) from error
         return make_frame(rgb, metres, info, color.header, rectified, depth_rectified, camera)
 
-    def _depth_camera(self, depth: Depth, color: Header, header: Header, rectified: bool) -> DepthCamera:
+    def _depth_camera(
+        self, depth: Depth, color: Header, header: Header, rectified: bool, config: NodeConfig
+    ) -> DepthCamera:
         """The camera of depth that is not aligned to colour. Raises: CameraInfoError, TransformError."""
-        info = self._depth_info.newest(self._config.frame_wait_s)
-        stamp_ns, wait_s = stamp_to_ns(color.stamp), self._config.tf_wait_s
+        info = self._depth_info.newest(config.frame_wait_s)
+        stamp_ns, wait_s = stamp_to_ns(color.stamp), config.tf_wait_s
         T = self._transforms.lookup(color.frame_id, header.frame_id, stamp_ns, wait_s)
         return depth_camera(info, depth, T, rectified)
 

@@ -1,4 +1,4 @@
-"""The whole way on real nodes: simulated camera and molmo as processes of their own, asked by a third."""
+"""The demo with real nodes: a simulated camera and molmo as two processes, and a client that asks."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _frame_of(response: Any, listener: _Listener) -> RgbdFrame:
     """The very frame that was answered; the newest one if there are no targets to tell its stamp."""
     if response.targets:
         with suppress(FrameError):
-            return listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp))
+            return listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp), STARTING)
     return listener.camera.newest_frame(STARTING, lambda: False)
 
 

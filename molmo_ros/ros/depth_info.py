@@ -1,4 +1,4 @@
-"""The camera_info of depth that is not aligned to colour; nobody listens to it until a frame needs it."""
+"""The camera_info of depth that is not aligned to colour; subscribed to when a frame first needs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the node tells on /diagnostics: state, cameras, latency of each stage, memory."""
+"""What the node publishes on /diagnostics: state, cameras, latency of each stage, memory."""
 
 from __future__ import annotations
 

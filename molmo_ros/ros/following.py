@@ -1,4 +1,4 @@
-"""One goal of ~/track: follow in every frame, ask the model now and then, publish."""
+"""One goal of ~/track: track in every frame, ask the model now and then, publish."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
 from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
 from molmo_ros.perception.rectify import raw_target
+from molmo_ros.pipeline import rank
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
@@ -93,16 +94,16 @@ class Following:
                     self._cancelled.wait(POLL_S)
                     continue
                 if frame.stamp_ns < self._stamp_ns:
-                    self._start_anew()
+                    self._start_over()
                 self._framed, self._stamp_ns = time.monotonic(), frame.stamp_ns
                 self._step(frame, config)
         finally:
             self._shared.live.leave(self)
             self._question.cancel()
 
-    def _start_anew(self) -> None:
+    def _start_over(self) -> None:
         """The clock has jumped back: what is known belongs to another time."""
-        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts anew")
+        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts over")
         self._question.forget()
         self._tracker, self._answered = Tracker(numbers=self._shared.numbers), False
         self._shared.live.leave(self)
@@ -199,7 +200,7 @@ class Following:
         seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
         self._found = self._found or bool(seen)
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
-        pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
+        pairs.sort(key=lambda pair: rank(pair[0]))
         age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
         messages = [
             target_message(
@@ -213,15 +214,14 @@ class Following:
         if self._cancelled.is_set():
             raise CancelledError("The goal was cancelled.")
         if self._answered:
-            targets = tuple(target for target, _ in pairs)
             followed = Followed(
-                self._query.query.text,
-                self._answer,
-                frame_id,
-                frame.frame_id,
-                frame.stamp_ns,
-                targets,
-                messages,
+                query=self._query.query.text,
+                answer=self._answer,
+                frame_id=frame_id,
+                optical_frame=frame.frame_id,
+                stamp_ns=frame.stamp_ns,
+                targets=tuple(target for target, _ in pairs),
+                messages=messages,
             )
             self._shared.live.publish(self, followed)
         self._feedback(self._stage(bool(seen)), messages, age_s)

@@ -1,4 +1,4 @@
-"""Memory of this process, and how what a model leaves behind gets back to the system."""
+"""Memory of this process: measured, and returned to the system after a model is unloaded."""
 
 from __future__ import annotations
 

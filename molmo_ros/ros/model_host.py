@@ -1,4 +1,4 @@
-"""The model inside the node: loading with progress, and "not ready" in words until it is there."""
+"""The model inside the node: loads it with progress, and says why it is not ready until then."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class ModelHost:
                 remote=_remote_options(config),
             )
         except ModuleNotFoundError as missing:
-            error = RuntimeUnavailableError(missing_package(missing))
-            self.error, self.error_code = str(error), error.code
-            raise error from missing
+            told = RuntimeUnavailableError(missing_package(missing))
+            self.error, self.error_code = str(told), told.code
+            raise told from missing
         except Exception as error:
             known = isinstance(error, MolmoRosError)
             self.error = str(error) if known else f"{type(error).__name__}: {error}"

@@ -29,7 +29,7 @@ from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
-from molmo_ros.ros.params import declare
+from molmo_ros.ros.params import NODE_OPTIONS, declare
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -46,7 +46,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     """Joins the parts; the work is in the files beside this one."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("molmo", **options)
+        super().__init__("molmo", **NODE_OPTIONS, **options)
         _set_transitions_apart(self)
         self.config = declare(self, NodeConfig, self._set_config, self._is_configured)
         self._asked_from = 0.0
@@ -71,7 +71,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             latency=self.latency,
         )
         self.interfaces = Interfaces(context)
-        self._tracking = Tracking(context)
+        self.tracking = Tracking(context)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
             self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
@@ -133,7 +133,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where configure may be tried again."""
-        self.worker.cancel_all("The node has failed and starts anew.", CANCEL_S)
+        self.worker.cancel_all("The node has failed and starts over.", CANCEL_S)
         self.model.unload()
         return SUCCESS
 
@@ -142,7 +142,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
 
         Every thread is waited for: one that is in native code when Python ends aborts the process.
         """
-        self._tracking.close()
+        self.tracking.close()
         self.worker.close()
         self.model.stop_loading()
         if self._autostart is not None:

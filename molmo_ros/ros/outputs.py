@@ -1,7 +1,8 @@
-"""The topics on which answers come out."""
+"""The topics on which answers are published."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from geometry_msgs.msg import PoseStamped
@@ -35,7 +36,7 @@ class Outputs:
         """The targets, and the pose of the best one that can be grasped."""
         self._targets.publish(targets)
         best = next((target for target in targets.targets if target.status == target.OK), None)
-        if best is not None and best.width == best.width:  # NaN: no grasp was asked for
+        if best is not None and not math.isnan(best.width):  # NaN: no grasp was asked for
             self._grasp_pose.publish(grasp_pose_stamped(best))
 
     def publish_markers(self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> None:

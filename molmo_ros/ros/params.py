@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from typing import Any, TypeVar
 
@@ -12,6 +12,9 @@ from rclpy.parameter import Parameter
 
 from molmo_ros.errors import ParameterError
 from molmo_ros.ros.config import NodeConfig, SimCameraConfig, Spec, check_value, make_config, spec_of
+
+# For the constructor of a node whose parameters ``declare`` declares: overrides can be listed then.
+NODE_OPTIONS = {"automatically_declare_parameters_from_overrides": True}
 
 C = TypeVar("C", bound="NodeConfig | SimCameraConfig")
 # Names that ROS itself sets on any node.
@@ -44,14 +47,18 @@ def declare(
 ) -> C:
     """Declare every field of a config class on a node and return the config that results.
 
+    The node must have been made with NODE_OPTIONS.
     ``on_change`` is called with the new config whenever parameters are set at run time; ``configured`` tells
     whether those that are read when the node is configured are fixed.
     Raises: ParameterError for an override that is unknown, of the wrong type or out of range.
     """
     settings = {setting.name: setting for setting in fields(kind)}
-    _refuse_unknown(node, settings)
+    overrides = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
+    _refuse_unknown(overrides, settings)
     for name, setting in settings.items():
-        _declare_one(node, name, setting)
+        if name in overrides:
+            node.undeclare_parameter(name)  # without description and range so far
+        _declare_one(node, name, setting, overrides.get(name))
     config = make_config(kind, {name: node.get_parameter(name).value for name in settings})
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
@@ -70,13 +77,12 @@ def declare(
     return config
 
 
-def _declare_one(node: Node, name: str, setting: Field[Any]) -> None:
+def _declare_one(node: Node, name: str, setting: Field[Any], override: object) -> None:
     spec = spec_of(setting)
     default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
     try:
         node.declare_parameter(name, default, descriptor(spec, default))
     except Exception as error:  # rclpy raises several kinds, all about the override
-        override = node._parameter_overrides[name].value
         raise ParameterError(
             f"Parameter {name} is {override!r}; it must be a {type(default).__name__}"
             f"{', ' if spec.limits() else ''}{spec.limits()} ({error})."
@@ -93,9 +99,8 @@ def _refuse_fixed(node: Node, settings: dict[str, Field[Any]], changed: dict[str
             )
 
 
-def _refuse_unknown(node: Node, settings: dict[str, Field[Any]]) -> None:
-    """rclpy drops overrides of undeclared parameters in silence; a misspelt one must be heard of."""
-    overrides: dict[str, Any] = getattr(node, "_parameter_overrides", {})
+def _refuse_unknown(overrides: Mapping[str, object], settings: Mapping[str, Field[Any]]) -> None:
+    """rclpy accepts overrides of parameters that nobody declares; a misspelt one must be reported."""
     unknown = [name for name in overrides if name not in settings and not name.startswith(FOREIGN)]
     if unknown:
         raise ParameterError(f"There is no parameter {unknown[0]!r}; known: {', '.join(sorted(settings))}.")

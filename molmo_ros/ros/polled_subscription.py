@@ -1,4 +1,4 @@
-"""Subscriptions that cost nothing while nobody asks: the middleware keeps the newest messages by itself."""
+"""Subscriptions that are polled: idle ones cost nothing, the middleware keeps the newest messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molmo_ros.camera.frames import NS, Sample
 from molmo_ros.ros.distribution import received_ns
 
 
-class DormantGroup(CallbackGroup):  # type: ignore[misc]
+class PolledGroup(CallbackGroup):  # type: ignore[misc]
     """Keeps the executor away from a subscription.
 
     The middleware holds the newest messages (KEEP_LAST) and drops older ones by itself, so an idle camera
@@ -47,13 +47,13 @@ def subscribe(node: Node, topic: str, kind: type, depth: int) -> Subscription:
         _never_called,
         qos,
         raw=True,
-        callback_group=DormantGroup(),
+        callback_group=PolledGroup(),
         qos_overriding_options=QoSOverridingOptions.with_default_policies(),
     )
 
 
 def _never_called(_: bytes) -> None:
-    """A subscription must have a callback; its DormantGroup sees to it that nobody calls it."""
+    """A subscription must have a callback; its PolledGroup sees to it that nobody calls it."""
 
 
 def take(subscription: Subscription) -> Sample | None:

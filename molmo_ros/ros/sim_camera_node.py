@@ -17,7 +17,7 @@ from molmo_ros.camera.conversions import camera_info_message, depth_message, ima
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.config import SimCameraConfig
 from molmo_ros.ros.entry import run_node
-from molmo_ros.ros.params import declare
+from molmo_ros.ros.params import NODE_OPTIONS, declare
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 # Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
@@ -29,7 +29,7 @@ class SimCameraNode(Node):  # type: ignore[misc]
     """Publishes image (rgb8), depth (16UC1, aligned) and camera_info at a rate, with one stamp each time."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("sim_camera", **options)
+        super().__init__("sim_camera", **NODE_OPTIONS, **options)
         self._config = declare(self, SimCameraConfig, self._set_config)
         self._shown = self._config
         self._messages = self._render()  # slow, so before there is a topic that others could wait for

@@ -33,7 +33,7 @@ class Tracking:
         live, numbers = LiveTargets(context.outputs), itertools.count(1)
         self._shared = Shared(context, live, numbers, self._closed)
         self._lock = threading.Lock()
-        self._running = 0
+        self.running = 0
         self._following: dict[bytes, Following] = {}  # by the id of the goal
         self._server = ActionServer(
             context.node,
@@ -51,7 +51,7 @@ class Tracking:
         """End all goals, then the server."""
         self._closed.set()
         give_up = time.monotonic() + 2.0
-        while self._running and time.monotonic() < give_up:
+        while self.running and time.monotonic() < give_up:
             time.sleep(POLL_S)
         self._server.destroy()
 
@@ -94,13 +94,13 @@ class Tracking:
     def _enter(self) -> None:
         limit = self._context.config().max_tracks
         with self._lock:
-            if self._running >= limit:
-                raise BusyError(f"Busy: {self._running} tracks run already; cancel one, or raise max_tracks.")
-            self._running += 1
+            if self.running >= limit:
+                raise BusyError(f"Busy: {self.running} tracks run already; cancel one, or raise max_tracks.")
+            self.running += 1
 
     def _leave(self) -> None:
         with self._lock:
-            self._running -= 1
+            self.running -= 1
 
     def _query(self, goal: Any) -> TrackQuery:
         config = self._context.config()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -13,16 +14,20 @@ from molmo_ros.errors import BusyError, CancelledError
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
+LOOK_S = 0.5  # how often who waits for a result looks at the deadline, which a start can set
 SMOOTHING = 0.3  # weight of the newest job in the running mean of the durations
 
 
 class Job(Generic[R]):
-    """A piece of work with a deadline; whoever asked waits for its result."""
+    """A piece of work with a deadline; whoever asked waits for its result.
 
-    def __init__(self, work: Callable[[Job[R]], R], timeout_s: float) -> None:
+    ``waits``: the time in the queue does not count, for nobody waits for the answer.
+    """
+
+    def __init__(self, work: Callable[[Job[R]], R], timeout_s: float, waits: bool = False) -> None:
         self._work = work
         self.timeout_s = timeout_s
-        self.deadline = time.monotonic() + timeout_s
+        self.deadline = math.inf if waits else time.monotonic() + timeout_s
         self._cancelled = threading.Event()
         self._done = threading.Event()
         self._result: R | None = None
@@ -51,9 +56,10 @@ class Job(Generic[R]):
 
         Raises: CancelledError if the time is over or the job was cancelled; whatever the work raised.
         """
-        if not self._done.wait(max(0.0, self.deadline - time.monotonic())):
-            self.cancel()
-            raise self._too_late()
+        while not self._done.wait(max(0.0, min(self.deadline - time.monotonic(), LOOK_S))):
+            if time.monotonic() > self.deadline:
+                self.cancel()
+                raise self._too_late()
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
@@ -65,6 +71,7 @@ class Job(Generic[R]):
 
     def run(self) -> None:
         """Do the work, in the thread of the worker."""
+        self.deadline = min(self.deadline, time.monotonic() + self.timeout_s)
         try:
             if self.should_stop():
                 raise self._too_late()
@@ -112,9 +119,10 @@ class Worker:
     def submit(self, work: Callable[[Job[R]], R], timeout_s: float, background: bool = False) -> Job[R]:
         """Queue a piece of work; background work starts only when nothing else waits, and is never refused.
 
+        ``timeout_s`` counts from now, for background work from its start.
         Raises: BusyError with the expected wait if the queue is full.
         """
-        job = Job(work, timeout_s)
+        job = Job(work, timeout_s, waits=background)
         with self._wake:
             if self._closed:
                 raise CancelledError("The node is shutting down.")
@@ -174,10 +182,11 @@ class Worker:
         self._thread.join(timeout_s)
 
     def _drop_abandoned(self) -> None:
-        """Jobs whose time is over must not keep others out of the queue."""
-        for job in [job for job in self._queue if job.should_stop()]:
-            self._queue.remove(job)
-            job.run()  # ends at once, for it may not start any more
+        """Jobs that nobody waits for any more must not keep others out of the queue."""
+        for queue in (self._queue, self._background):
+            for job in [job for job in queue if job.should_stop()]:
+                queue.remove(job)
+                job.run()  # ends at once, for it may not start any more
 
     def _expected_wait(self) -> float:
         running = max(0.0, self._mean_s - (time.monotonic() - self._started_at)) if self.busy else 0.0

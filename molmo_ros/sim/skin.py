@@ -51,7 +51,7 @@ def albedo(paint: Paint, points: Array, normals: Array) -> Array:
     if paint.texture == "plain":
         return np.broadcast_to(paint.ramp[1].astype(np.float32), points.shape)
     image = texture(paint.texture, paint.index)
-    cell = (_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
+    cell = np.floor(_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
     cell %= image.shape[0]
     value = image[cell[:, 1], cell[:, 0]]
     if paint.texture == PRINT:
@@ -76,7 +76,7 @@ def material_flags(paint: Paint, transparent: bool, color: Array) -> np.ndarray:
 
 def _uv(paint: Paint, points: Array, normals: Array) -> Array:
     """Texture coordinates (N,2), in periods."""
-    period = np.float32([0.1] * 3) if paint.period is None else paint.period.astype(np.float32)
+    period = np.full(3, 0.1, np.float32) if paint.period is None else paint.period.astype(np.float32)
     local = points if paint.origin is None else points - paint.origin.astype(np.float32)
     local = local / period
     upright = np.abs(normals[:, 2])
@@ -84,7 +84,9 @@ def _uv(paint: Paint, points: Array, normals: Array) -> Array:
         repeats = np.float32(max(round(0.3 / float(period[0])), 1) / (2 * np.pi))
         u = np.arctan2(points[:, 1], points[:, 0]) * repeats
         flat = upright > 0.7
-        return np.stack([np.where(flat, local[:, 0], u), np.where(flat, -local[:, 1], 1 - local[:, 2])], axis=1)
+        return np.stack(
+            [np.where(flat, local[:, 0], u), np.where(flat, -local[:, 1], 1 - local[:, 2])], axis=1
+        )
     along_x = np.abs(normals[:, 0]) > np.abs(normals[:, 1])
     flat = upright > np.maximum(np.abs(normals[:, 0]), np.abs(normals[:, 1]))
     mirror = np.where(along_x, np.sign(normals[:, 0]), -np.sign(normals[:, 1]))  # print reads from outside

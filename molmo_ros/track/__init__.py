@@ -1,1 +1,1 @@
-"""Following a point through the images between two answers of the model."""
+"""Tracking a target from frame to frame, between two answers of the model."""

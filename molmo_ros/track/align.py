@@ -1,4 +1,4 @@
-"""Lay what was first seen of a thing over a new view, to a fraction of a pixel, so that nothing drifts.
+"""Align the first view of an object with a new one, to a fraction of a pixel; this does not drift.
 
 Gauss-Newton on the colour and depth of its samples: direct image alignment (Baker and Matthews 2004) in 3D.
 """
@@ -28,7 +28,7 @@ WORTH = 0.5  # ... if a turn halves it: what is smooth and round seems to turn w
 
 @dataclass(frozen=True)
 class _Part:
-    """Of a view, around a surface: colours and their slopes to the right and down (h,w,3), depth (h,w), K."""
+    """The part of a view around a surface: colours and their gradients in x and y (h,w,3), depth (h,w), K."""
 
     layers: tuple[npt.NDArray[Any], ...]
     depth: Depth
@@ -38,7 +38,7 @@ class _Part:
 def align(surface: Surface, T: Array, view: View, options: TrackOptions, turns: bool = False) -> Array:
     """The motion (4,4) near T with which a surface agrees best with the view.
 
-    It is shifted; it is turned only if that explains much, or if it is known that it turns.
+    A translation; a rotation too if that lowers the residual by much, or if the object is known to rotate.
     """
     part = _around(surface, T, view)
     if min(part.depth.shape) < 6:
@@ -66,7 +66,7 @@ def _around(surface: Surface, T: Array, view: View) -> _Part:
 
 
 def _fit(surface: Surface, T: Array, part: _Part, turn: bool, options: TrackOptions) -> tuple[Array, float]:
-    """Better motion from T on, and the mean disagreement that is left."""
+    """A better motion, starting from T, and its mean residual."""
     best, least = T, np.inf
     for _ in range(STEPS):
         points = transform_points(T, surface.points)
@@ -86,8 +86,8 @@ def _fit(surface: Surface, T: Array, part: _Part, turn: bool, options: TrackOpti
 def _differences(
     surface: Surface, points: Array, part: _Part, options: TrackOptions
 ) -> tuple[float, Array, Array]:
-    """Mean disagreement of points (N,3) with the view, and the normal equations A (6,6), b (6,) of a step:
-    a turn (3,) rad about the middle of the points, then a shift (3,) m."""
+    """Mean residual of points (N,3) in the view, and the normal equations A (6,6), b (6,) of a step:
+    a rotation (3,) rad about the mean of the points, then a translation (3,) m."""
     height, width = part.depth.shape
     pixels = project(points, part.K)
     inside = (pixels >= 0).all(1) & (pixels <= [width - 1.01, height - 1.01]).all(1)
@@ -112,7 +112,7 @@ def _differences(
 
 
 def _slopes(points: Array, right: Array, down: Array, K: Array) -> tuple[Array, Array]:
-    """How colours (N,3,6) and depth (N,6) at points (N,3) change with a step; right, down (N,3) per pixel."""
+    """Jacobians of colours (N,3,6) and depth (N,6) at points (N,3); right, down: gradients (N,3) a pixel."""
     right, down, z = right * K[0, 0], down * K[1, 1], points[:, 2:]
     shift = np.stack([right, down, -(right * points[:, :1] + down * points[:, 1:2]) / z], 2) / z[..., None]
     lever = points - points.mean(0)

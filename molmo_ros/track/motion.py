@@ -1,4 +1,4 @@
-"""How pixels move between two views (optical flow there and back), and the motion that explains it."""
+"""Optical flow between two views, checked forward and backward, and the rigid motion that explains it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from molmo_ros.track.view import TrackOptions, View
 
 
 def flow(before: View, view: View, pixels: Array, options: TrackOptions) -> tuple[Array, Mask]:
-    """Pyramidal Lucas-Kanade there and back: pixels (N,2) in the view, and which came back."""
+    """Pyramidal Lucas-Kanade, forward and backward: pixels (N,2) in the view, and which are consistent."""
     window = (options.window_px, options.window_px)
     old = pixels.astype(np.float32).reshape(-1, 1, 2)
     none = np.empty_like(old)

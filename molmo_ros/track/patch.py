@@ -1,4 +1,4 @@
-"""The surface around a point that is followed: begin it, move it, compare it with a view, look for it."""
+"""The surface patch around a tracked point: begin it, move it, compare it with a view, search for it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _patch(
 
 
 def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptions) -> None:
-    """Shift T by what its corners moved beyond the motion of the scene (ego), which T already holds."""
+    """Shift T by the flow of its corners, less the motion of the scene (ego), which T already contains."""
     if len(track.pixels) < options.least_corners:
         return
     old = track.pixels
@@ -117,14 +117,14 @@ def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptio
 
 
 def _depth(track: Patch, view: View, pixels: Array) -> Array:
-    """Depth (N,) of a track's surface at pixels; without depth all of it is as far as its point."""
+    """Depth (N,) of a track's surface at pixels; where nothing is known, that of its point."""
     if track.surface.has_depth:
         return depth_at(view, pixels)
     return np.full(len(pixels), transform_points(track.T, track.point[None])[0, 2])
 
 
 def covered(tracks: Iterable[Patch], view: View) -> Mask:
-    """(h,w) where in the view the tracks that are seen are, with a margin: boxes, for they may turn."""
+    """(h,w) mask of the visible tracks in the view: boxes with a margin, since objects may rotate."""
     mask = np.zeros(view.gray.shape, np.uint8)
     for track in tracks:
         if track.lost_ns is None:

@@ -1,4 +1,4 @@
-"""What stands still, laid over each view as things are: how the camera moves, without errors that add up."""
+"""The static surroundings, aligned with each view: the motion of the camera, without drift."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Scene:
         self._T = np.eye(4)
 
     def advance(self, before: View, view: View, away: Mask) -> Array:
-        """How the scene moved in the optical frame between two views (4,4); identity if that is not seen.
+        """Motion of the scene in the optical frame between two views (4,4); identity if it is not observed.
 
-        away (h,w): where in the view before there are things that may move by themselves.
+        away (h,w): mask of what may move by itself in the view before.
         """
         if self._surface is None:
             self._surface, self._T = _samples(before, away), np.eye(4)
@@ -64,7 +64,7 @@ class Scene:
 
 
 def _samples(view: View, away: Mask) -> Surface | None:
-    """Where colours change and depth does not; None if that is hardly anywhere."""
+    """Samples with texture on smooth depth; None if there are too few."""
     known = np.isfinite(view.depth)
     depth = np.where(known, view.depth, np.float32(-1.0))
     square = np.ones((5, 5), np.uint8)

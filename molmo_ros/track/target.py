@@ -1,4 +1,4 @@
-"""From a target that the model's answer gave to something to follow, and back to a target where it is now."""
+"""From a target of the model's answer to a seed for the tracker, and back to the target as it is now."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Follow what the model found from frame to frame, between its answers. Knows no ROS and no model.
+"""Track what the model found from frame to frame, between its answers. Knows no ROS and no model.
 
 An object is the patch of surface that was seen around its point: a few hundred samples with colour, and
-corners that optical flow follows to each new frame. There the samples are laid over the image to a fraction
-of a pixel, which keeps errors from adding up, and say whether it is still there.
+corners that optical flow follows to each new frame. There the samples are aligned with the image to a
+fraction of a pixel, so that errors do not add up, and show whether the object is still visible.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Tracker:
                 del track.path[min(track.path)]
 
     def _follow(self, track: Patch, before: View, view: View, ego: Array) -> None:
-        """Follow what is seen; it is lost, and held where the scene carries it, if too little agrees."""
+        """Follow visible tracks; one with too few samples that agree is lost, and moves with the scene."""
         options, held = self.options, track.T
         move(track, before, view, ego, options)
         track.seen = seen_share(track.surface, track.T, view, options)
@@ -160,14 +160,14 @@ class Tracker:
             track.T, track.lost_ns = held, view.stamp_ns
 
     def _align(self, track: Patch, view: View) -> None:
-        """Take a finer place, unless less is seen of it there: what hides a thing may look like it."""
+        """Refine the pose by alignment, unless fewer samples agree there: an occluder may look alike."""
         T = align(track.surface, track.T, view, self.options)
         seen = seen_share(track.surface, T, view, self.options)
         if seen >= track.seen - 0.05:
             track.T, track.seen = T, seen
 
     def _look_for(self, track: Patch, view: View) -> None:
-        """Look for a lost track around where it would be if it stood still, ever farther."""
+        """Search for a lost track around where it would be if it stood still, in a growing radius."""
         assert track.lost_ns is not None
         lost_s = (view.stamp_ns - track.lost_ns) / NS
         reach = min(self.options.search_px, 6.0 + 40.0 * lost_s)

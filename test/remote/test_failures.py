@@ -41,7 +41,7 @@ def test_patience_that_a_server_asks_for_is_had(faulty: Faulty) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "mend"),
+    ("act", "fix"),
     [
         (status(400, "bad picture"), "bad picture"),
         (status(401), "remote_key_env"),
@@ -54,9 +54,9 @@ def test_patience_that_a_server_asks_for_is_had(faulty: Faulty) -> None:
         (status(200, 'data: {"choices": [7]}\n\n'), "OpenAI's protocol"),
     ],
 )
-def test_what_will_not_pass_is_told_at_once(faulty: Faulty, act: Act, mend: str) -> None:
+def test_what_will_not_pass_is_told_at_once(faulty: Faulty, act: Act, fix: str) -> None:
     faulty.acts = [act]
-    with pytest.raises(ServerError, match=mend):
+    with pytest.raises(ServerError, match=fix):
         remote(faulty).point(RGB, "Point to the can.")
     assert len(faulty.times) == 1
 

@@ -14,21 +14,21 @@ from rclpy.parameter import Parameter
 
 from molmo_ros.errors import ParameterError
 from molmo_ros.ros.config import NodeConfig, SimCameraConfig, spec_of
-from molmo_ros.ros.params import declare
+from molmo_ros.ros.params import NODE_OPTIONS, declare
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def node(context: None) -> Iterator[Node]:
-    node = Node("params_test")
+    node = Node("params_test", **NODE_OPTIONS)
     yield node
     node.destroy_node()
 
 
 def declared(**overrides: Any) -> tuple[Node, NodeConfig, list[NodeConfig]]:
     values = [Parameter(name, value=value) for name, value in overrides.items()]
-    node, changes = Node("params_test", parameter_overrides=values), []
+    node, changes = Node("params_test", parameter_overrides=values, **NODE_OPTIONS), []
     return node, declare(node, NodeConfig, changes.append), changes
 
 
@@ -82,8 +82,8 @@ def test_change_at_run_time_is_checked(context: None) -> None:
     bad = node.set_parameters([Parameter("max_frame_age_s", value=1e9)])[0]
     assert not bad.successful
     assert changes[-1].max_frame_age_s == 3.0
-    fixed = node.set_parameters([Parameter("checkpoint", value="other")])[0]
-    assert not fixed.successful
+    for name, value in (("checkpoint", "other"), ("queue_size", 9)):
+        assert not node.set_parameters([Parameter(name, value=value)])[0].successful
     node.destroy_node()
 
 
@@ -107,7 +107,7 @@ def test_parameter_files_hold_known_settings_only(path: Path) -> None:
 def test_a_dump_of_all_parameters_starts_the_same_node(context: None, tmp_path: Path) -> None:
     """What ``ros2 param dump`` writes, by the same services, is a parameter file that the node takes."""
     node, config, _ = declared(timeout_s=7.5, cameras=["front", "wrist"], max_targets=3, target_frame="map")
-    names = [name for name in node._parameters if not name.startswith("qos_overrides")]
+    names = [name for name in node.get_parameters_by_prefix("") if not name.startswith("qos_overrides")]
     values = {
         p.name: list(p.value) if isinstance(p.value, tuple) else p.value for p in node.get_parameters(names)
     }
@@ -115,6 +115,6 @@ def test_a_dump_of_all_parameters_starts_the_same_node(context: None, tmp_path: 
     path = tmp_path / "dump.yaml"
     path.write_text(yaml.safe_dump({"/params_test": {"ros__parameters": values}}))
     node.destroy_node()
-    again = Node("params_test", cli_args=["--ros-args", "--params-file", str(path)])
+    again = Node("params_test", cli_args=["--ros-args", "--params-file", str(path)], **NODE_OPTIONS)
     assert vars(declare(again, NodeConfig, lambda config: None)) == vars(config)
     again.destroy_node()

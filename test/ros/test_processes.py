@@ -57,7 +57,7 @@ def interrupt_twice(process: subprocess.Popen[bytes]) -> int:
     process.send_signal(signal.SIGINT)
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    return process.wait(20.0)
+    return process.wait(60.0)
 
 
 def test_interrupted_node_ends_cleanly() -> None:
@@ -83,7 +83,7 @@ INTERRUPTED_WHILE_MADE = """
 import os, signal, sys, time
 import rclpy
 from rclpy.node import Node
-from molmo_ros.ros.processes import run_node
+from molmo_ros.ros.entry import run_node
 
 def make():
     node = Node("interrupted_while_made")

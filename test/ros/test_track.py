@@ -59,9 +59,9 @@ def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: Molm
     next(goal)
     started = time.monotonic()
     goal.close()
-    while molmo._tracking._running and time.monotonic() - started < 5:
+    while molmo.tracking.running and time.monotonic() - started < 5:
         client.spin(0.05)
-    assert molmo._tracking._running == 0
+    assert molmo.tracking.running == 0
     assert time.monotonic() - started < 3
 
 
@@ -80,7 +80,7 @@ def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> N
     assert heard.count("following") >= 5
 
 
-def test_what_is_not_there_is_lost_and_the_goal_ends(
+def test_what_is_not_there_is_searched_for_and_the_goal_ends(
     film: Camera, client: GraspClient, setting: Callable[..., None]
 ) -> None:
     setting(track_lost_s=2.0)
@@ -92,9 +92,9 @@ def test_what_is_not_there_is_lost_and_the_goal_ends(
         except StopIteration as end:
             result = end.value
             break
-    assert "lost" in stages
+    assert "searching" in stages and "lost" not in stages
     assert (result.success, result.code, len(result.targets)) == (False, "LOST", 0)
-    assert "has not been seen" in result.message
+    assert "was not found" in result.message
 
 
 def test_bad_goals_are_told_why(camera: Camera, client: GraspClient) -> None:
@@ -130,9 +130,9 @@ def test_goal_is_cancelled_at_once_while_the_model_is_asked(
         started = time.monotonic()
         goal.close()
         assert time.monotonic() - started < 1.5
-        while molmo._tracking._running and time.monotonic() - started < 5:
+        while molmo.tracking.running and time.monotonic() - started < 5:
             client.spin(0.02)
-        assert molmo._tracking._running == 0
+        assert molmo.tracking.running == 0
     finally:
         release.set()
 
@@ -162,7 +162,7 @@ def test_cancel_ends_the_model_within_a_step(
     film: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes while the model writes; the step that it is in is the last one."""
-    runtime = molmo.model.grounder().model._runtime
+    runtime = molmo.model.grounder().model.runtime
     paused = Paused(runtime._decoder, molmo)
     assert molmo.model.grounder().point(film._frame.rgb, GOOD).passes > 2  # it would write on
     monkeypatch.setattr(runtime, "_decoder", paused)
@@ -185,7 +185,7 @@ def test_old_goal_is_cancelled_for_a_new_one(film: Camera, client: GraspClient, 
             pass
         old.close()
         numbers = {target.point.instance for _ in range(5) for target in next(new).targets}
-        assert molmo._tracking._running == 1
+        assert molmo.tracking.running == 1
         new.close()
     assert numbers.isdisjoint({target.point.instance for target in feedback.targets})
 
@@ -237,7 +237,7 @@ def test_nothing_is_published_after_a_cancel(film: Camera, client: GraspClient, 
         pass
     goal.close()
     give_up = time.monotonic() + 5
-    while molmo._tracking._running and time.monotonic() < give_up:
+    while molmo.tracking.running and time.monotonic() < give_up:
         client.spin(0.02)
     client.spin(0.2)  # what was under way
     heard: list[Any] = []

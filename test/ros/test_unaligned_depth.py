@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from std_msgs.msg import Header
 from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.camera.unaligned_depth import is_aligned, is_apart
 from molmo_ros.datatypes import Array, Depth, RgbdFrame
+from molmo_ros.errors import FrameError
+from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.depth_info import DepthInfo
 from molmo_ros.ros.messages import make_header
 from molmo_ros.sim import SimCamera
@@ -159,6 +164,34 @@ def test_depth_of_another_camera_is_reprojected_by_tf(
     # the same taken for aligned: only its topic's name could make the node believe that
     lying = ask(asked, cameras, depth, K, FRAME)
     assert lying.targets[0].status != lying.targets[0].OK or error_m(lying, truth) > 0.010
+
+
+def test_settings_that_change_at_run_time_count_for_every_frame(context: None, truth: SimCamera) -> None:
+    """A track takes its frames by other methods than a query, with the settings of now."""
+    cameras = Cameras(truth.frame(), "/changed")
+    topics = {"image": "color/image", "camera_info": "color/camera_info", "depth": "depth/image_rect"}
+    remaps = [word for a, b in topics.items() for word in ("-r", f"{a}:={b}")]
+    node = Node("changed", namespace="/changed", cli_args=["--ros-args", *remaps])
+    try:
+        config = NodeConfig(max_frame_age_s=20.0, frame_wait_s=8.0)
+        camera = CameraInput(node, "", config)
+        depth = seen_from(truth, np.eye(4))
+        give_up = time.monotonic() + 30.0
+        while (newest := camera.pairer.newest()) is None:
+            assert time.monotonic() < give_up
+            cameras.show(depth, None, DEPTH_FRAME)
+            time.sleep(0.05)
+            camera.collect()
+        config = replace(config, frame_wait_s=0.0)
+        started = time.monotonic()
+        with pytest.raises(FrameError, match="No camera_info of the depth camera"):
+            camera.newer_frame(0, 0, config)
+        with pytest.raises(FrameError, match="No camera_info of the depth camera"):
+            camera.frame_at(newest.stamp_ns, config)
+        assert time.monotonic() - started < 4.0
+    finally:
+        cameras.node.destroy_node()
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ CONNECT_S = 5.0
 BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 8.0
 MAX_LINE_BYTES, MAX_BODY_BYTES, MAX_ERROR_BYTES = 1 << 20, 1 << 24, 1 << 14
 RETRIABLE = frozenset({408, 425, 429, 500, 502, 503, 504})
-MENDS = {
+FIXES = {
     401: "give the key in the environment variable that remote_key_env names",
     403: "give a key that may use this model",
     404: "check remote_url (it ends in /v1) and remote_model",
@@ -58,7 +58,7 @@ class Server:
     def __post_init__(self) -> None:
         self._parts = check_url(self.url)
         if self.key and not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise ParameterError("The server's key holds spaces or characters that no key has; set it anew.")
+            raise ParameterError("The server's key holds spaces or characters that no key has; set it again.")
         if self.key and self._parts.scheme == "http" and self._parts.hostname not in LOCAL:
             log.warning("The key for %s travels unencrypted; use https.", self._address)
 
@@ -142,10 +142,10 @@ class Server:
         )
 
     def _refusal(self, cause: _StatusError) -> ServerError:
-        mend = MENDS.get(cause.status, "its log has more")
+        fix = FIXES.get(cause.status, "its log has more")
         text = self.clean(cause.body.decode("utf-8", "replace")) or cause.reason
         return ServerError(
-            f"The server {self._address} says {cause.status}: {text}; {mend}.",
+            f"The server {self._address} says {cause.status}: {text}; {fix}.",
             retriable=cause.status in RETRIABLE,
             retry_after_s=_seconds(cause.retry_after),
         )

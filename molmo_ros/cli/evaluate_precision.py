@@ -1,0 +1,36 @@
+"""``molmo-ros eval precision``: the same questions with the weights held in each precision."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from molmo_ros.cli import options
+from molmo_ros.cli.evaluate_tiny import number
+from molmo_ros.cli.output import scene_bar
+
+HELP = "each precision against fp32, on simulated scenes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this mode."""
+    options.add_scenes(parser)
+    parser.add_argument("--checkpoint", metavar="C", default="tiny", help="folder, cached hub id, or tiny")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate, with a progress bar on standard error."""
+    from molmo_ros.tools.compare_precisions import compare_precisions
+
+    with scene_bar(args.scenes) as report:
+        return compare_precisions(args.scenes, args.seed, report, args.checkpoint)
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return one line per precision."""
+    rows: dict[str, dict[str, float]] = result["precisions"]
+    columns = list(next(iter(rows.values())))
+    lines = [f"{'':<14}" + "".join(f"{column:>19}" for column in columns)]
+    for name, row in rows.items():
+        lines.append(f"{name:<14}" + "".join(f"{number(row[column]):>19}" for column in columns))
+    return "\n".join(lines)
