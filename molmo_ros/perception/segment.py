@@ -71,7 +71,7 @@ def segment_object(
     tolerance = max(0.004, 2 * region.sigma)
     plane = support_plane(region.thinned(PLANE_POINTS), seed, tolerance, up, options.plane)
     least = max(options.min_height_m, 2.5 * region.sigma)
-    ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
+    ramp = ramps(region, frame.K, None if plane is None else plane[:3])
     if mask is None:
         cells, whole = _by_geometry(frame, point, camera_point, region, plane, ramp, least, options)
         kept = 1.0
