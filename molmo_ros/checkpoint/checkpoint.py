@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.preprocess import ImageConfig
 from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encoder_class
+from molmo_ros.checkpoint.rounded import RoundedWeights, read_rounded
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
 from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
@@ -36,13 +37,22 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet."""
+    """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet.
+
+    ``rounded``: matrices that were quantised beforehand, for the precision that they were made for.
+    """
 
     folder: Path
     config: ModelConfig
     image: ImageConfig
     encoder: PromptEncoder
     weights: Weights
+    rounded: RoundedWeights | None = None
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """All files that decide the network's numbers."""
+        return self.weights.files + (self.rounded.files if self.rounded else ())
 
 
 @dataclass
@@ -138,9 +148,11 @@ def load_checkpoint(
     _check_vocabulary(encoder, config, folder)
     if progress:
         progress("checking weights", 0.0)
-    weights = open_weights(folder)
-    check_weights(weights, config, folder)
-    return Checkpoint(folder, config, image, encoder, weights)
+    rounded = read_rounded(folder)
+    source = folder if rounded is None else rounded.checkpoint
+    weights = open_weights(source)
+    check_weights(weights, config, source)
+    return Checkpoint(folder, config, image, encoder, weights, rounded)
 
 
 def resolve(name: str, allow_download: bool = False) -> Path:

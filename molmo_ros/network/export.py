@@ -52,11 +52,16 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
-    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision)
+    rounded = checkpoint.rounded if part == DECODER else None
+    if rounded is not None and rounded.precision != precision.name:
+        rounded = None
+    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision, rounded)
 
     def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
             on_read(name)
+        if rounded is not None and name in rounded.folded:
+            return rounded.tensor(name)
         cast = name == HEAD and not graph.precision.head  # the largest by far, and perhaps stored in fp32
         tensor = checkpoint.weights.read(name, graph.precision.dtype if cast else None)
         return tensor if tensor.size > LARGE else tensor.astype(np.float32, copy=False)
@@ -110,6 +115,6 @@ def _cache_dir() -> Path:
 
 def _key(checkpoint: Checkpoint, precision: Precision) -> str:
     """Changes with the weights' files, the configuration, and the code that builds the graphs."""
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weights.files]
+    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weight_files]
     facts = [GRAPH_VERSION, OPSET, repr(precision), files, repr(checkpoint.config), repr(checkpoint.image)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -208,7 +208,7 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
         path = checkpoint.folder / name
         digest.update(path.read_bytes() if path.is_file() else b"")
-    for path in checkpoint.weights.files:
+    for path in checkpoint.weight_files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

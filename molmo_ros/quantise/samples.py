@@ -1,0 +1,97 @@
+"""What goes into the text model while it answers: the calibration data, as embeddings of whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.answer.molmo import Molmo
+from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.checkpoint.prompt import counting_prompt, pointing_prompt
+from molmo_ros.datatypes import Image
+from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+
+Question = tuple[Image, str]  # an image and a whole prompt
+FIRST_SEED = 1 << 30  # of the default scenes; evaluation uses seeds below 2^29, training those above 10^9
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Image, prompt and answer as one sequence: embeddings (T,D), and how far each token sees (T,)."""
+
+    embeds: Float32
+    limits: Index
+
+
+@dataclass
+class Listener:
+    """A runtime that keeps what it was given, for each cache from its first token on."""
+
+    inner: Runtime
+    heard: dict[int, list[Sample]] = field(default_factory=dict)
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, self.precision = self.inner.name, self.inner.precision
+
+    def sequence(self) -> Sample:
+        """All that the cache used last has seen."""
+        parts = self.heard[self.last]
+        return Sample(np.concatenate([p.embeds for p in parts]), np.concatenate([p.limits for p in parts]))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)  # encode_image, embed, close ...
+
+    def new_cache(self) -> Cache:
+        cache = self.inner.new_cache()
+        self.heard = {id(cache): []}
+        return cache
+
+    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+        self._hear(embeds, kv_limit, cache)
+        return self.inner.run(embeds, kv_limit, cache, rows)
+
+    def run_pointing(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
+    ) -> tuple[Float32, Float32]:
+        self._hear(embeds, kv_limit, cache)
+        found: tuple[Float32, Float32] = self.inner.run_pointing(embeds, kv_limit, cache, rows)  # type: ignore[attr-defined]
+        return found
+
+    def _hear(self, embeds: Float32, limits: Index, cache: Cache) -> None:
+        self.last = id(cache)
+        self.heard.setdefault(self.last, []).append(Sample(embeds.copy(), limits.copy()))
+
+
+def record(
+    checkpoint: Checkpoint, runtime: Runtime, questions: Iterable[Question], most_tokens: int = 64
+) -> Iterator[Sample]:
+    """Ask each question and give all that the text model saw, its own answer included."""
+    listener = Listener(runtime)
+    model = Molmo(checkpoint, listener)  # type: ignore[arg-type]
+    for rgb, prompt in questions:
+        model.answer(rgb, prompt, drafts=False, max_new_tokens=most_tokens)
+        yield listener.sequence()
+
+
+def simulated(count: int, seed: int = 0) -> Iterator[Question]:
+    """New scenes, one question each: to point at a thing, at several, to count, and for what is not there."""
+    from molmo_ros.sim import SimCamera
+    from molmo_ros.sim.objects import PLURALS
+    from molmo_ros.tools.evaluate import missing
+
+    for i in range(count):
+        rng = np.random.default_rng([FIRST_SEED, seed, i])
+        camera = SimCamera(int(rng.integers(FIRST_SEED)) + FIRST_SEED)
+        rgb, things = camera.frame().rgb, camera.truth.objects
+        thing = things[int(rng.integers(len(things)))]
+        prompts = (
+            pointing_prompt(f"the {thing.name}"),
+            pointing_prompt(f"all the {PLURALS[thing.kind]}"),
+            counting_prompt(PLURALS[thing.kind]),
+            pointing_prompt(f"the {missing(camera.truth, rng)}"),
+        )
+        yield rgb, prompts[i % len(prompts)]
