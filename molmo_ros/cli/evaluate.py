@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="default 1; for grasp 10000, and those below are for tuning",
     )
+    parser.add_argument(
+        "--quantised",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="for precision: a folder of molmo-ros engine quantise, compared as well; may be repeated",
+    )
     options.add_model(parser)
     evaluate_grasp.add_arguments(parser)
 
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             bar.update(done - bar.n)
 
         if args.what == "precision":
-            return compare_precisions(args.scenes, seed, report, args.checkpoint)
+            return compare_precisions(args.scenes, seed, report, args.checkpoint, args.quantised)
 
         return evaluate_tiny(args.scenes, seed, report, args.checkpoint, args.runtime, args.precision)
 
@@ -72,11 +79,11 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _table(rows: dict[str, dict[str, float]]) -> str:
-    """One line per precision."""
-    columns = list(next(iter(rows.values())))
-    lines = [f"{'':<14}" + "".join(f"{column:>19}" for column in columns)]
-    for name, row in rows.items():
-        lines.append(f"{name:<14}" + "".join(f"{_number(row[column]):>19}" for column in columns))
+    """One line per number, one column per precision."""
+    width = max(len(name) for name in rows) + 2
+    lines = [f"{'':<20}" + "".join(f"{name:>{width}}" for name in rows)]
+    for number in next(iter(rows.values())):
+        lines.append(f"{number:<20}" + "".join(f"{_number(row[number]):>{width}}" for row in rows.values()))
     return "\n".join(lines)
 
 

@@ -68,7 +68,7 @@ class Block:
 
         c = checkpoint.config.text
         self._empty = np.zeros((1, 0, c.num_kv_heads, c.head_dim), np.float32)
-        self._taps = list(taps)
+        self._taps = [f"tap_{tap}" for tap in taps]
         with tempfile.TemporaryDirectory(prefix="molmo_ros.") as folder:  # a protobuf ends at 2 GB
             sink = WeightSink(Path(folder) / "block.data")
             graph = _graph(checkpoint, index, read, taps, sink)
@@ -107,5 +107,5 @@ def _graph(
     bias = visibility(graph, limit, past_len, past[0], positions)
     text_block_forward(graph, read, c, name, x, rotary_table(graph, c, index, positions), bias, past)
     for tap in taps:
-        graph.output(graph.seen[tap], tap, TensorProto.FLOAT, None)  # type: ignore[arg-type]
+        graph.output(graph.seen[tap], f"tap_{tap}", TensorProto.FLOAT, None)  # type: ignore[arg-type]
     return graph

@@ -57,18 +57,21 @@ METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 
 @dataclass
 class Layer:
-    """Rounded matrices, tensors that took a scale from them, and the error of each matrix's outputs.
+    """Rounded matrices, those of all experts, tensors that took a scale from them, and each one's error.
 
-    ``errors``: squared change as a share of the square, and the same for rounding to nearest.
+    ``errors``, of a matrix' outputs: squared change as a share of the square, and the same for rounding to nearest.
     """
 
     matrices: dict[str, Rounded] = field(default_factory=dict)
+    experts: dict[str, list[Rounded]] = field(default_factory=dict)
     folded: dict[str, Float32] = field(default_factory=dict)
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Float32]:
         """What the layer computes with, as the checkpoint names it."""
-        return {**self.folded, **{name: rounded.weight for name, rounded in self.matrices.items()}}
+        plain = {name: rounded.weight for name, rounded in self.matrices.items()}
+        stacks = {name: np.stack([one.weight for one in each]) for name, each in self.experts.items()}
+        return {**self.folded, **plain, **stacks}
 
 
 @dataclass
@@ -143,8 +146,10 @@ def second_moments(block: Block, states: Activations, names: list[str]) -> dict[
     """H (in,in) of several matrices of a layer at once."""
     sums: dict[str, Float32] = {}
     for x, limits in zip(states, states.limits, strict=True):
+        weight = states_weight(limits)
         for name, value in zip(names, block.run(x, limits), strict=True):
-            sums[name] = sums[name] + value.T @ value if name in sums else value.T @ value
+            part = (value * weight).T @ value
+            sums[name] = sums[name] + part if name in sums else part
     return sums
 
 
@@ -168,10 +173,11 @@ def _moments(
     for x, q, limits in zip(exact, rounded, rounded.limits, strict=True):
         (a, *a_sum), (b, *b_sum) = before.run(x, limits), now.run(q, limits)
         lost = None
+        weighted = b * states_weight(limits)
         if _is_added(checkpoint, name):
             sums = (a_sum[0], b_sum[0]) if a_sum else (x, q)
-            lost = (sums[0] - sums[1]).T @ b
-        part = Moments(b.T @ b, a.T @ b, lost)
+            lost = (sums[0] - sums[1]).T @ weighted
+        part = Moments(b.T @ weighted, a.T @ weighted, lost)
         total = part if total is None else _plus(total, part)
     assert total is not None
     return total
@@ -194,3 +200,11 @@ def _taps(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
     """What to look at: the matrix' inputs, and the sum in front of ``ff_out`` if its result goes there."""
     middle = name.endswith("ff_out.weight") and _is_added(checkpoint, name)
     return (name, MIDDLE) if middle else (name,)
+
+
+WEIGHT = 1.0
+def states_weight(limits):
+    at = np.arange(len(limits))
+    text = limits == at + 1
+    text[: int(limits[1])] = False
+    return np.where(text, WEIGHT, 1.0).astype(np.float32)[:, None]

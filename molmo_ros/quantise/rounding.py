@@ -136,13 +136,12 @@ def gptq(weight: Float32, h: Float32, scales: Float32, grid: Grid) -> Rounded:
 
 
 def _inverse_factor(h: Float32) -> Float32:
-    """Upper Cholesky factor of the inverse of H."""
+    """Upper Cholesky factor R of the inverse of H = R' R: with H = U U', it is the inverse of U."""
     from scipy.linalg import cholesky, lapack
 
-    lower = cholesky(h.astype(np.float64), lower=True, overwrite_a=True)
-    inverse, _ = lapack.dpotri(lower, lower=1, overwrite_c=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    return np.asarray(cholesky(inverse, lower=False, overwrite_a=True), dtype=np.float32)
+    lower = cholesky(h[::-1, ::-1].astype(np.float64), lower=True, overwrite_a=True)
+    inverse, _ = lapack.dtrtri(lower[::-1, ::-1], lower=0)
+    return np.asarray(inverse, dtype=np.float32)
 
 
 def descend(weight: Float32, h: Float32, rounded: Rounded, sweeps: int) -> Rounded:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
@@ -28,27 +27,21 @@ class Sample:
 
 @dataclass
 class Listener:
-    """A runtime that keeps what it was given, for each cache from its first token on."""
+    """A runtime that keeps what it was given for the cache in use, from its first token on."""
 
     inner: Runtime
-    heard: dict[int, list[Sample]] = field(default_factory=dict)
-    last: int = 0
+    heard: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.name, self.precision = self.inner.name, self.inner.precision
 
     def sequence(self) -> Sample:
-        """All that the cache used last has seen."""
-        parts = self.heard[self.last]
+        """All that is in the cache."""
+        parts = self.heard
         return Sample(np.concatenate([p.embeds for p in parts]), np.concatenate([p.limits for p in parts]))
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)  # encode_image, embed, close ...
-
-    def new_cache(self) -> Cache:
-        cache = self.inner.new_cache()
-        self.heard = {id(cache): []}
-        return cache
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
         self._hear(embeds, kv_limit, cache)
@@ -62,14 +55,22 @@ class Listener:
         return found
 
     def _hear(self, embeds: Float32, limits: Index, cache: Cache) -> None:
-        self.last = id(cache)
-        self.heard.setdefault(self.last, []).append(Sample(embeds.copy(), limits.copy()))
+        """Tokens behind the first ``cache.length`` have been forgotten, such as those of the last question."""
+        kept, known = [], 0
+        for part in self.heard:
+            room = max(cache.length - known, 0)
+            kept.append(Sample(part.embeds[:room], part.limits[:room]))
+            known += len(part.limits)
+        self.heard = [*kept, Sample(embeds.copy(), limits.copy())]
 
 
 def record(
     checkpoint: Checkpoint, runtime: Runtime, questions: Iterable[Question], most_tokens: int = 64
 ) -> Iterator[Sample]:
-    """Ask each question and give all that the text model saw, its own answer included."""
+    """Ask each question and give all that the text model saw, its own answer included.
+
+    Questions about the same image come one behind the other.
+    """
     listener = Listener(runtime)
     model = Molmo(checkpoint, listener)  # type: ignore[arg-type]
     for rgb, prompt in questions:
