@@ -57,7 +57,7 @@ class RoundedWeights:
         return tuple(self.folder / name for name in sorted(names))
 
     def kind(self, name: str) -> str | None:
-        """"int4" or "int8", or None for a matrix that is not here."""
+        """ "int4" or "int8", or None for a matrix that is not here."""
         entry = self.matrices.get(name)
         return None if entry is None else str(entry["kind"])
 
@@ -82,7 +82,7 @@ class RoundedWeights:
 
 
 def read_rounded(folder: Path) -> RoundedWeights | None:
-    """None for a folder that is a plain checkpoint. Raises: CheckpointError if ``quantised.json`` is broken."""
+    """None for a plain checkpoint. Raises: CheckpointError for a broken ``quantised.json``."""
     path = folder / QUANTISED
     if not path.is_file():
         return None

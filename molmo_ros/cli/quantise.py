@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.runtimes.engine import engine_home
 
     if args.query and not (args.images or args.bag):
-        raise ParameterError("--query is for --images or --bag; simulated scenes have questions of their own.")
+        raise ParameterError("--query needs --images or --bag: simulated scenes have their own questions.")
     checkpoint = load_checkpoint(args.checkpoint)
     kept = f"-keep{args.keep:g}" if args.keep else ""
     name = f"{checkpoint.folder.name}-{args.precision}-{args.method}{kept}"
@@ -80,7 +80,7 @@ def text(result: dict[str, Any]) -> str:
     return (
         f"{result['folder']}: {result['precision']} by {result['method']}, {result['bits']:.2f} bits a weight"
         f"{kept}, {result['bytes'] / 1e6:.1f} MB\n"
-        f"squared error of a matrix' outputs: {100 * mean:.0f} % of what rounding to nearest leaves, on average\n"
+        f"squared error of the outputs of a matrix: {100 * mean:.0f} % of that of rounding to nearest\n"
         f"use it as --checkpoint {result['folder']} --precision {result['precision']}"
     )
 

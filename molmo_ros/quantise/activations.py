@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,15 @@ from molmo_ros.quantise.samples import Sample
 
 Float32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 class Activations:
-    """Hidden states (T,D) of all samples, one behind the other in one file."""
+    """Hidden states (T,D) of all samples, one behind the other in one file; beside them, as of ``Sample``,
+    how far each token sees and whether its logits are read."""
 
-    def __init__(self, path: Path, limits: list[Index]) -> None:
-        self.path, self.limits = path, limits
+    def __init__(self, path: Path, limits: list[Index], read: list[Mask]) -> None:
+        self.path, self.limits, self.read = path, limits, read
         self._starts = np.cumsum([0, *(len(one) for one in limits)])
 
     @property
@@ -43,28 +45,39 @@ class Activations:
         states.flush()
         del states
         unfinished.rename(path)
-        return Activations(path, self.limits)
+        return self.at(path)
+
+    def at(self, path: Path) -> Activations:
+        """The same samples, with the states in another file."""
+        return Activations(path, self.limits, self.read)
+
+    def first(self, count: int) -> Activations:
+        """The first few samples."""
+        return Activations(self.path, self.limits[:count], self.read[:count])
 
 
-def save_samples(samples: Iterator[Sample], count: int, folder: Path, told: Callable[[int], None]) -> None:
-    """Write embeddings and limits of all samples; the limits last, as the sign that all is there."""
-    embeds, limits = [], []
-    for i, sample in enumerate(samples):
-        embeds.append(sample.embeds.astype(np.float32))
-        limits.append(sample.limits)
-        told(i + 1)
-    source = Activations(folder / "embeds.npy", limits)
-    source.write(source.path, iter(embeds), embeds[0].shape[1])
-    unfinished = folder / "limits.unfinished.npz"
-    np.savez(unfinished, limits=np.concatenate(limits), lengths=[len(one) for one in limits])
-    unfinished.rename(folder / "limits.npz")
+def save_samples(samples: Iterable[Sample], folder: Path, told: Callable[[int], None]) -> None:
+    """Write all samples; what is beside the embeddings last, as the sign that all is there."""
+    held: list[Sample] = []
+    for sample in samples:
+        held.append(sample)
+        told(len(held))
+    limits, read = [one.limits for one in held], [one.read for one in held]
+    source = Activations(folder / "embeds.npy", limits, read)
+    source.write(source.path, (one.embeds for one in held), held[0].embeds.shape[1])
+    unfinished = folder / "tokens.unfinished.npz"
+    np.savez(
+        unfinished, limits=np.concatenate(limits), read=np.concatenate(read), lengths=[len(n) for n in limits]
+    )
+    unfinished.rename(folder / "tokens.npz")
 
 
 def load_samples(folder: Path) -> Activations | None:
     """What ``save_samples`` wrote, or None if it did not finish."""
-    path = folder / "limits.npz"
+    path = folder / "tokens.npz"
     if not path.is_file():
         return None
     with np.load(path) as held:
-        parts = np.split(held["limits"], np.cumsum(held["lengths"])[:-1])
-    return Activations(folder / "embeds.npy", list(parts))
+        ends = np.cumsum(held["lengths"])[:-1]
+        limits, read = (list(np.split(held[name], ends)) for name in ("limits", "read"))
+    return Activations(folder / "embeds.npy", limits, read)

@@ -37,7 +37,7 @@ class Fold:
 
 
 def folds(c: TextConfig, layer: int) -> list[Fold]:
-    """All scalings that a layer allows. Behind a sum (norm_after) or for experts there is no norm to take one."""
+    """All scalings that a layer allows. With norm_after, or before experts, no norm can take one."""
     name = text_block(layer)
     attention, mlp = f"{name}self_attn.", f"{name}mlp."
     kv = c.num_kv_heads * c.head_dim
@@ -59,7 +59,10 @@ def folds(c: TextConfig, layer: int) -> list[Fold]:
 def scale_layer(
     c: TextConfig, layer: int, read: Read, moments: Mapping[str, Float32], grid: Callable[[str, int], Grid]
 ) -> dict[str, Float32]:
-    """Tensors of the layer, by name, that compute the same and round better; ``moments`` (in,in) by matrix."""
+    """Tensors of the layer, by name, that compute the same and round better.
+
+    ``moments`` (in,in) of the inputs of each matrix.
+    """
     changed: dict[str, Float32] = {}
 
     def now(name: str) -> Float32:

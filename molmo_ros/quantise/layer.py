@@ -33,10 +33,13 @@ from molmo_ros.quantise.rounding import (
 )
 
 Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 Grids = Callable[[str, int], Grid]  # for a matrix by name and width
 
 ROUNDS = 2  # of fitting scales and descending
 SWEEPS = 3  # of a descent
+READ_WEIGHT = 8.0  # of a token whose logits are read, by that of others,
+UNREAD_AT_LAST = 0.05  # and of others where their results go nowhere
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 class Layer:
     """Rounded matrices, those of all experts, tensors that took a scale from them, and each one's error.
 
-    ``errors``, of a matrix' outputs: squared change as a share of the square, and the same for rounding to nearest.
+    ``errors``, of the outputs of a matrix: squared change as a share of the square, and the same for rounding
+    to nearest.
     """
 
     matrices: dict[str, Rounded] = field(default_factory=dict)
@@ -146,9 +150,8 @@ def second_moments(block: Block, states: Activations, names: list[str]) -> dict[
     """H (in,in) of several matrices of a layer at once."""
     sums: dict[str, Float32] = {}
     for x, limits in zip(states, states.limits, strict=True):
-        weight = states_weight(limits)
         for name, value in zip(names, block.run(x, limits), strict=True):
-            part = (value * weight).T @ value
+            part = value.T @ value
             sums[name] = sums[name] + part if name in sums else part
     return sums
 
@@ -170,17 +173,28 @@ def _moments(
         return Moments(h, h)
     before = Block(checkpoint, index, scaled, _taps(checkpoint, name))
     total: Moments | None = None
-    for x, q, limits in zip(exact, rounded, rounded.limits, strict=True):
+    for x, q, limits, read in zip(exact, rounded, rounded.limits, rounded.read, strict=True):
         (a, *a_sum), (b, *b_sum) = before.run(x, limits), now.run(q, limits)
-        lost = None
-        weighted = b * states_weight(limits)
-        if _is_added(checkpoint, name):
-            sums = (a_sum[0], b_sum[0]) if a_sum else (x, q)
-            lost = (sums[0] - sums[1]).T @ weighted
+        sums = (a_sum[0], b_sum[0]) if a_sum else (x, q)
+        weighted = b * token_weights(checkpoint, index, name, read, sums[0])
+        lost = (sums[0] - sums[1]).T @ weighted if _is_added(checkpoint, name) else None
         part = Moments(b.T @ weighted, a.T @ weighted, lost)
         total = part if total is None else _plus(total, part)
     assert total is not None
     return total
+
+
+def token_weights(checkpoint: Checkpoint, index: int, name: str, read: Mask, states: Float32) -> Float32:
+    """How much an error at each token counts (T,1); ``states`` (T,D): what the matrix' result is added to.
+
+    Tokens whose logits are read count more; behind the last layer's attention nobody looks at the others.
+    What is added to a large sum counts less: the next norm divides by its size.
+    """
+    last = index == checkpoint.config.text.num_layers - 1 and not name.endswith("att_proj.weight")
+    weights = np.where(read, READ_WEIGHT, UNREAD_AT_LAST if last else 1.0).astype(np.float32)
+    if _is_added(checkpoint, name):
+        weights /= (states**2).mean(axis=1) + 1e-12
+    return weights[:, None]
 
 
 def _plus(a: Moments, b: Moments) -> Moments:
@@ -200,11 +214,3 @@ def _taps(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
     """What to look at: the matrix' inputs, and the sum in front of ``ff_out`` if its result goes there."""
     middle = name.endswith("ff_out.weight") and _is_added(checkpoint, name)
     return (name, MIDDLE) if middle else (name,)
-
-
-WEIGHT = 1.0
-def states_weight(limits):
-    at = np.arange(len(limits))
-    text = limits == at + 1
-    text[: int(limits[1])] = False
-    return np.where(text, WEIGHT, 1.0).astype(np.float32)[:, None]

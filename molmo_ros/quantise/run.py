@@ -36,13 +36,15 @@ PRECISIONS = ("int4", "int8")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made. ``keep``: bits a weight on average, 0 for no matrix in 8 bits; ``data``: in words."""
+    """What is to be made. ``keep``: bits a weight on average, 0 for no matrix in 8 bits; ``data``: where the
+    images are from, in words; ``answer_tokens``: of an answer at most."""
 
     precision: str = "int4"
     method: str = "awq+gptq"
     keep: float = 0.0
     samples: int = 128
     data: str = "simulated scenes"
+    answer_tokens: int = 64
 
     def check(self) -> None:
         """Raises: ParameterError for a value that makes no sense."""
@@ -50,9 +52,7 @@ class Plan:
             if value not in known:
                 raise ParameterError(f'"{value}" cannot be quantised to; choose one of {", ".join(known)}.')
         if self.keep and (self.precision != "int4" or not 4 < self.keep < 8.5):
-            raise ParameterError(
-                f"keep is {self.keep:g} bits a weight on average; with int4, give 4.2 to 8."
-            )
+            raise ParameterError(f"keep is {self.keep:g} bits a weight on average; with int4, give 4.2 to 8.")
 
 
 def quantise(
@@ -134,9 +134,8 @@ def _record(
     large = checkpoint.weights.parameters > IN_MEMORY_PARAMETERS
     runtime = load_runtime(checkpoint, "onnx", "int4" if large else "fp32")
     try:
-        save_samples(
-            record(checkpoint, runtime, questions), work, lambda n: progress("answers", n / plan.samples)
-        )
+        heard = record(checkpoint, runtime, questions, plan.answer_tokens)
+        save_samples(heard, work, lambda n: progress("answers", n / plan.samples))
     finally:
         runtime.close()
     samples = load_samples(work)
@@ -144,15 +143,13 @@ def _record(
     return samples
 
 
-def _costs(
-    checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress
-) -> dict[str, Cost]:
+def _costs(checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress) -> dict[str, Cost]:
     """The error of each matrix by itself, on a few of the samples."""
     path = work / "costs.json"
     if path.is_file():
         held = json.loads(path.read_text())
-        return {name: Cost((entry["shape"][0], entry["shape"][1]), entry["error"]) for name, entry in held.items()}
-    few = Activations(samples.path, samples.limits[:SAMPLES])
+        return {name: Cost(tuple(entry["shape"]), entry["error"]) for name, entry in held.items()}
+    few = samples.first(SAMPLES)
     costs: dict[str, Cost] = {}
     layers = checkpoint.config.text.num_layers
     for index in range(layers):
@@ -185,7 +182,7 @@ def _through(
 
 
 def _at(work: Path, layer: int, kind: str, samples: Activations) -> Activations:
-    return Activations(work / f"{kind}-{layer}.npy", samples.limits)
+    return samples.at(work / f"{kind}-{layer}.npy")
 
 
 def _remove(work: Path, layer: int) -> None:

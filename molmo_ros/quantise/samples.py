@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
@@ -19,10 +20,12 @@ FIRST_SEED = 1 << 30  # of the default scenes; evaluation uses seeds below 2^29,
 
 @dataclass(frozen=True)
 class Sample:
-    """Image, prompt and answer as one sequence: embeddings (T,D), and how far each token sees (T,)."""
+    """Image, prompt and answer as one sequence: embeddings (T,D), how far each token sees (T,), and whether
+    its logits are read (T,)."""
 
     embeds: Float32
     limits: Index
+    read: npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -37,31 +40,33 @@ class Listener:
 
     def sequence(self) -> Sample:
         """All that is in the cache."""
-        parts = self.heard
-        return Sample(np.concatenate([p.embeds for p in parts]), np.concatenate([p.limits for p in parts]))
+        fields = zip(*((p.embeds, p.limits, p.read) for p in self.heard), strict=True)
+        return Sample(*(np.concatenate(field) for field in fields))
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)  # encode_image, embed, close ...
 
     def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        self._hear(embeds, kv_limit, cache)
+        self._hear(embeds, kv_limit, cache, rows)
         return self.inner.run(embeds, kv_limit, cache, rows)
 
     def run_pointing(
         self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
     ) -> tuple[Float32, Float32]:
-        self._hear(embeds, kv_limit, cache)
+        self._hear(embeds, kv_limit, cache, rows)
         found: tuple[Float32, Float32] = self.inner.run_pointing(embeds, kv_limit, cache, rows)  # type: ignore[attr-defined]
         return found
 
-    def _hear(self, embeds: Float32, limits: Index, cache: Cache) -> None:
-        """Tokens behind the first ``cache.length`` have been forgotten, such as those of the last question."""
+    def _hear(self, embeds: Float32, limits: Index, cache: Cache, rows: Index) -> None:
+        """Tokens behind the first ``cache.length`` are forgotten, such as those of the last question."""
         kept, known = [], 0
         for part in self.heard:
             room = max(cache.length - known, 0)
-            kept.append(Sample(part.embeds[:room], part.limits[:room]))
+            kept.append(Sample(part.embeds[:room], part.limits[:room], part.read[:room]))
             known += len(part.limits)
-        self.heard = [*kept, Sample(embeds.copy(), limits.copy())]
+        read = np.zeros(len(limits), np.bool_)
+        read[rows] = True
+        self.heard = [*kept, Sample(embeds.copy(), limits.copy(), read)]
 
 
 def record(

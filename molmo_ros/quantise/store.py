@@ -78,7 +78,8 @@ def finish(checkpoint: Checkpoint, folder: Path, precision: str, facts: dict[str
         folded |= dict.fromkeys(written.folded, file)
     content = {
         "format": FORMAT, "precision": precision, "checkpoint": str(checkpoint.folder.resolve()),
-        "checkpoint_hash": checkpoint_hash(checkpoint), "facts": facts, "matrices": matrices, "folded": folded,
+        "checkpoint_hash": checkpoint_hash(checkpoint), "facts": facts, "matrices": matrices,
+        "folded": folded,
     }  # fmt: skip
     unfinished = folder / f".{QUANTISED}"
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -79,13 +79,13 @@ def compare_precisions(
     """Ask for each object of each scene, and for one that is not there, in every precision and by every
     runtime that works on this CPU, and with the matrices of the folders ``quantised``.
 
-    Each is compared with ONNX Runtime in fp32. Over questions for what is there: same_answer, share of answers
-    with its text; logit_cosine_mean and _min, and logit_error_max, over the tokens up to the first that
+    Each is compared with ONNX Runtime in fp32. Over questions for what is there: same_answer, share of texts
+    that are equal; logit_cosine_mean and _min, and logit_error_max, over the tokens up to the first that
     differs; top1, share of those tokens with the same arg-max; px_shift_p50, _p95 and _max between points of
-    answers with as many points, and mm_shift_* between these points in space. Over all questions: flips, share
-    of answers that find something where fp32 finds nothing, or the other way; confidence_shift, mean change of
-    a point's confidence; sigma_ratio, median of its standard deviation by that of fp32; ece, calibration
-    error of the confidence against the objects' masks (that of fp32 is told beside).
+    answers with as many points, and mm_shift_* between these points in space; confidence_shift, mean change
+    of a point's confidence; sigma_ratio, median of its standard deviation by that of fp32. Over all
+    questions: flips, share of answers that find something where fp32 finds nothing, or the other way; ece,
+    calibration error of the confidence against the objects' masks (that of fp32 is told beside).
     """
     opened = load_checkpoint(checkpoint)
     recorders = {name: (opened, Recorder(runtime)) for name, runtime in _runtimes(opened)}
