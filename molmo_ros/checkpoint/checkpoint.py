@@ -50,6 +50,11 @@ class Checkpoint:
     rounded: RoundedWeights | None = None
 
     @property
+    def source(self) -> Path:
+        """The folder with the weights as they were released."""
+        return self.folder if self.rounded is None else self.rounded.checkpoint
+
+    @property
     def weight_files(self) -> tuple[Path, ...]:
         """All files that decide the network's numbers."""
         return self.weights.files + (self.rounded.files if self.rounded else ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 from molmo_ros.network.weights import HEAD
+
+log = logging.getLogger(__name__)
 
 VISION = "vision"
 DECODER = "decoder"
@@ -54,6 +57,8 @@ def build_graph(
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
     rounded = checkpoint.rounded if part == DECODER else None
     if rounded is not None and rounded.precision != precision.name:
+        made = rounded.folder, rounded.precision, precision.name, checkpoint.source
+        log.info("%s was quantised for %s; %s takes the weights of %s", *made)
         rounded = None
     graph = Graph(part, sink, precision.of_vision() if part == VISION else precision, rounded)
 

@@ -187,10 +187,11 @@ def _moments(
 def token_weights(checkpoint: Checkpoint, index: int, name: str, read: Mask, states: Float32) -> Float32:
     """How much an error at each token counts (T,1); ``states`` (T,D): what the matrix' result is added to.
 
-    Tokens whose logits are read count more; behind the last layer's attention nobody looks at the others.
-    What is added to a large sum counts less: the next norm divides by its size.
+    Tokens whose logits are read count more; behind the last layer's attention nobody looks at the others,
+    but for MolmoPoint. What is added to a large sum counts less: the next norm divides by its size.
     """
     last = index == checkpoint.config.text.num_layers - 1 and not name.endswith("att_proj.weight")
+    last = last and checkpoint.config.point is None
     weights = np.where(read, READ_WEIGHT, UNREAD_AT_LAST if last else 1.0).astype(np.float32)
     if _is_added(checkpoint, name):
         weights /= (states**2).mean(axis=1) + 1e-12
