@@ -167,11 +167,12 @@ def _moments(
     method: Method,
 ) -> Moments:
     """Run both networks up to the matrix; without GPTQ the rounded one alone."""
-    now = Block(checkpoint, index, {**scaled, **layer.tensors()}, _taps(checkpoint, name))
+    so_far = {**scaled, **layer.tensors()}
     if not method.gptq:
-        h = second_moments(now, rounded, [name])[name]
+        h = second_moments(Block(checkpoint, index, so_far, (name,)), rounded, [name])[name]
         return Moments(h, h)
-    before = Block(checkpoint, index, scaled, _taps(checkpoint, name))
+    taps = _taps(checkpoint, name)
+    before, now = (Block(checkpoint, index, changed, taps) for changed in (scaled, so_far))
     total: Moments | None = None
     for x, q, limits, read in zip(exact, rounded, rounded.limits, rounded.read, strict=True):
         (a, *a_sum), (b, *b_sum) = before.run(x, limits), now.run(q, limits)
