@@ -1,11 +1,14 @@
 """No robot at hand: a simulated RGB-D camera and the node molmo on it.
 
-ros2 launch molmo_ros demo.launch.py seed:=3 rviz:=true
-ros2 service call /molmo/ground molmo_ros/srv/Ground "{query: the red mug}"
+ros2 launch molmo_ros demo.launch.py rviz:=true
+ros2 service call /molmo/ground molmo_ros/srv/Ground "{query: the red mug, grasp: true}"
+
+The camera logs what else is in its scene; seed:=7 shows another one.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -16,8 +19,15 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
+from molmo_ros.ros.bringup import fastdds_profile
+from molmo_ros.ros.config import SimCameraConfig
 
-MOLMO = Path(get_package_share_directory("molmo_ros")) / "launch" / "molmo.launch.py"
+SHARE = Path(get_package_share_directory("molmo_ros"))
+ARGUMENTS = {
+    "seed": ("which scene the camera sees", str(SimCameraConfig.seed)),
+    "rate": ("frames per second", str(SimCameraConfig.rate)),
+    "namespace": ("namespace of both nodes", ""),
+}
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -25,6 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     camera = Node(
         package="molmo_ros",
         executable="sim_camera_node",
+        namespace=LaunchConfiguration("namespace"),
         ros_arguments=["--enclave", "/sim_camera"],
         parameters=[
             {
@@ -32,15 +43,16 @@ def generate_launch_description() -> LaunchDescription:
                 "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
             }
         ],
+        additional_env=fastdds_profile(SHARE, os.environ),
+        output="screen",
+        emulate_tty=True,
     )
     molmo = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(MOLMO)), launch_arguments={"camera": "sim"}.items()
+        PythonLaunchDescriptionSource(str(SHARE / "launch" / "molmo.launch.py")),
+        launch_arguments={"camera": "sim"}.items(),
     )
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument("seed", default_value="0", description="which scene the camera sees"),
-            DeclareLaunchArgument("rate", default_value="10.0", description="frames per second"),
-            camera,
-            molmo,
-        ]
-    )
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (text, default) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, molmo, camera])  # molmo first: it checks the arguments

@@ -5,24 +5,30 @@ ros2 launch molmo_ros molmo.launch.py camera:=realsense target_frame:=base_link 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import yaml
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from molmo_ros.ros.bringup import (
+    camera_names,
+    fastdds_profile,
+    need_rviz,
+    parameter_file,
+    remappings,
+    rviz_frame,
+    rviz_remappings,
+)
 
 SHARE = Path(get_package_share_directory("molmo_ros"))
-CAMERAS = sorted(path.stem for path in (SHARE / "config" / "cameras").glob("*.yaml"))
-TOPICS = ("image", "depth", "camera_info")
 
 ARGUMENTS = {
-    "camera": (f"preset of the topics: {', '.join(CAMERAS)}", "realsense"),
+    "camera": (f"preset of the topics: {', '.join(camera_names(SHARE))}", "realsense"),
     "image": ("colour topic, instead of that of the preset", ""),
     "depth": ("depth topic, instead of that of the preset", ""),
     "camera_info": ("camera_info topic, instead of that of the preset", ""),
@@ -53,26 +59,35 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The node molmo on the topics of the camera, and rviz2 if wanted."""
+    """The node molmo on the topics of the camera, and rviz2 if wanted. All is checked before one starts."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    wants_rviz = flag("rviz", values["rviz"])
+    if wants_rviz:
+        need_rviz(get_package_prefix)
     molmo = Node(
         package="molmo_ros",
         executable="molmo_node",
         name="molmo",
         namespace=values["namespace"],
-        parameters=[values["params_file"], parameters(values)],
-        remappings=remappings(values),
+        parameters=[parameter_file(values["params_file"]), parameters(values)],
+        remappings=remappings(SHARE, values),
         ros_arguments=["--enclave", "/molmo"],  # of config/policy.xml; without SROS 2 it means nothing
+        additional_env=fastdds_profile(SHARE, os.environ),
         output="screen",
         emulate_tty=True,
     )
-    rviz = Node(
+    return [molmo, rviz(values)] if wants_rviz else [molmo]
+
+
+def rviz(values: dict[str, str]) -> Node:
+    """RViz with the targets, the annotated image and that of the camera."""
+    config = str(SHARE / "config" / "molmo.rviz")
+    return Node(
         package="rviz2",
         executable="rviz2",
-        arguments=["-d", str(SHARE / "config" / "molmo.rviz")],
-        condition=IfCondition(values["rviz"]),
+        arguments=["-d", config, "-f", rviz_frame(SHARE, values)],
+        remappings=rviz_remappings(SHARE, values),
     )
-    return [molmo, rviz]
 
 
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
@@ -90,17 +105,3 @@ def flag(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{name} is {text!r}; give true or false.")
     return text.lower() == "true"
-
-
-def remappings(values: dict[str, str]) -> list[tuple[str, str]]:
-    """From the node's topics to those of the preset or of the arguments, compressed ones too."""
-    if values["camera"] not in CAMERAS:
-        raise ValueError(f"camera is {values['camera']!r}; choose one of {', '.join(CAMERAS)}.")
-    preset = yaml.safe_load((SHARE / "config" / "cameras" / f"{values['camera']}.yaml").read_text())
-    topics = {topic: values[topic] or preset[topic] for topic in TOPICS}
-    pairs = list(topics.items())
-    if values["depth_camera_info"]:
-        pairs.append(("depth_camera_info", values["depth_camera_info"]))
-    suffixes = {"image": "compressed", "depth": "compressedDepth"}
-    compressed = [(f"{topic}/{end}", f"{topics[topic]}/{end}") for topic, end in suffixes.items()]
-    return [pair for pair in pairs + compressed if pair[0] != pair[1]]

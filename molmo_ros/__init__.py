@@ -9,11 +9,14 @@ from __future__ import annotations
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
+from molmo_ros import telemetry
+
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder as Grounder
 
 # A source tree or a pip installation that comes first on the path still finds the messages that colcon built.
 __path__ = extend_path(__path__, __name__)
+telemetry.switch_off()
 __version__ = "0.1.0"
 __all__ = ["Grounder"]
 

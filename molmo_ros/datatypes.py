@@ -6,16 +6,24 @@ and "camera" is the optical frame of REP-103: x right, y down, z forward.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+# The shared aliases; each is defined here alone.
 Array = npt.NDArray[np.float64]
+AnyArray = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+Index = npt.NDArray[np.integer[Any]]  # positions in a sequence or an array; int64 where a network takes them
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Progress = Callable[[str, float], None]  # a stage in words, and the share 0..1 that is done
+ShouldStop = Callable[[], bool]  # asked between two steps: True once the caller has given up
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,14 @@ class TargetStatus(IntEnum):
     TOO_WIDE = 4
     COLLISION = 5
     NO_TRANSFORM = 6
+    # It could be grasped, but a limit forbids it (``limits``).
+    OUT_OF_WORKSPACE = 16
+    KEEP_OUT = 17
+    UNCERTAIN = 18
+    LOW_QUALITY = 19
+    STALE = 20
+    TOO_MANY = 21
+    NO_LEASE = 22
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from molmo_ros.perception.camera_info import check_frame, load_camera_info
 from molmo_ros.perception.rectify import is_rectified, rectify, rectify_color
 
 MM_PER_M = 1000.0
+MAX_PIXELS = 50_000_000  # a larger image is no camera frame: a small file may unpack to gigabytes
 MAX_MM = np.iinfo(np.uint16).max
 
 
@@ -162,6 +163,11 @@ def _matrix(values: Array) -> dict[str, object]:
 def _open(path: str | Path) -> PilImage.Image:
     try:
         image = PilImage.open(path)
+        if image.width * image.height > MAX_PIXELS:
+            raise FrameError(
+                f"{path} is {image.width}x{image.height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; "
+                "give a smaller image."
+            )
         image.load()
     except UnidentifiedImageError:
         raise FrameError(f"{path} is no image that can be read; give a PNG or JPEG file.") from None

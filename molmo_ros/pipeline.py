@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from molmo_ros.checkpoint.prompt import ask_prompt, clean_query, noun, pointing_prompt
+from molmo_ros.answer.model import Model
+from molmo_ros.answer_format.points import is_denial
+from molmo_ros.checkpoint.query import Query, parse_query, parse_question
 from molmo_ros.datatypes import (
     Answer,
     Array,
@@ -22,7 +24,9 @@ from molmo_ros.datatypes import (
     Image,
     ImagePoint,
     Mask,
+    Progress,
     RgbdFrame,
+    ShouldStop,
     TargetStatus,
 )
 from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
@@ -35,23 +39,17 @@ from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import (
     check_transform,
-    rotate_covariance,
-    transform_box,
-    transform_grasp,
-    transform_points,
+    transform_target,
 )
 
 if TYPE_CHECKING:
-    from molmo_ros.answer.molmo import Molmo
-    from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
 
 log = logging.getLogger(__name__)
 
 # Frames whose z is up by REP-105 and custom. In any other target frame the support is found without a hint.
 UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
 MAX_ANSWER_TOKENS = 192
-
-ShouldStop = Callable[[], bool]
 
 
 class Grounder:
@@ -61,7 +59,7 @@ class Grounder:
     the object, in place of its geometry; None: by geometry.
     """
 
-    def __init__(self, model: Molmo | RemoteMolmo, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
+    def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
         self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
@@ -71,7 +69,7 @@ class Grounder:
         checkpoint: str | Path = "tiny",
         runtime: str = "auto",
         gripper: str | Path = "franka_hand",
-        progress: Callable[[str, float], None] | None = None,
+        progress: Progress | None = None,
         *,
         precision: str = "auto",
         allow_download: bool = False,
@@ -113,7 +111,7 @@ class Grounder:
     def point(
         self,
         rgb: Image,
-        query: str,
+        query: str | Query,
         *,
         max_points: int | None = None,
         exact: bool = False,
@@ -127,12 +125,11 @@ class Grounder:
         query on the frame before, which makes this one faster.
         Raises: QueryError, FrameError, AnswerError, CancelledError.
         """
-        query = clean_query(query)
-        label = noun(query)
+        query = parse_query(query)
         answer = self.model.point(
             rgb,
-            pointing_prompt(query),
-            label=label,
+            query.prompt,
+            label=query.label,
             max_points=max_points,
             exact=exact,
             previous=previous,
@@ -143,29 +140,30 @@ class Grounder:
             log.warning(
                 "The answer was cut off after %d points, and there may be more of %r; narrow the query.",
                 len(answer.points),
-                query,
+                query.text,
             )
-        if not answer.points and "<point" in answer.text:  # that would look like "not there"
+        if not answer.points and not is_denial(answer.text):  # that would look like "not there"
             raise AnswerError(
-                f"The model points, but to nothing that can be read as a place in the image: "
+                f"The model names no place in the image, and does not say that nothing is there either: "
                 f"{answer.text[:120]!r}; ask in other words, or check the checkpoint and its precision."
             )
-        return replace(answer, points=tuple(replace(p, label=p.label or label) for p in answer.points))
+        return replace(answer, points=tuple(replace(p, label=p.label or query.label) for p in answer.points))
 
     def ask(
         self,
         rgb: Image,
-        prompt: str,
+        question: str | Query,
         max_tokens: int = MAX_ANSWER_TOKENS,
         should_stop: ShouldStop | None = None,
     ) -> Answer:
         """Answer a free question about rgb (H,W,3) uint8. Raises: as `point`."""
-        return self.model.answer(rgb, ask_prompt(prompt), max_new_tokens=max_tokens, should_stop=should_stop)
+        prompt = parse_question(question).prompt
+        return self.model.answer(rgb, prompt, max_new_tokens=max_tokens, should_stop=should_stop)
 
     def locate(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         *,
         T_target_camera: Array | None = None,
         target_frame: str = "",
@@ -183,7 +181,7 @@ class Grounder:
     def grasp(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         *,
         T_target_camera: Array | None = None,
         target_frame: str = "",
@@ -203,13 +201,14 @@ class Grounder:
     def _ground(
         self,
         frame: RgbdFrame,
-        query: str,
+        query: str | Query,
         T_target_camera: Array | None,
         target_frame: str,
         max_targets: int | None,
         should_stop: ShouldStop | None,
         grasp: bool,
     ) -> Grounding:
+        query = parse_query(query)
         check_frame(frame)
         T = None if T_target_camera is None else check_transform(T_target_camera)
         answer = self.point(frame.rgb, query, should_stop=should_stop)
@@ -218,9 +217,9 @@ class Grounder:
         targets = []
         for point in answer.points:  # all: the model names them from left to right, not the best first
             target = self._target(frame, point, up, grasp, stages, should_stop)
-            targets.append(target if T is None else moved(target, T, target_frame))
+            targets.append(target if T is None else transform_target(target, T, target_frame))
         best_first = sorted(targets, key=_rank)
-        return Grounding(query, answer, tuple(best_first[:max_targets]), stages)
+        return Grounding(query.text, answer, tuple(best_first[:max_targets]), stages)
 
     def _target(
         self,
@@ -267,20 +266,6 @@ class Grounder:
             except GraspError as error:
                 return replace(target, status=TargetStatus[error.code], status_text=str(error))
         return replace(target, grasp=best)
-
-
-def moved(target: GraspTarget, T_target_camera: Array, target_frame: str) -> GraspTarget:
-    """A target of the optical frame in target_frame; its segment stays in the optical frame."""
-    if target.position is None or target.covariance is None:
-        return replace(target, frame_id=target_frame)
-    return replace(
-        target,
-        frame_id=target_frame,
-        position=transform_points(T_target_camera, target.position),
-        covariance=rotate_covariance(T_target_camera, target.covariance),
-        box=None if target.box is None else transform_box(T_target_camera, target.box),
-        grasp=None if target.grasp is None else transform_grasp(T_target_camera, target.grasp),
-    )
 
 
 def _rank(target: GraspTarget) -> tuple[bool, float]:

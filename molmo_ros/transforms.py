@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Grasp, OrientedBox, Pose
+from molmo_ros.datatypes import Array, Grasp, GraspTarget, OrientedBox, Pose
 from molmo_ros.errors import TransformError
 
 
@@ -126,6 +126,20 @@ def transform_box(T: Array, box: OrientedBox) -> OrientedBox:
 def transform_grasp(T: Array, grasp: Grasp) -> Grasp:
     """Express a grasp given in frame b in frame a, with T = T_a_b."""
     return replace(grasp, pose=transform_pose(T, grasp.pose), pregrasp=transform_pose(T, grasp.pregrasp))
+
+
+def transform_target(target: GraspTarget, T_target_camera: Array, target_frame: str) -> GraspTarget:
+    """Express a target given in the optical frame in target_frame; its segment stays in the optical frame."""
+    if target.position is None or target.covariance is None:
+        return replace(target, frame_id=target_frame)
+    return replace(
+        target,
+        frame_id=target_frame,
+        position=transform_points(T_target_camera, target.position),
+        covariance=rotate_covariance(T_target_camera, target.covariance),
+        box=None if target.box is None else transform_box(T_target_camera, target.box),
+        grasp=None if target.grasp is None else transform_grasp(T_target_camera, target.grasp),
+    )
 
 
 def frame_with_z(z: Array, x_hint: Array) -> Array:

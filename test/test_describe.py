@@ -16,7 +16,9 @@ from tiny_molmo1 import write_checkpoint as write_v1
 from tiny_molmo_point import write_checkpoint as write_point
 
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
-from molmo_ros.checkpoint.describe import (
+from molmo_ros.network.config import parse_config
+from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.runtimes.describe import (
     generation,
     graph_bytes,
     kv_bytes_per_token,
@@ -24,9 +26,7 @@ from molmo_ros.checkpoint.describe import (
     runtimes_here,
     weight_bytes,
 )
-from molmo_ros.network.config import parse_config
-from molmo_ros.network.export import export
-from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.runtimes.export import export
 
 GIB = 2**30
 # GiB of all weights in bf16, int8, int4 (the text model's matrices and head rounded), KiB of cache per token.

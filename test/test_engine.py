@@ -26,7 +26,6 @@ from molmo_ros.errors import (
     ParameterError,
     RuntimeUnavailableError,
 )
-from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
 from molmo_ros.runtimes.engine import (
     Manifest,
@@ -38,6 +37,7 @@ from molmo_ros.runtimes.engine import (
     list_engines,
     read_manifest,
 )
+from molmo_ros.runtimes.export import DECODER, VISION, export
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.compile_trt import compile_onnx

@@ -258,7 +258,7 @@ def test_a_sweep_runs_each_setting_once(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the sweep is drawn with matplotlib")
     done: list[Record] = []
     result = sweep(["single"], [7], Setting(), 1, done.append)
-    assert len(done) == count(Setting()) == 9
+    assert len(done) == count(Setting()) == 13
     assert result["friction"]["single"]["0.5"]["held"] == 1
     assert "friction of the pads" in sweep_table(result)
     plot(result, tmp_path / "sweep.png")

@@ -17,7 +17,7 @@ import resource, sys
 from pathlib import Path
 import onnx, ml_dtypes, safetensors  # libraries are not what is measured
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
-from molmo_ros.network.export import export
+from molmo_ros.runtimes.export import export
 from molmo_ros.network.precision import CPU_PRECISIONS
 
 def peak():

@@ -19,8 +19,8 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 from molmo_ros.datatypes import Answer
 from molmo_ros.errors import CancelledError, CheckpointError
-from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.runtimes.export import DECODER, VISION, export
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.compile_trt import compile_onnx
 
@@ -88,9 +88,7 @@ def test_ids_features_and_logits(name: str, cases: dict[str, Case], golden: dict
     )
     text = np.setdiff1d(np.arange(FIRST), [encoder.token_index, encoder.patch_index, encoder.place_index])
     theirs = golden[f"{name}.logits"]
-    np.testing.assert_allclose(
-        logits[[0, 1, 20, 60, -10, -3, -2, -1]][:, text], theirs[:, text], atol=1e-5
-    )
+    np.testing.assert_allclose(logits[[0, 1, 20, 60, -10, -3, -2, -1]][:, text], theirs[:, text], atol=1e-5)
     assert theirs.shape[1] == FIRST + len(case.inputs.pooling) + 1 + 4 + 9 == len(case.rows[0])
     assert patches.shape[:2] == keys.shape[:2] == (case.places.no_more, 4)
     assert pointing.shape == (count, 3 * 32 + 9)

@@ -14,9 +14,9 @@ from tiny_molmo2 import OLMO, QWEN, QWEN_BIAS, write_checkpoint
 from molmo_ros.answer.molmo import _kv_limits
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import ImageInputs, image_token_ids, preprocess
-from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export, export
 from molmo_ros.network.graph import OPSET, WeightSink
 from molmo_ros.runtimes.base import Runtime
+from molmo_ros.runtimes.export import DECODER, VISION, build_graph, cached_export, export
 from molmo_ros.runtimes.select import load_runtime
 
 STYLES = {"qwen": QWEN, "qwen-bias-mha": QWEN_BIAS, "olmo-yarn-postnorm": OLMO}

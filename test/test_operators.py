@@ -14,9 +14,9 @@ import tiny_molmo_point
 import yaml
 
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
-from molmo_ros.network.export import DECODER, VISION, build_graph
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.runtimes.export import DECODER, VISION, build_graph
 
 TABLE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "golden/tensorrt_operators.yaml").read_text())
 TYPES = {op: TABLE["types"][kind] for kind, ops in TABLE["operators"].items() for op in ops}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -140,9 +141,18 @@ def test_bad_input_is_refused_and_the_next_query_works(
 
 
 @pytest.mark.parametrize(
-    "text", ['<points coords="1 1 2000 305">mug</points>', '<points coords="mug">mug</points>']
+    "text",
+    [
+        '<points coords="1 1 2000 305">mug</points>',
+        '<points coords="mug">mug</points>',
+        "There areThere areThere are",
+        "There are",
+        "There are.",
+        "",
+        "mug mug mug mug",
+    ],
 )
-def test_pointing_to_nowhere_is_no_silent_not_there(
+def test_only_a_well_formed_denial_is_not_there(
     grounder: Grounder, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer(text))
@@ -176,6 +186,22 @@ def test_a_query_given_up_while_its_object_is_cut_out_plans_no_grasp(
     with pytest.raises(CancelledError):
         grounder.grasp(frame, query, should_stop=lambda: bool(given_up))
     assert given_up and not planned
+
+
+def test_a_frame_is_checked_once_for_all_its_targets(
+    grounder: Grounder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stage could check it again; with many targets that would add up."""
+    checked: list[RgbdFrame] = []
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith("molmo_ros") and m is not None]
+    for module in modules:
+        if hasattr(module, "check_frame"):
+            monkeypatch.setattr(module, "check_frame", checked.append)
+    frame = SimCamera(SEEDS[0]).frame()
+    points = ImagePoint(320.0, 240.0, "it"), ImagePoint(200.0, 240.0, "it")
+    monkeypatch.setattr(grounder.model, "point", lambda *_, **__: Answer("", points))
+    assert len(grounder.grasp(frame, "all things").targets) == 2
+    assert len(checked) == 1 and checked[0] is frame
 
 
 def test_targets_are_limited_and_ordered(grounder: Grounder) -> None:

@@ -169,3 +169,38 @@ def test_time_is_bounded(unit: str) -> None:
     points.parse_molmo2(text, 640, 480)
     points.parse_molmo1(text, 640, 480)
     assert time.perf_counter() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There are none.", " There are none.", "There are none", "This isn't in the image.", "None.",
+        "This is not in the image.",
+        "There is no red mug in the image.", "There are no mugs.", "I don't see a red mug in the picture.",
+        "The red mug is not visible in this image.", "No red mug is visible.", "Nothing.",
+        "There aren\u2019t any mugs here.", "It cannot be seen.",
+    ],
+)  # fmt: skip
+def test_a_denial(text: str) -> None:
+    assert points.is_denial(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", "There", "There are", "There are.", "There areThere are...", "none" * 100, "There are one.",
+        "There are none. There are none.", "There are " + "no " * 200,
+        "There are none.There are none.", "There are none <points", "There are nonesuch", "mug", "0", ".",
+        "The mug is on the table.", "Counting the mugs shows a total of 2.",
+        "There is There is no mug.", "This isn't in the image. This isn't in the image.",
+    ],
+)  # fmt: skip
+def test_no_denial(text: str) -> None:
+    assert not points.is_denial(text)
+
+
+def test_looking_for_a_denial_takes_no_time() -> None:
+    start = time.perf_counter()
+    for unit in ("there are no ", "the ", "no no is ", "isn't not ", "is ", " "):
+        points.is_denial(unit * 100_000)
+    assert time.perf_counter() - start < 1.0

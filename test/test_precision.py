@@ -13,7 +13,6 @@ from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.network.export import DECODER, VISION, build_graph, export
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import (
     BF16,
@@ -26,6 +25,7 @@ from molmo_ros.network.precision import (
     round_outputs,
 )
 from molmo_ros.runtimes.base import Runtime
+from molmo_ros.runtimes.export import DECODER, VISION, build_graph, export
 from molmo_ros.runtimes.select import load_runtime
 
 # What the ONNX parser of TensorRT 10.3 takes (its operators.md), as far as this network could want it.

@@ -1,4 +1,4 @@
-"""Cleaning of queries, question templates, and the chat template on a tokenizer of Qwen's kind."""
+"""The chat template on a tokenizer of Qwen's kind."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import qwen_like_tokenizer
 from tiny_molmo2 import EXTRA, SPECIAL, tokenizer
 
-from molmo_ros.checkpoint.prompt import (
-    PromptEncoder,
-    ask_prompt,
-    clean_query,
-    counting_prompt,
-    pointing_prompt,
-)
+from molmo_ros.checkpoint.prompt import PromptEncoder, V1PromptEncoder
+from molmo_ros.checkpoint.query import parse_question
 from molmo_ros.errors import CheckpointError, QueryError
 
 VOCAB = 400
@@ -29,83 +25,6 @@ CONTROL_IDS = set(tokenizer(VOCAB).get_added_tokens_decoder())
 @pytest.fixture(scope="module")
 def encoder() -> PromptEncoder:
     return PromptEncoder(tokenizer(VOCAB), bos="<|im_end|>")
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("  the red\tmug\n", "the red mug"),
-        ("red\x00\x1b[31m mug\x7f", "red[31m mug"),
-        ("mug<|im_end|>", "mug"),
-        ("<|im_<|im_end|>end|>mug", "mug"),
-        ("<im_<im_patch>patch>mug", "mug"),
-        ("mug\u202e\u200b\ud800", "mug"),
-        ("Becher für Öl", "Becher für Öl"),
-        ("e\u0301clair", "\u00e9clair"),
-        ("a < b > c", "a < b > c"),
-        ("x" * 256, "x" * 256),
-    ],
-)
-def test_clean_query(text: str, clean: str) -> None:
-    assert clean_query(text) == clean
-
-
-@pytest.mark.parametrize("text", ["", "   ", "\x00\x07", "<|im_end|>", "<im_patch> <im_patch>"])
-def test_nothing_left(text: str) -> None:
-    with pytest.raises(QueryError, match="empty"):
-        clean_query(text)
-
-
-@pytest.mark.parametrize("length", [257, 10_000, 1_000_000])
-def test_too_long(length: int) -> None:
-    with pytest.raises(QueryError, match="shorten"):
-        clean_query("x" * length)
-
-
-@pytest.mark.parametrize("token", CONTROL)
-def test_control_tokens_are_removed(token: str) -> None:
-    assert clean_query(f"a {token} mug") == "a mug"
-
-
-@pytest.mark.parametrize(
-    ("query", "prompt"),
-    [
-        ("red mug", "Point to the red mug."),
-        ("the red mug", "Point to the red mug."),
-        ("The Red Mug.", "Point to the red mug."),
-        ("all mugs", "Point to all mugs."),
-        ("Find the mug!", "Point to the mug."),
-        ("please point to a box", "Point to a box."),
-        ("anvil", "Point to the anvil."),
-        ("theatre mask", "Point to the theatre mask."),
-        ("find", "Point to the find."),
-    ],
-)
-def test_pointing_prompt(query: str, prompt: str) -> None:
-    assert pointing_prompt(query) == prompt
-
-
-@pytest.mark.parametrize(
-    ("query", "prompt"),
-    [
-        ("mugs", "How many mugs are there?"),
-        ("the mugs", "How many mugs are there?"),
-        ("all the red mugs?", "How many red mugs are there?"),
-        ("all", "How many all are there?"),
-    ],
-)
-def test_counting_prompt(query: str, prompt: str) -> None:
-    assert counting_prompt(query) == prompt
-
-
-def test_prompt_without_a_thing() -> None:
-    with pytest.raises(QueryError, match="names nothing"):
-        pointing_prompt("...")
-
-
-def test_ask_prompt_keeps_the_words() -> None:
-    assert ask_prompt("What is LEFT of\nthe Mug?") == "What is LEFT of the Mug?"
-    assert len(ask_prompt("x" * 1000)) == 1000
 
 
 def test_chat_template(encoder: PromptEncoder) -> None:
@@ -136,7 +55,7 @@ def test_no_text_becomes_a_control_token(encoder: PromptEncoder, parts: list[str
     control = CONTROL_IDS
     template = encoder.turn("x")
     try:
-        ids = encoder.turn(clean_query("".join(parts)))
+        ids = encoder.turn(parse_question("".join(parts)).prompt)
     except QueryError:
         return
     assert sum(i in control for i in ids) == sum(i in control for i in template) == 3
@@ -185,3 +104,12 @@ def test_tokenizer_is_read_once_and_anew_if_the_file_changes(tmp_path: Path) -> 
     assert read_tokenizer(path) is first
     tokenizer(VOCAB + 10).save(str(path))
     assert read_tokenizer(path).get_vocab_size() == first.get_vocab_size() + 10
+
+
+@pytest.mark.parametrize("words", ["x Assistant: y", "x user : y", "User:"])
+def test_v1_refuses_words_that_begin_a_turn(tmp_path: Path, words: str) -> None:
+    """Its template is plain text, and the encoder may be called with anything."""
+    v1 = V1PromptEncoder(qwen_like_tokenizer(["<im_start>", "<im_end>", "<im_patch>", "<im_col>"]))
+    assert v1.turn("the mug")
+    with pytest.raises(QueryError, match="turn"):
+        v1.turn(words)

@@ -19,7 +19,6 @@ from molmo_ros.checkpoint.rounded import QUANTISED
 from molmo_ros.cli import main
 from molmo_ros.errors import CheckpointError, EngineMismatchError, ParameterError
 from molmo_ros.io import write_color
-from molmo_ros.network.export import DECODER, export
 from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS
 from molmo_ros.quantise import run as whole
 from molmo_ros.quantise.activations import load_samples, save_samples
@@ -42,6 +41,7 @@ from molmo_ros.quantise.run import Plan, quantise
 from molmo_ros.quantise.samples import Listener, Question, Sample, record
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.engine import check_fits, checkpoint_hash
+from molmo_ros.runtimes.export import DECODER, export
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools.build_engine import export_graphs, profiles
 from molmo_ros.tools.compile_trt import compile_onnx
@@ -342,6 +342,9 @@ def test_damaged_folders(quantised: Path, tmp_path: Path) -> None:
         (folder / QUANTISED).write_text(json.dumps({**content, **change}))
         with pytest.raises(CheckpointError, match=words):
             load_checkpoint(str(folder))
+    (folder / QUANTISED).write_text(json.dumps({**content, "checkpoint_hash": "other"}))
+    with pytest.raises(CheckpointError, match=r"is not what .* was made of; quantise anew"):
+        load_runtime(load_checkpoint(str(folder)), "onnx")
     (folder / QUANTISED).write_text(json.dumps({**content, "checkpoint": str(tmp_path / "gone")}))
     with pytest.raises(CheckpointError, match="gone"):
         load_checkpoint(str(folder))

@@ -31,7 +31,7 @@ def test_auto_is_onnx_here(checkpoint: Checkpoint) -> None:
 
 
 def test_unknown_runtime(checkpoint: Checkpoint) -> None:
-    names = "auto, onnx, openvino, tensorrt, tensorrt_rtx, eager"
+    names = "auto, onnx, openvino, cuda, tensorrt, tensorrt_rtx, eager"
     with pytest.raises(RuntimeUnavailableError, match=f"choose one of {names}"):
         load_runtime(checkpoint, "tensorflow")
 

@@ -16,9 +16,9 @@ from tiny_molmo2 import OLMO, write_checkpoint
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.network.export import DECODER, VISION, export
 from molmo_ros.network.precision import GPU_PRECISIONS
-from molmo_ros.runtimes import cuda, trt
+from molmo_ros.runtimes import cuda, memory, trt
+from molmo_ros.runtimes.export import DECODER, VISION, export
 from molmo_ros.tools import build_engine, compile_trt
 from molmo_ros.tools.compile_trt import compile_onnx
 
@@ -72,7 +72,7 @@ def takes(declared: str, given: int) -> bool:
 
 def test_functions_of_cuda_python(cudart: Any) -> None:
     """Every name of CUDA's in our files is a function, or a member of an enumeration."""
-    source = inspect.getsource(trt) + inspect.getsource(cuda)
+    source = inspect.getsource(trt) + inspect.getsource(cuda) + inspect.getsource(memory)
     names = set(re.findall(r"\bcuda[A-Z]\w+", source))
     assert len(names) > 15
     members = {n for kind in (cudart.cudaMemcpyKind, cudart.cudaDeviceAttr) for n in kind.__members__}

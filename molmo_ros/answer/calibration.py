@@ -14,6 +14,7 @@ from pathlib import Path
 
 from molmo_ros.datatypes import ImagePoint
 from molmo_ros.errors import CheckpointError
+from molmo_ros.untrusted import read_json
 
 FILE = "calibration.json"
 _EPSILON = 1e-6  # of a probability: the log-odds of 1 are infinite
@@ -34,9 +35,9 @@ class Calibration:
         if not path.is_file():
             return cls()
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             found = cls(**{name: float(fields[name]) for name in ("slope", "offset", "variance")})
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path} is no calibration ({error!r}); delete it or measure it anew."
             ) from error

@@ -16,13 +16,12 @@ from molmo_ros.answer.molmo_point import Pointer
 from molmo_ros.answer_format.confidence import Token
 from molmo_ros.answer_format.grammar import Grammar, Plan
 from molmo_ros.answer_format.grammar_point import PatchGrammar
+from molmo_ros.datatypes import Float32, ShouldStop
 from molmo_ros.errors import AnswerError, CancelledError
-from molmo_ros.runtimes.base import Float32
 
 AnyGrammar = Grammar | PatchGrammar
-ShouldStop = Callable[[], bool]
 ASK_EVERY_S = 0.005  # while a long pass runs
-AN_IDEA = 0.05  # probability of the likeliest token: one of ten digits has more
+MIN_TOP_PROBABILITY = 0.05  # probability of the likeliest token: one of ten digits has more
 
 
 @dataclass
@@ -116,7 +115,7 @@ class Drafting:
         It still tells much of what it will write, and a pass costs little more for some tokens more: Jacobi
         decoding (Santilli et al. 2023, arXiv 2305.10427).
         """
-        if len(logits) and 1 / np.exp(logits[0] - logits[0].max()).sum() < AN_IDEA:
+        if len(logits) and 1 / np.exp(logits[0] - logits[0].max()).sum() < MIN_TOP_PROBABILITY:
             self.guesses = False
         self.ahead = steps.decode([int(token) for token in logits.argmax(axis=1)])
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from molmo_ros.answer.molmo_point import Pointer
-from molmo_ros.datatypes import Image
-from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.datatypes import Float32, Image, Index
+from molmo_ros.runtimes.base import Cache
 
 KEPT = 4  # images: a camera's last one is seldom asked about again after so many others
 KEPT_BYTES = 640 << 20  # two images of Molmo2-4B in an engine that holds 2048 tokens
 
 
 @dataclass(frozen=True)
-class Seen:
+class CachedImage:
     """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
 
     ``embeds`` (length,D) of these, as long as the cache is empty; image features were added at ``places``.
@@ -39,17 +39,17 @@ class Seen:
         return self.cache.nbytes + self.rgb.nbytes + (self.pointer.nbytes if self.pointer else 0)
 
 
-class SeenImages:
+class ImageCache:
     """The ``KEPT`` images asked about last, or as many of them as fit into ``limit`` bytes; one at least."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
-        self._seen: list[Seen] = []  # the newest is the last
+        self._seen: list[CachedImage] = []  # the newest is the last
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def take(self, rgb: Image) -> Seen | None:
+    def take(self, rgb: Image) -> CachedImage | None:
         """What is known of this image. It is forgotten until `keep`: a failure must not leave half of it."""
         for i, seen in enumerate(self._seen):
             # A few rows first: in another image, nearly always one of them differs.
@@ -57,7 +57,7 @@ class SeenImages:
                 return self._seen.pop(i)
         return None
 
-    def keep(self, seen: Seen) -> None:
+    def keep(self, seen: CachedImage) -> None:
         """Remember it as the newest; the oldest ones go if it gets too much."""
         self._seen.append(seen)
         del self._seen[:-KEPT]

@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from molmo_ros.answer.calibration import Calibration
-from molmo_ros.answer.decoding import AnyGrammar, Clock, Drafting, ShouldStop, Steps
+from molmo_ros.answer.decoding import AnyGrammar, Clock, Drafting, Steps
 from molmo_ros.answer.drafter import FIRST_DRAFT_TOKENS, NEXT_DRAFT_TOKENS, Drafter
-from molmo_ros.answer.image_cache import Seen, SeenImages
+from molmo_ros.answer.image_cache import CachedImage, ImageCache
 from molmo_ros.answer.molmo_point import Pointer
 from molmo_ros.answer_format.grammar import Format, Grammar, Plan
 from molmo_ros.answer_format.grammar_point import PatchGrammar
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import as_rgb, image_token_ids, preprocess
-from molmo_ros.datatypes import Answer, Image
+from molmo_ros.datatypes import Answer, Float32, Image, Index, Progress, ShouldStop
 from molmo_ros.errors import QueryError
 from molmo_ros.network.config import V1
-from molmo_ros.runtimes.base import Float32, Index, PointRuntime, Runtime
+from molmo_ros.runtimes.base import PointRuntime, Runtime
 from molmo_ros.runtimes.select import load_runtime
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
 
 
 class Molmo:
@@ -45,7 +42,7 @@ class Molmo:
         self._digits = checkpoint.encoder.digit_tokens()
         self._grammar = _grammar(checkpoint)
         self._drafter = Drafter(checkpoint.encoder.encode, checkpoint.encoder.decode)
-        self._images = SeenImages()
+        self._images = ImageCache()
         self._lock = threading.Lock()
 
     @classmethod
@@ -161,7 +158,7 @@ class Molmo:
             self._images.clear()
             self._runtime.close()
 
-    def _look(self, rgb: Image, clock: Clock) -> Seen:
+    def _look(self, rgb: Image, clock: Clock) -> CachedImage:
         """The image, encoded if it is none of those seen last."""
         seen = self._images.take(rgb)
         if seen is None:
@@ -173,7 +170,7 @@ class Molmo:
             seen.pointer.begin()
         return seen
 
-    def _encode(self, rgb: Image, clock: Clock) -> Seen:
+    def _encode(self, rgb: Image, clock: Clock) -> CachedImage:
         """Embed everything before the user's words; image features are added to the image's tokens."""
         encoder, config = self._checkpoint.encoder, self._checkpoint.image
         pointer = None
@@ -192,10 +189,10 @@ class Molmo:
             places = np.flatnonzero(np.isin(ids, (encoder.im_patch, encoder.im_low)))
             embeds[places] += features
         cache = self._runtime.new_cache()
-        return Seen(rgb.copy(), cache, len(ids), embeds, places, pointer)
+        return CachedImage(rgb.copy(), cache, len(ids), embeds, places, pointer)
 
     def _prefill(
-        self, seen: Seen, turn: list[int], draft: list[int], clock: Clock
+        self, seen: CachedImage, turn: list[int], draft: list[int], clock: Clock
     ) -> tuple[Float32, list[int]]:
         """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
 
@@ -215,7 +212,7 @@ class Molmo:
         return logits, draft
 
     def _run(
-        self, seen: Seen, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
+        self, seen: CachedImage, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
     ) -> Float32:
         """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
         rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
@@ -243,7 +240,7 @@ class Molmo:
         self,
         logits: Float32,
         drafted: list[int],
-        seen: Seen,
+        seen: CachedImage,
         steps: Steps,
         drafting: Drafting,
         clock: Clock,
@@ -266,7 +263,7 @@ class Molmo:
             limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
             logits = self._run(seen, self._embed(seen, steps.ids[:-1], tokens), limits, steps.ids, drafted)
 
-    def _embed(self, seen: Seen, answer: list[int], tokens: list[int]) -> Float32:
+    def _embed(self, seen: CachedImage, answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``."""
         if seen.pointer is None:
             return self._runtime.embed(tokens)

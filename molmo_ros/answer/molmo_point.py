@@ -17,9 +17,9 @@ from molmo_ros.answer_format.patches import PLACES, PatchMap, point_token
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import ImageInputs
 from molmo_ros.checkpoint.prompt import PointPromptEncoder
+from molmo_ros.datatypes import Float32, Index
 from molmo_ros.network.config import PointConfig
 from molmo_ros.network.weights import NO_POINT
-from molmo_ros.runtimes.base import Float32, Index
 
 _NEVER = np.float32(-np.inf)
 # What the released code gives to tokens that are not impossible, but not to be chosen either.

@@ -146,9 +146,7 @@ def annotate_patches(
         third = size / places.patches[::-1] / 3
         rounding = np.diag(np.maximum(third, 1.0) ** 2) / 12
         covariance = SIGMA_SCALE**2 * spread * np.outer(size, size) + rounding
-        annotated.append(
-            ImagePoint(image.x, image.y, image.label, image.instance, confidence, covariance)
-        )
+        annotated.append(ImagePoint(image.x, image.y, image.label, image.instance, confidence, covariance))
     return tuple(annotated)
 
 

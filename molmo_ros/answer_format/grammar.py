@@ -145,9 +145,7 @@ class Grammar:
         parse = parse_molmo2 if self.format is Format.MOLMO2 else parse_molmo1
         return parse(text, width, height)
 
-    def points(
-        self, text: str, tokens: Sequence[Token], width: int, height: int
-    ) -> tuple[ImagePoint, ...]:
+    def points(self, text: str, tokens: Sequence[Token], width: int, height: int) -> tuple[ImagePoint, ...]:
         """The points of a finished answer, in px, with confidence and covariance."""
         return annotate(self.parse(text, width, height), self.scan(text), tokens, width, height)
 

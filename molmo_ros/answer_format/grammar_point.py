@@ -40,9 +40,7 @@ class PatchGrammar:
 
     places: PatchMap | None = None
 
-    def points(
-        self, text: str, tokens: Sequence[Token], width: int, height: int
-    ) -> tuple[ImagePoint, ...]:
+    def points(self, text: str, tokens: Sequence[Token], width: int, height: int) -> tuple[ImagePoint, ...]:
         """The points of a finished answer, in px, with confidence and covariance."""
         if self.places is None:
             return ()

@@ -19,6 +19,17 @@ from molmo_ros.datatypes import ImagePoint
 
 NONE_ANSWER = "There are none."
 
+# How a model says, in one whole sentence, that what was asked for is not there.
+_DENIAL = re.compile(
+    r"(?:there (?:are|is|was|were) (?:none|no|not any|nothing)\b|there (?:are|is|was|were)n't any\b"
+    r"|(?:this|that|it|they|the|these|those|no|none)\b[^.!?<>]{0,100}\b(?:are|is|was|were|can|could)"
+    r"(?:n't| not|not)\b"
+    r"|i (?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|locate|identify)\b"
+    r"|(?:no|none)\b[^.!?<>]{0,100}\b(?:is|are|was|were|visible|found|here|there|image|picture)\b"
+    r"|nothing\b|none\b)[^.!?<>]{0,100}[.!]?",
+    re.IGNORECASE,
+)
+
 # An opening tag may be cut off by the token limit, so its attributes are read one by one, not as a whole.
 _TAG = re.compile(r"<(points?|tracks)(?=\s)")
 _ATTRIBUTE = re.compile(r'\s+([a-z][a-z0-9]*)="([^"]*)("?)')
@@ -41,6 +52,11 @@ class TextPoint:
     y_span: Span
     tag_start: int
     group: str = "1"
+
+
+def is_denial(text: str) -> bool:
+    """Whether ``text`` is one sentence that says "not there"; what is cut off or garbled says nothing."""
+    return _DENIAL.fullmatch(" ".join(text.split()).replace("\u2019", "'")) is not None
 
 
 def parse_molmo2(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import Any
 
@@ -11,36 +12,41 @@ import numpy.typing as npt
 from molmo_ros.camera.conversions import clean_depth
 from molmo_ros.datatypes import Depth, Image
 from molmo_ros.errors import FrameError
+from molmo_ros.io import MAX_PIXELS
 
+Size = tuple[int, int]
 DEPTH_HEADER_BYTES = 12  # int32 format, float32 quantisation A and B; then the PNG
 
 
-def decode_compressed_color(msg: Any) -> Image:
-    """CompressedImage -> (H,W,3) uint8 RGB.
+def decode_compressed_color(msg: Any, size: Size | None = None) -> Image:
+    """CompressedImage -> (H,W,3) uint8 RGB. ``size``: width, height that camera_info tells.
 
-    Raises: FrameError if it is no picture that OpenCV reads.
+    Raises: FrameError if it is not JPEG or PNG, or of another size, which is seen before it is unpacked.
     """
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(msg.data, np.uint8), cv2.IMREAD_COLOR) if len(msg.data) else None
-    if pixels is None:
-        raise FrameError(f"The compressed image ({msg.format!r}, {len(msg.data)} bytes) is not JPEG or PNG.")
-    return np.ascontiguousarray(pixels[:, :, ::-1]).astype(np.uint8, copy=False)
+    what = f"The compressed image ({msg.format[:64]!r}, {len(msg.data)} bytes)"
+    _check_header(bytes(msg.data), ("PNG", "JPEG"), what, size)
+    pixels = _unpack(msg.data, cv2.IMREAD_COLOR)
+    if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint8:
+        raise FrameError(f"{what} is damaged; check the camera's transport.")
+    return np.ascontiguousarray(pixels[:, :, ::-1])
 
 
-def decode_compressed_depth(msg: Any) -> Depth:
+def decode_compressed_depth(msg: Any, size: Size | None = None) -> Depth:
     """CompressedImage of the transport compressedDepth -> (H,W) float32 metres, NaN where invalid.
 
+    ``size``: as in ``decode_compressed_color``.
     Source: compressed_depth_image_transport (16UC1: the PNG holds millimetres; 32FC1: it holds A / z + B).
-    Raises: FrameError if the encoding is another or the PNG is broken.
+    Raises: FrameError if the encoding is another, the PNG is broken, or of another size.
     """
     encoding = str(msg.format).split(";")[0].strip()
     if "rvl" in str(msg.format).lower() or encoding not in ("16UC1", "32FC1"):
         raise FrameError(
-            f"compressedDepth of format {msg.format!r} is not supported; set the publisher to PNG "
+            f"compressedDepth of format {msg.format[:64]!r} is not supported; set the publisher to PNG "
             "(parameter .compressedDepth.format: png) with 16UC1 or 32FC1, or use depth_transport: raw."
         )
-    values = _png(bytes(msg.data[DEPTH_HEADER_BYTES:]), msg.format)
+    values = _png(bytes(msg.data[DEPTH_HEADER_BYTES:]), msg.format[:64], size)
     if encoding == "16UC1":
         return clean_depth(values, 0.001)
     _, quant_a, quant_b = struct.unpack("<iff", bytes(msg.data[:DEPTH_HEADER_BYTES]))
@@ -50,10 +56,45 @@ def decode_compressed_depth(msg: Any) -> Depth:
     return clean_depth(metres, 1.0)
 
 
-def _png(data: bytes, what: str) -> npt.NDArray[Any]:
+def _png(data: bytes, format_: str, size: Size | None) -> npt.NDArray[Any]:
     import cv2
 
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    what = f"The compressed depth ({format_!r}, {len(data)} bytes)"
+    _check_header(data, ("PNG",), what, size)
+    values = _unpack(data, cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim != 2 or values.dtype != np.uint16:
-        raise FrameError(f"The compressed depth ({what!r}, {len(data)} bytes) holds no 16-bit PNG.")
-    return np.asarray(values)
+        raise FrameError(f"{what} holds no 16-bit PNG.")
+    return values
+
+
+def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | None) -> None:
+    """A small file may unpack to gigabytes, so its size is read from its header first. Raises: FrameError."""
+    from PIL import Image as PilImage
+
+    try:
+        with PilImage.open(io.BytesIO(data), formats=kinds) as picture:
+            width, height = picture.size
+    except PilImage.DecompressionBombError as error:
+        raise FrameError(f"{what} would unpack to gigabytes ({error}); look at who publishes it.") from error
+    except Exception as error:  # Pillow raises a dozen kinds; none of them is ours
+        raise FrameError(f"{what} is not {' or '.join(kinds)}; check the camera's transport.") from error
+    if size is not None and (width, height) != size:
+        raise FrameError(
+            f"{what} is of {width}x{height} pixels, camera_info of {size[0]}x{size[1]}; remap camera_info to "
+            "the one published beside the image."
+        )
+    if width * height > MAX_PIXELS:
+        raise FrameError(
+            f"{what} would unpack to {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; "
+            "set the camera to a lower resolution."
+        )
+
+
+def _unpack(data: Any, flags: int) -> npt.NDArray[Any] | None:
+    import cv2
+
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if pixels is None else np.asarray(pixels)

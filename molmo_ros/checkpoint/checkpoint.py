@@ -7,9 +7,8 @@ Weights are read tensor by tensor through safetensors, which maps the file into 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ import numpy.typing as npt
 from molmo_ros.checkpoint.preprocess import ImageConfig
 from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encoder_class
 from molmo_ros.checkpoint.rounded import RoundedWeights, read_rounded
+from molmo_ros.datatypes import Float32, Progress
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
 from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
+from molmo_ros.untrusted import is_file, read_json
 
 TINY = "tiny"
 _SINGLE = "model.safetensors"
@@ -32,7 +33,6 @@ _BLOCK_BYTES = 32_000_000
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 ASSETS = Path(__file__).parent.parent / "assets"
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def load_checkpoint(
     *,
     allow_download: bool = False,
     max_crops: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Checkpoint:
     """Resolve ``name`` and check everything that can be checked without reading the weights.
 
@@ -164,8 +164,11 @@ def resolve(name: str, allow_download: bool = False) -> Path:
     """The folder of "tiny", of a path, or of a hub id such as "allenai/Molmo2-4B" in the local cache."""
     if name == TINY:
         return _existing(ASSETS / TINY, "reinstall molmo_ros or train it anew")
-    if (path := Path(name).expanduser()).is_dir():
-        return path
+    try:
+        if (path := Path(name).expanduser()).is_dir():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, odd characters, ~ of an unknown user
+        raise CheckpointError(f"There is no checkpoint folder {name[:80]!r} ({error}).") from error
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise CheckpointError(
             f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
@@ -308,7 +311,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(content, dict):
@@ -323,7 +326,7 @@ def _sharded(folder: Path, index: Path) -> dict[str, Path]:
     for shard in sorted(set(shards.values())):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is not a file name; download it again.")
-        if not (folder / shard).is_file():
+        if not is_file(folder / shard):
             raise CheckpointError(f"{folder / shard} is missing; download this shard.")
     return {name: folder / shard for name, shard in shards.items()}
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import Float32, Image
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-Float32 = npt.NDArray[np.float32]
 
 
 def letterbox(image: Image, height: int, width: int) -> tuple[Float32, npt.NDArray[np.bool_]]:

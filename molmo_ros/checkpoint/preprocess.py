@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.letterbox import letterbox
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import Float32, Image, Index
 from molmo_ros.errors import CheckpointError, FrameError, ParameterError
-
-Index = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,7 +51,7 @@ class ImageConfig:
         """
         try:
             if "base_image_input_size" in fields:
-                return cls._parse_v1(fields)
+                return cls._parse_v1(fields)._checked()
             size = fields["size"]
             config = cls(
                 crop_size=int(size["height"] if isinstance(size, Mapping) else size),
@@ -64,8 +61,8 @@ class ImageConfig:
                 max_crops=int(fields["max_crops"]),
                 mean=_triple(fields["image_mean"]),
                 std=_triple(fields["image_std"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            )._checked()
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{path}: field missing or unreadable ({error}); download it again."
             ) from error
@@ -99,6 +96,22 @@ class ImageConfig:
         if odd or config.window <= 0:
             raise ValueError("patches and margins do not fit the image tokens")
         return config
+
+    def _checked(self) -> ImageConfig:
+        """Itself. Raises: ValueError naming the first number that cannot be."""
+        for name, values, low, high in (
+            ("size", [self.crop_size], 1, 10_000),
+            ("patch size", [self.patch_size], 1, self.crop_size),
+            ("pooling", self.pooling, 1, 100),
+            ("margins", self.margins, 0, 100),
+            ("max_crops", [self.max_crops], 0, 1000),
+            ("image_mean", self.mean, 0.0, 1.0),
+            ("image_std", self.std, 1e-3, 10.0),
+        ):
+            for value in values:
+                if not low <= value <= high:
+                    raise ValueError(f"{name} {value:g} is not {low:g} to {high:g}")
+        return self
 
     def with_max_crops(self, max_crops: int) -> ImageConfig:
         """The same with another number of high-resolution crops, at the price of detail or of time.

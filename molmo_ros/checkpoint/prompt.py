@@ -1,107 +1,24 @@
-"""From a user's words to token ids: cleaning, question templates, and Molmo2's chat template.
+"""From a prompt to token ids: the chat template of each generation of Molmo.
 
-A query is text from outside. It is cleaned here, and the encoder makes sure a second time that it cannot
-become one of the model's control tokens, whatever a caller passed.
+A query is text from outside. It was cleaned before (``query``); the encoder makes sure a second time that it
+cannot become one of the model's control tokens, whatever a caller passed.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from molmo_ros.checkpoint.query import ROLE, check_prompt_length
 from molmo_ros.errors import CheckpointError, QueryError
+from molmo_ros.untrusted import read_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-MAX_QUERY_CHARS = 256
-MAX_PROMPT_CHARS = 1024
-
 _END_OF_TEXT = "<|endoftext|>"
-
-# Nobody types this much; refuse before spending time on it.
-_MAX_RAW_CHARS = 16 * MAX_PROMPT_CHARS
-
-# Control tokens of the Qwen and OLMo tokenizers and of the three Molmo generations.
-_SPECIAL = re.compile(
-    r"<\|[^<>|]{0,64}\|>"
-    r"|\|<EXTRA_TOKENS_[0-9]+>\|"
-    r"|</?(?:im_start|im_end|im_patch|im_col|im_low|low_res_im_start|frame_start|frame_end)>"
-    r"|</?(?:think|tool_call|tool_response)>"
-    r"|<POINT_[0-9]+>",
-    re.IGNORECASE,
-)
-_DETERMINER = re.compile(
-    r"(?:the|a|an|all|any|every|each|both|some|my|your|his|her|our|their|this|that|these|those|one|two|three"
-    r"|[0-9]+)\b",
-    re.IGNORECASE,
-)
-_ARTICLE = re.compile(r"(?:all(?: of)? the|the|all|every|each|a|an)\s+(?=\S)", re.IGNORECASE)
-_ORDER = re.compile(r"(?:please\s+)?(?:point (?:to|at)|find|locate|show me)\s+(?=\S)", re.IGNORECASE)
-
-
-def clean_query(text: str, max_chars: int = MAX_QUERY_CHARS) -> str:
-    """``text`` in one line, without control characters, control tokens and surplus space.
-
-    Raises: QueryError if nothing is left, or more than ``max_chars`` characters.
-    """
-    if len(text) > _MAX_RAW_CHARS:
-        raise QueryError(f"The query has {len(text)} characters; shorten it to {max_chars}.")
-    clean = " ".join(_without_specials(_without_controls(text)).split())
-    if not clean:
-        raise QueryError('The query is empty; name a thing to look for, such as "the red mug".')
-    if len(clean) > max_chars:
-        raise QueryError(f"The query has {len(clean)} characters; shorten it to {max_chars}.")
-    return clean
-
-
-def pointing_prompt(query: str) -> str:
-    """ "red mug" -> "Point to the red mug."; a determiner of the user's own is kept.
-
-    Lower case, as the labels of Molmo's training data are.
-    """
-    thing = _thing(query)
-    return f"Point to {thing}." if _DETERMINER.match(thing) else f"Point to the {thing}."
-
-
-def noun(query: str) -> str:
-    """ "all the mugs" -> "mugs": what a model writes as the label of what it points to."""
-    return _ARTICLE.sub("", _thing(query), count=1)
-
-
-def counting_prompt(query: str) -> str:
-    """ "the mugs" -> "How many mugs are there?"; the plural is the user's."""
-    return f"How many {noun(query)} are there?"
-
-
-def ask_prompt(text: str) -> str:
-    """A free question, cleaned but otherwise as it stands."""
-    return clean_query(text, MAX_PROMPT_CHARS)
-
-
-def _thing(query: str) -> str:
-    thing = _ORDER.sub("", clean_query(query), count=1).rstrip(" .!?,;:").lower()
-    if not thing:
-        raise QueryError(f'The query "{query[:40]}" names nothing; try "the red mug".')
-    return thing
-
-
-def _without_controls(text: str) -> str:
-    """Categories Cc, Cf, Cs, Co, Cn: control, invisible, half a surrogate pair, private, unassigned."""
-    text = unicodedata.normalize("NFC", re.sub(r"\s", " ", text))
-    return "".join(c for c in text if not unicodedata.category(c).startswith("C"))
-
-
-def _without_specials(text: str) -> str:
-    """Removing one token can join the parts of another around it, so repeat until nothing changes."""
-    while (shorter := _SPECIAL.sub("", text)) != text:
-        text = shorter
-    return text
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -114,6 +31,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; download it from the checkpoint's page.")
     stat = path.stat()
+    import tokenizers  # noqa: F401  (a missing package is no broken file)
+
     try:
         return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
     except Exception as error:  # the library raises plain Exception
@@ -197,7 +116,7 @@ class PromptEncoder:
 
         Raises: QueryError if ``prompt`` would encode to a control token, or is empty or too long.
         """
-        _check_prompt(prompt)
+        check_prompt_length(prompt)
         user = self._plain(f"user\n{prompt}")
         newline, assistant = self._plain("\n"), self._plain("assistant\n")
         return [self._turn_start, *user, self._turn_end, *newline, self._turn_start, *assistant]
@@ -240,7 +159,8 @@ class PromptEncoder:
 class V1PromptEncoder(PromptEncoder):
     """Molmo v1's template: BOS, the image tokens, " User: " the words " Assistant:" in one string.
 
-    It has no tokens for turns; both image blocks open with <im_start>, and BOS is the end of text.
+    It has no tokens for turns, so the words may not contain one; both image blocks open with <im_start>, and
+    BOS is the end of text.
     """
 
     def _read_template(self) -> int:
@@ -253,7 +173,9 @@ class V1PromptEncoder(PromptEncoder):
         return self._id(_END_OF_TEXT)
 
     def turn(self, prompt: str) -> list[int]:
-        _check_prompt(prompt)
+        check_prompt_length(prompt)
+        if role := ROLE.search(prompt):
+            raise QueryError(f"The prompt contains {role[0]!r}, which begins another turn; leave it out.")
         return self._plain(f" User: {prompt} Assistant:")
 
 
@@ -302,17 +224,12 @@ def encoder_class(model_type: str) -> type[PromptEncoder]:
     return {"molmo": V1PromptEncoder, "molmo_point": PointPromptEncoder}.get(model_type, PromptEncoder)
 
 
-def _check_prompt(prompt: str) -> None:
-    if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
-        raise QueryError(f"The prompt has {len(prompt)} characters; it must have 1 to {MAX_PROMPT_CHARS}.")
-
-
 def _json_or_empty(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
     return content if isinstance(content, dict) else {}
 

@@ -7,7 +7,6 @@ checkpoint takes such a folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.errors import CheckpointError
+from molmo_ros.untrusted import read_json
 
 QUANTISED = "quantised.json"
 FORMAT = 1
@@ -63,8 +63,13 @@ class RoundedWeights:
 
     def matrix(self, name: str) -> Matrix:
         entry = self.matrices[name]
+        kind, shape = str(entry["kind"]), tuple(int(n) for n in entry["shape"])
         values, scales = (self._tensor(str(entry["file"]), name + part) for part in (VALUES, SCALES))
-        return Matrix(str(entry["kind"]), values, scales, tuple(entry["shape"]))
+        count = int(np.prod(shape))
+        if values.nbytes != (-(-count // 2) if kind == "int4" else count):
+            wrong = f"{name} has {values.nbytes} bytes, not those of {shape} in {kind}"
+            raise CheckpointError(f"{self.folder}: {wrong}; quantise anew.")
+        return Matrix(kind, values, scales, shape)
 
     def tensor(self, name: str) -> npt.NDArray[np.float32]:
         """One of ``folded``."""
@@ -87,13 +92,15 @@ def read_rounded(folder: Path) -> RoundedWeights | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
         rounded = RoundedWeights(
             folder, str(content["precision"]), Path(content["checkpoint"]), str(content["checkpoint_hash"]),
             content["facts"], content["matrices"], content["folded"],
         )  # fmt: skip
+        if any(entry["kind"] not in ("int4", "int8") for entry in rounded.matrices.values()):
+            raise ValueError("a matrix is neither int4 nor int8")
         if any(Path(name).name != name for name in _file_names(rounded)):
             raise ValueError("a file is named with a folder")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

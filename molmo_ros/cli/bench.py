@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ros", action="store_true", help="from a service call to published targets, through real nodes"
     )
+    parser.add_argument(
+        "--device-report",
+        type=Path,
+        metavar="FILE",
+        help="instead: check and time the GPU here with a random Molmo2-4B, into this JSON file",
+    )
     options.add_gripper(parser)
     options.add_model(parser)
     parser.epilog = (
@@ -52,6 +59,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Load the model, warm it up with one query, and time the others."""
     if args.ros:
         return _run_ros(args)
+    if args.device_report is not None:
+        from molmo_ros.tools.device_report import device_report
+
+        return device_report(args.device_report)
     from molmo_ros.answer.molmo import Molmo
     from molmo_ros.sim import SimCamera
     from molmo_ros.tools import benchmark
@@ -183,6 +194,10 @@ def summary(wall_ms: Sequence[float], stages: Sequence[dict[str, float]]) -> dic
 
 def text(result: dict[str, Any]) -> str:
     """Return a table of the stages."""
+    if "machine" in result:
+        from molmo_ros.tools import device_report
+
+        return device_report.text(result)
     lines = [f"{'stage':<14} {'p50 ms':>9} {'p95 ms':>9} {'share':>7}"]
     for name, share in result["stages_share"].items():
         p50, p95 = result["stages_ms"][name], result["stages_ms_p95"][name]

@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the query and write the picture."""
     options.check_picture_path(args.out)
     if args.query is not None:
-        from molmo_ros.checkpoint.prompt import clean_query
+        from molmo_ros.checkpoint.query import parse_query
 
-        clean_query(args.query)
+        args.query = parse_query(args.query).text
     return _run_ros(args) if args.ros else _run_here(args)
 
 

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--sm", type=integer(50, 999), metavar="N", help="compute capability times ten, such as 87"
     )
-    build.add_argument(
-        "--runtime", choices=TENSORRT, help="compiler, instead of the recipe's"
-    )
+    build.add_argument("--runtime", choices=TENSORRT, help="compiler, instead of the recipe's")
     build.add_argument(
         "--sequence",
         type=integer(64, 65536),
@@ -100,7 +98,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cpu_graphs(checkpoint: Any, precision: str) -> dict[str, Any]:
-    from molmo_ros.network.export import cached_export
+    from molmo_ros.runtimes.export import cached_export
     from molmo_ros.runtimes.ort import cpu_precision
 
     folder = cached_export(checkpoint, cpu_precision(checkpoint, precision))
@@ -133,13 +131,14 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
-    from molmo_ros.runtimes.engine import check_files, check_fits, read_manifest
+    from molmo_ros.runtimes.engine import check_files, check_fits, check_trusted, read_manifest
 
     folder = Path(args.folder)
     if not folder.is_dir():
         raise ParameterError(f"There is no folder {folder}; molmo-ros engine list names the engines.")
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    check_trusted(folder)
     version, sm = _here(manifest.runtime)
     checkpoint = load_checkpoint(args.checkpoint) if args.checkpoint else None
     check_fits(
@@ -198,7 +197,5 @@ def _line(entry: dict[str, Any]) -> str:
         return f"{entry['folder']}: {entry['error']}"
     device = f"SM{entry['sm']}" if entry.get("sm") else "any device"
     size = f"{entry['bytes'] / 1e6:.1f} MB" if "bytes" in entry else ""
-    version = entry.get("runtime_version", "")
-    return f"{entry['folder']}: {entry['precision']}, {entry['runtime']} {version}, {device}, {size}".rstrip(
-        ", "
-    )
+    runtime = f"{entry['runtime']} {entry.get('runtime_version', '')}".rstrip()
+    return ", ".join(filter(None, [f"{entry['folder']}: {entry['precision']}", runtime, device, size]))

@@ -6,16 +6,17 @@ import argparse
 import sys
 from typing import Any
 
-from molmo_ros.cli import evaluate_grasp, options
+from molmo_ros.cli import evaluate_grasp, evaluate_policy, options
 from molmo_ros.errors import ParameterError
 
 NAME = "eval"
-HELP = "measure the built-in model and the grasp planner on new simulated scenes"
+HELP = "measure the built-in model, the grasp planner on new simulated scenes, or a policy on requests"
 
 WHAT = {
     "tiny": "pointing, counting and absence, on simulated scenes",
     "precision": "each one against fp32",
     "grasp": "grasps executed in physics",
+    "policy": "requests with the verdict that is wanted",
 }
 
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_model(parser)
     evaluate_grasp.add_arguments(parser)
+    evaluate_policy.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ParameterError(f"Say what to evaluate: {_choices()}.")
     if args.what == "grasp":
         return evaluate_grasp.run(args)
+    if args.what == "policy":
+        return evaluate_policy.run(args)
     from tqdm import tqdm
 
     from molmo_ros.tools.compare_precisions import compare_precisions
@@ -73,6 +77,8 @@ def text(result: dict[str, Any]) -> str:
     """Return one line per number."""
     if "families" in result or "robustness" in result:
         return evaluate_grasp.text(result)
+    if "confusion" in result:
+        return evaluate_policy.text(result)
     if "precisions" in result:
         return _table(result["precisions"])
     return "\n".join(f"{name:<28} {_number(value)}" for name, value in result.items())

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import options
+from molmo_ros.errors import ParameterError
 
 if TYPE_CHECKING:
     from molmo_ros.tools.grasp_physics.evaluate import Setting
@@ -56,7 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jitter", type=float, default=0.0, metavar="PX", help="of the point, sigma per axis (default 0)"
     )
     group.add_argument(
-        "--noise", type=float, metavar="X", help="scale of the sensor's noise (default: the family's)"
+        "--sensor",
+        choices=["stereo", "structured_light", "tof", "perfect", "dropout"],
+        default="stereo",
+        help="that measures depth (default stereo); the families clean, noisy and holes keep dropout",
+    )
+    group.add_argument(
+        "--noise",
+        type=float,
+        metavar="X",
+        help="scale of the noise, with --sensor dropout (default: the family's)",
     )
     group.add_argument(
         "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
@@ -66,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--robustness",
         metavar="PNG",
-        help="sweep friction, errors of robot and point, and noise (default families single and clutter); "
-        "draw the result",
+        help="sweep friction, errors of robot and point, noise and sensor "
+        "(default families single and clutter); draw the result",
     )
     options.add_gripper(parser)
 
@@ -87,6 +97,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         options.check_picture_path(picture)
     families = args.family or (SWEPT if args.robustness else USUAL)
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
+    if args.noise is not None and args.sensor != "dropout":
+        raise ParameterError(f"--noise scales the dropout sensor, not {args.sensor}; add --sensor dropout.")
     Gripper.load(args.gripper)  # a mistake is told before the work begins
     setting = Setting(
         gripper=args.gripper,
@@ -95,6 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         friction=args.friction,
         pose_error_m=args.pose_error / 1000,
         jitter_px=args.jitter,
+        sensor=args.sensor,
         noise=args.noise,
         controls=args.controls,
         oracle=args.oracle,

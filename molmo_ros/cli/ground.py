@@ -10,6 +10,7 @@ from molmo_ros.cli import options, report
 from molmo_ros.errors import FrameError, TransformError
 
 if TYPE_CHECKING:
+    from molmo_ros.checkpoint.query import Query
     from molmo_ros.datatypes import Array
 
 NAME = "ground"
@@ -42,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Answer the query; read and check all files before the model is loaded."""
-    from molmo_ros.checkpoint.prompt import clean_query
+    from molmo_ros.checkpoint.query import parse_query
 
     options.check_picture_path(args.out)
-    clean_query(args.query)
+    query = parse_query(args.query)
     if (args.depth is None) != (args.camera_info is None):
         given, missing = ("--depth", "--camera-info") if args.depth else ("--camera-info", "--depth")
         raise FrameError(f"{given} needs {missing} with it; give both for 3D, or neither for pixels alone.")
@@ -55,25 +56,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.depth_camera_info is not None and args.depth is None:
         raise FrameError("--depth-camera-info needs --depth with it; give both, or neither.")
-    result = _points(args) if args.depth is None else _grasps(args)
+    result = _points(args, query) if args.depth is None else _grasps(args, query)
     if args.out:
         result["picture"] = args.out
     return result
 
 
-def _points(args: argparse.Namespace) -> dict[str, Any]:
+def _points(args: argparse.Namespace, query: Query) -> dict[str, Any]:
     from molmo_ros.datatypes import Grounding
     from molmo_ros.draw import annotate
     from molmo_ros.io import read_color, write_color
 
     rgb = read_color(args.image)
-    answer = options.load_grounder(args).point(rgb, args.query)
+    answer = options.load_grounder(args).point(rgb, query)
     if args.out:
-        write_color(args.out, annotate(rgb, answer.points, args.query))
-    return report.grounding_keys(Grounding(args.query, answer, (), dict(answer.stages_ms)))
+        write_color(args.out, annotate(rgb, answer.points, query.text))
+    return report.grounding_keys(Grounding(query.text, answer, (), dict(answer.stages_ms)))
 
 
-def _grasps(args: argparse.Namespace) -> dict[str, Any]:
+def _grasps(args: argparse.Namespace, query: Query) -> dict[str, Any]:
     from molmo_ros.draw import picture
     from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.io import read_frame, save_picture
@@ -82,7 +83,7 @@ def _grasps(args: argparse.Namespace) -> dict[str, Any]:
     T = None if args.depth_pose is None else _transform(args.depth_pose)
     frame = read_frame(args.image, args.depth, args.camera_info, args.depth_camera_info, T)
     gripper = Gripper.load(args.gripper)
-    grounding = options.load_grounder(args).grasp(frame, args.query)
+    grounding = options.load_grounder(args).grasp(frame, query)
     if args.out:
         save_picture(picture(frame, grounding, gripper), args.out)
     return report.grounding_keys(raw_grounding(grounding, frame.lens))

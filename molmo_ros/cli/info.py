@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Open the checkpoint, check names and shapes of its tensors, and describe it."""
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
-    from molmo_ros.checkpoint.describe import generation, kv_bytes_per_token, memory_bytes, runtimes_here
     from molmo_ros.network.precision import FP16
+    from molmo_ros.runtimes.describe import generation, kv_bytes_per_token, memory_bytes, runtimes_here
 
     checkpoint = load_checkpoint(args.checkpoint, allow_download=args.allow_download)
     config, weights = checkpoint.config, checkpoint.weights

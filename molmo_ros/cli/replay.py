@@ -14,6 +14,7 @@ from molmo_ros.cli.output import to_plain
 from molmo_ros.errors import FrameError, MolmoRosError
 
 if TYPE_CHECKING:
+    from molmo_ros.checkpoint.query import Query
     from molmo_ros.recording.bag import Bag, BagTopics
     from molmo_ros.recording.replay import Replayed
 
@@ -70,25 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that is cheap to check, then load the model and go through the bag."""
-    from molmo_ros.checkpoint.prompt import clean_query
+    from molmo_ros.checkpoint.query import parse_query
     from molmo_ros.recording.bag import open_bag
 
-    clean_query(args.query)
+    query = parse_query(args.query)
     _check_out(args.out, (".jsonl", ".json"))
     _check_out(args.film, ENDINGS)
     with open_bag(args.bag) as bag:
         topics = bag.find_topics(args.image, args.depth, args.camera_info, args.depth_camera_info)
-        return {"bag": args.bag, "query": args.query, "topics": vars(topics), **_replay(args, bag, topics)}
+        return {
+            "bag": args.bag,
+            "query": query.text,
+            "topics": vars(topics),
+            **_replay(args, query, bag, topics),
+        }
 
 
-def _replay(args: argparse.Namespace, bag: Bag, topics: BagTopics) -> dict[str, Any]:
+def _replay(args: argparse.Namespace, query: Query, bag: Bag, topics: BagTopics) -> dict[str, Any]:
     from tqdm import tqdm
 
     from molmo_ros.draw import annotate
     from molmo_ros.draw.film import Film
     from molmo_ros.recording.replay import Replay
 
-    replay = Replay(options.load_grounder(args), args.query, args.every, args.track, args.target_frame)
+    replay = Replay(options.load_grounder(args), query, args.every, args.track, args.target_frame)
     rate_hz = bag.rate_hz(topics.image) / (1 if args.track else args.every)
     count = {"frames": 0, "with_targets": 0, "failed": 0}
     error: MolmoRosError | None = None
@@ -100,7 +106,7 @@ def _replay(args: argparse.Namespace, bag: Bag, topics: BagTopics) -> dict[str, 
             error = error or result.error
             if result.frame is not None and result.found is not None:
                 count["with_targets"] += bool(result.found.targets)
-                film.add(annotate(result.frame.rgb, result.found.targets, args.query))
+                film.add(annotate(result.frame.rgb, result.found.targets, query.text))
     if error is not None and count["failed"] == count["frames"]:
         raise error
     return {**count, "unpaired": bag.unpaired, "targets_file": args.out, "film": args.film}

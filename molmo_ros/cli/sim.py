@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--height", type=options.integer(48, 4096), default=480, metavar="PX", help="default 480"
     )
+    parser.add_argument(
+        "--sensor",
+        choices=["dropout", "stereo", "structured_light", "tof", "perfect"],
+        default="dropout",
+        help="that measures depth (default dropout, what the built-in model is used to)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise FrameError(f"Cannot make the folder {folder}: {error.strerror}; choose another.") from error
     written = []
     for i in tqdm(range(args.frames), unit="frame", file=sys.stderr, disable=None):
-        camera = SimCamera(args.seed + i, args.width, args.height)
+        camera = SimCamera(args.seed + i, args.width, args.height, sensor=args.sensor)
         written.append(write_frame(folder, f"{i:06d}", camera))
     return {"folder": str(folder), "camera_info": "camera_info.yaml", "frames": written}
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from molmo_ros.errors import ParameterError
+from molmo_ros.untrusted import read_yaml
 
 PRESETS = Path(__file__).parent.parent / "assets" / "grippers"
 _LONGEST_M = 1.0  # a larger number is surely in millimetres
@@ -56,11 +55,11 @@ def preset_names() -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise ParameterError(f"Cannot read {path}: {error.strerror}; give a gripper YAML file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not YAML ({str(error).splitlines()[0]}); mend that line.") from error
+    except ValueError as error:
+        raise ParameterError(f"{path} is not YAML ({error}); fix that line.") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{path} holds no mapping; copy one of {PRESETS} and change the sizes.")
     return content

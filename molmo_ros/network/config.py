@@ -9,18 +9,23 @@ of any.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.datatypes import Index
 from molmo_ros.errors import CheckpointError
 
 Fields = Mapping[str, Any]
 
 V1, V2, POINT = "molmo", "molmo2", "molmo_point"
+MOST_LAYERS = 1000  # and experts: a larger number would take all memory before anything else is checked
+_SIZE, _FACTOR = (1, 1 << 30), (1e-9, 1e9)
+_RANGES = {"extra_vocab_size": (0, 1 << 30), "rope_theta": (1.001, 1e12), "norm_eps": (0.0, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class PointConfig:
     sorted_patches: bool = True  # within a token in that of their patches,
     no_repeats: bool = True  # and no patch is chosen twice
 
-    def rotations(self, turns: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
+    def rotations(self, turns: Index) -> tuple[npt.NDArray[np.float32], ...]:
         """Cosines and sines (N,embed_size) by which keys and queries at some positions (N,) are turned."""
         frequencies = (1.0 / _rope_base(self.embed_size, self.rope_theta)).astype(np.float32)
         angles = turns.astype(np.float32)[:, None] * np.concatenate([frequencies, frequencies])
@@ -165,9 +170,9 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
         config = readers[model_type](fields)
     except KeyError as error:
         raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
-            f"{path}: a field has a wrong type ({error}); download the file again."
+            f"{path}: a field has a wrong type or value ({error}); download the file again."
         ) from error
     _check(config, fields, path)
     return config
@@ -225,8 +230,15 @@ def _first(fields: Fields, *names: str) -> Any:
     raise KeyError(names[0])
 
 
+def count(value: Any) -> int:
+    """A number of layers or experts. Raises: ValueError if none can have so many."""
+    if not 1 <= (number := int(value)) <= MOST_LAYERS:
+        raise ValueError(f"{number} layers or experts; 1 to {MOST_LAYERS} can be")
+    return number
+
+
 def _vision(fields: Fields, adapter: Fields) -> VisionConfig:
-    stored = int(fields["num_hidden_layers"])
+    stored = count(fields["num_hidden_layers"])
     taps = tuple(int(layer) % stored for layer in _first(adapter, "vit_layers", "vision_feature_layer"))
     size = _first(fields, "image_default_input_size", "image_size")
     activations = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
@@ -254,7 +266,7 @@ def _connector(fields: Fields) -> ConnectorConfig:
 
 
 def _text(fields: Fields) -> TextConfig:
-    layers = int(fields["num_hidden_layers"])
+    layers = count(fields["num_hidden_layers"])
     theta, yarn = _rope(fields)
     scaled = fields.get("rope_scaling_layers")
     qk_norm = {"qwen3": "head", "olmo": "full"}[str(fields["qk_norm_type"])]
@@ -301,6 +313,8 @@ def _rope(fields: Fields) -> tuple[float, Yarn | None]:
 
 def _check(config: ModelConfig, fields: Fields, path: str) -> None:
     vision, connector, text = config.vision, config.connector, config.text
+    if wrong := [*_impossible(config)]:
+        raise CheckpointError(f"{path}: {', '.join(wrong)} cannot be; download the file again.")
     facts = [
         (vision.image_size % vision.patch_size == 0, "the image size is not a multiple of the patch size"),
         (text.num_heads % text.num_kv_heads == 0, "the heads are not a multiple of the key-value heads"),
@@ -316,6 +330,17 @@ def _check(config: ModelConfig, fields: Fields, path: str) -> None:
             raise CheckpointError(
                 f"{path}: {fact}; take config.json from the same checkpoint as the weights."
             )
+
+
+def _impossible(part: Any, name: str = "") -> Iterator[str]:
+    """The numbers of a configuration that are out of any range, as "text.rope_theta -1"."""
+    if is_dataclass(part):
+        for field in fields_of(part):
+            yield from _impossible(getattr(part, field.name), f"{name}.{field.name}".lstrip("."))
+    elif isinstance(part, int | float) and not isinstance(part, bool):
+        low, high = _RANGES.get(name.rpartition(".")[2], _SIZE if isinstance(part, int) else _FACTOR)
+        if not low <= part <= high:
+            yield f"{name} {part:g}"
 
 
 def _rope_base(head_dim: int, theta: float) -> npt.NDArray[np.float32]:

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from molmo_ros.network.config import V1, ConnectorConfig, Experts, ModelConfig, TextConfig, VisionConfig
+from molmo_ros.network.config import (
+    V1,
+    ConnectorConfig,
+    Experts,
+    ModelConfig,
+    TextConfig,
+    VisionConfig,
+    count,
+)
 
 Fields = Mapping[str, Any]
 
@@ -44,7 +52,7 @@ def parse_v1(fields: Fields) -> ModelConfig:
 
 
 def _vision(clip: Fields, fields: Fields) -> VisionConfig:
-    stored = int(clip["image_num_layers"])
+    stored = count(clip["image_num_layers"])
     taps = tuple(int(layer) % stored for layer in fields.get("vit_layers") or _VIT_LAYERS)
     size = clip["image_default_input_size"]
     return VisionConfig(
@@ -78,7 +86,7 @@ def _text(fields: Fields) -> TextConfig:
     return TextConfig(
         hidden_size=hidden,
         intermediate_size=int(fields["intermediate_size"]) // 2,
-        num_layers=int(fields["num_hidden_layers"]),
+        num_layers=count(fields["num_hidden_layers"]),
         num_heads=heads,
         num_kv_heads=int(fields.get("num_key_value_heads") or heads),
         head_dim=hidden // heads,
@@ -103,7 +111,7 @@ def _text_of_training(fields: Fields) -> TextConfig:
     return TextConfig(
         hidden_size=hidden,
         intermediate_size=int(fused) // 2,
-        num_layers=int(fields["n_layers"]),
+        num_layers=count(fields["n_layers"]),
         num_heads=heads,
         num_kv_heads=int(fields.get("n_kv_heads") or heads),
         head_dim=hidden // heads,
@@ -117,5 +125,5 @@ def _text_of_training(fields: Fields) -> TextConfig:
         yarn=None,
         yarn_layers=frozenset(),
         max_positions=int(fields.get("max_position_embeddings") or fields["max_sequence_length"]),
-        experts=Experts(int(fields["moe_num_experts"]), int(fields["moe_top_k"])) if mixture else None,
+        experts=Experts(count(fields["moe_num_experts"]), count(fields["moe_top_k"])) if mixture else None,
     )

@@ -22,6 +22,8 @@ from molmo_ros.network.weights import EXTRA_HEAD, HEAD, TEXT, text_block
 Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
 Rotary = tuple[Value, Value]  # cosines and sines, each (T,1,K)
+# Layer, its normed input (1,T,D), and which rows (N,) look at the keys if not all -> (1,T,D) or (1,N,D).
+Attend = Callable[[int, Value, Value | None], Value]
 
 
 def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
@@ -52,15 +54,36 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     if graph.precision.grouped:  # (1,1,H/G*T,S)
         share = c.num_heads // c.num_kv_heads
         bias, last_bias = (graph.concat(*[b] * share, axis=2) for b in (bias, last_bias))
-    rotary = {i: rotary_table(graph, c, i, positions) for i in (_plain_layer(c), _scaled_layer(c)) if i >= 0}
+    rotary = {i: rotary_table(graph, c, i, positions) for i in rotary_layers(c)}
     x = graph.to_residual(x)
     new: list[Value] = []
+
+    def attend(i: int, h: Value, only: Value | None) -> Value:
+        sees = bias if only is None else last_bias
+        name = f"{text_block(i)}self_attn."
+        h, key, value = self_attention(
+            graph, read, c, name, h, rotary[rotary_layer(c, i)], sees, past[i], only
+        )
+        new.extend([key, value])
+        return h
+
+    text_model(graph, read, config, x, rows, attend)
+    graph.output(
+        graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
+    )
+
+
+def text_model(
+    graph: Graph, read: Read, config: ModelConfig, x: Value, rows: Value, attend: Attend
+) -> None:
+    """All blocks and the head: x (1,T,D) -> the output ``logits`` (N,vocabulary) of some ``rows`` (N,).
+
+    Of the last block, only those rows are needed, beside keys and values of all tokens.
+    """
+    c = config.text
     for i in range(c.num_layers):
-        table = rotary[_scaled_layer(c) if c.yarn and i in c.yarn_layers else _plain_layer(c)]
         last = i == c.num_layers - 1 and config.point is None
-        sees, only = (last_bias, rows) if last else (bias, None)  # beside keys and values of all tokens
-        x, key, value = text_block_forward(graph, read, c, text_block(i), x, table, sees, past[i], only)
-        new += [key, value]
+        x = text_block_forward(graph, read, c, i, x, attend, rows if last else None)
     if config.point:
         token_outputs(graph, read, config, x)
         x = graph.gather(x, rows, axis=1)  # (1,N,D)
@@ -70,9 +93,16 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     if config.point:
         logits = graph.concat(logits, graph.linear(x, "lm_head_extra", read(EXTRA_HEAD), head=True), axis=-1)
     graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", config.logits])
-    graph.output(
-        graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
-    )
+
+
+def rotary_layers(c: TextConfig) -> list[int]:
+    """One layer for each table of rotary angles that the model has."""
+    return [i for i in (_plain_layer(c), _scaled_layer(c)) if i >= 0]
+
+
+def rotary_layer(c: TextConfig, i: int) -> int:
+    """The one of ``rotary_layers`` whose angles layer i has."""
+    return _scaled_layer(c) if c.yarn and i in c.yarn_layers else _plain_layer(c)
 
 
 def _scaled_layer(c: TextConfig) -> int:
@@ -117,28 +147,27 @@ def text_block_forward(
     graph: Graph,
     read: Read,
     c: TextConfig,
-    name: str,
+    i: int,
     x: Value,
-    rotary: Rotary,
-    bias: Value,
-    past: list[Value],
+    attend: Attend,
     rows: Value | None = None,
-) -> tuple[Value, Value, Value]:
-    """One block; x (1,T,D) -> x, and its new keys and values (1,T,G,K); with ``rows`` (N,), x is (1,N,D).
+) -> Value:
+    """Block i; x (1,T,D) -> (1,T,D), or with ``rows`` (N,) -> (1,N,D).
 
     Pre-norm: x + f(norm(x)); with norm_after: x + norm(f(x)), the same tensors.
     """
+    name = text_block(i)
 
     def norm(part: str, x: Value) -> Value:
         return graph.rms_norm(x, f"{name}{part}", read(f"{name}{part}.weight"), c.norm_eps)
 
     h = graph.to_activations(x) if c.norm_after else norm("attn_norm", x)
-    h, key, value = self_attention(graph, read, c, f"{name}self_attn.", h, rotary, bias, past, rows)
+    h = attend(i, h, rows)
     x = x if rows is None else graph.gather(x, rows, axis=1)
     x = graph.residual_add(x, norm("attn_norm", h) if c.norm_after else h)
     h = graph.to_activations(x) if c.norm_after else norm("ff_norm", x)
     h = feed_forward(graph, read, c, f"{name}mlp.", h)
-    return graph.residual_add(x, norm("ff_norm", h) if c.norm_after else h), key, value
+    return graph.residual_add(x, norm("ff_norm", h) if c.norm_after else h)
 
 
 def self_attention(
@@ -158,8 +187,8 @@ def self_attention(
     """
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     fused_bias = read(f"{name}att_proj.bias") if c.qkv_bias else None
-    fused = graph.linear(x, f"{name}att_proj", read(f"{name}att_proj.weight"), fused_bias)
-    q, k, v = graph.split(fused, q_size, kv_size, kv_size)
+    sizes = (q_size, kv_size, kv_size)
+    q, k, v = graph.linear_parts(x, f"{name}att_proj", read(f"{name}att_proj.weight"), sizes, fused_bias)
     q = query_key_norm(graph, read, c, f"{name}q_norm", q, c.num_heads)  # (1,T,H,K)
     k = query_key_norm(graph, read, c, f"{name}k_norm", k, c.num_kv_heads)  # (1,T,G,K)
     v = graph.reshape(v, 0, 0, c.num_kv_heads, c.head_dim)
@@ -212,7 +241,7 @@ def feed_forward(graph: Graph, read: Read, c: TextConfig, name: str, x: Value) -
     """w_out(silu(gate) * up); the fused projection holds up first, then gate."""
     if c.experts is not None:
         return mixture_of_experts(graph, read, c, name, x)
-    fused = graph.linear(x, f"{name}ff_proj", read(f"{name}ff_proj.weight"))
-    up, gate = graph.split(fused, c.intermediate_size, c.intermediate_size)
+    sizes = (c.intermediate_size, c.intermediate_size)
+    up, gate = graph.linear_parts(x, f"{name}ff_proj", read(f"{name}ff_proj.weight"), sizes)
     h = graph.mul(graph.silu(gate), up)
     return graph.linear(h, f"{name}ff_out", read(f"{name}ff_out.weight"))

@@ -109,6 +109,7 @@ class Graph:
         )
         rounded = self.precision.weights in ("int8", "int4")
         opset = [helper.make_opsetid("", ROUNDED_OPSET if rounded else OPSET)]
+        opset += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self._nodes} - {""})]
         version = 10 if rounded else 9
         return helper.make_model(graph, opset_imports=opset, ir_version=version, producer_name="molmo_ros")
 
@@ -262,6 +263,12 @@ class Graph:
             y = self.matmul(x, self.weight(f"{name}.weight", transposed(weight, self.precision.dtype)))
         return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
 
+    def linear_parts(
+        self, x: Value, name: str, weight: Array, sizes: Sequence[int], bias: Array | None = None
+    ) -> list[Value]:
+        """As ``linear``, for a fused projection: its outputs in parts of these sizes."""
+        return self.split(self.linear(x, name, weight, bias), *sizes)
+
     def _rounded_weight(self, name: str, weight: Array, kind: str) -> Value:
         """weight (out,in) -> (in,out) as integers and scales, multiplied out by the kernel that uses them."""
         one_each = kind == "int8" and not self.precision.int8_blocks
@@ -318,27 +325,25 @@ class Graph:
 
     def gelu_tanh(self, x: Value) -> Value:
         """0.5 x (1 + tanh(sqrt(2 / pi) x (1 + 0.044715 x^2))), a form that ONNX Runtime and OpenVINO fuse."""
-        square = self.mul(x, self.mul(x, self._scalar(0.044715)))
-        inner = self.mul(
-            self.mul(x, self._scalar((2 / np.pi) ** 0.5)), self.add(square, self._scalar(1.0))
-        )
-        return self.mul(self.mul(x, self._scalar(0.5)), self.add(self.op("Tanh", inner), self._scalar(1.0)))
+        square = self.mul(x, self.mul(x, self.scalar(0.044715)))
+        inner = self.mul(self.mul(x, self.scalar((2 / np.pi) ** 0.5)), self.add(square, self.scalar(1.0)))
+        return self.mul(self.mul(x, self.scalar(0.5)), self.add(self.op("Tanh", inner), self.scalar(1.0)))
 
     def quick_gelu(self, x: Value) -> Value:
-        return self.mul(x, self.op("Sigmoid", self.mul(x, self._scalar(1.702))))
+        return self.mul(x, self.op("Sigmoid", self.mul(x, self.scalar(1.702))))
 
     def attention(self, q: Value, k: Value, v: Value, head_dim: int, bias: Value | None) -> Value:
         """softmax(q k' / sqrt(head_dim) + bias) v, all 4-D: (B, heads, T, head_dim), keys (B, heads, P, ...).
 
         This form, with all heads spelled out, is what TensorRT fuses to one kernel.
         """
-        scores = self.matmul(self.mul(q, self._scalar(head_dim**-0.5)), self.transpose(k, 0, 1, 3, 2))
+        scores = self.matmul(self.mul(q, self.scalar(head_dim**-0.5)), self.transpose(k, 0, 1, 3, 2))
         scores = self.to_fp32(scores)
         if bias is not None:
             scores = self.add(scores, bias)
         return self.matmul(self.to_activations(self.op("Softmax", scores, axis=-1)), v)
 
-    def _scalar(self, value: float) -> Value:
+    def scalar(self, value: float) -> Value:
         """A constant in the precision of activations."""
         kind = int(self.precision.activations)
         return self._constant(f"scalar{kind}_{value!r}", np.array(value, dtype=self.precision.dtype))

@@ -37,7 +37,9 @@ class Precision:
 
     ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query
     heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
-    TensorRT fuses attention only with all heads spelled out.
+    TensorRT fuses attention only with all heads spelled out. ``fused``: ONNX Runtime's own operators, for its
+    CUDA provider (see ``network.fused``); ``whole_attention``: one of them for all of an attention that has
+    no mask.
     """
 
     name: str = "fp32"
@@ -46,6 +48,8 @@ class Precision:
     head: str = ""
     int8_blocks: bool = False
     grouped: bool = False
+    fused: bool = False
+    whole_attention: bool = True
 
     @property
     def dtype(self) -> Any:
@@ -81,6 +85,9 @@ GPU_PRECISIONS: dict[str, Precision] = {
     "bf16": BF16,
     "int8": replace(BF16, name="int8", weights="int8"),
     "int4": replace(BF16, name="int4", weights="int4"),
+}
+CUDA_PRECISIONS: dict[str, Precision] = {
+    p.name: replace(p, grouped=True, fused=True) for p in (FP32, FP16, BF16)
 }
 _CPU = replace(FP32, grouped=True)
 CPU_PRECISIONS: dict[str, Precision] = {
@@ -145,6 +152,8 @@ def round_outputs(weight: Array) -> tuple[Int8, Float32]:
 def transposed(weight: Array, dtype: Any) -> Array:
     """weight (out,in) -> (in,out) in another type."""
     result = np.empty(weight.shape[::-1], dtype)
+    if weight.dtype == result.dtype == ml_dtypes.bfloat16:  # numpy moves its own types many times faster
+        return transposed(weight.view(np.uint16), np.uint16).view(ml_dtypes.bfloat16)
 
     def turn_rows(rows: slice) -> None:
         result[:, rows] = weight[rows].astype(dtype, copy=False).T

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
+from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.patch_pointer import patch_outputs
 from molmo_ros.network.weights import PAD_EMBED, POOLING, PROJECTOR, VIT, vit_block
@@ -147,6 +148,15 @@ def cross_attention(
     project: bool = True,
 ) -> Value:
     """queries (B*T,.) look at keys (B*P,.) -> (B*T,.); lengths (T,P); bias broadcasts to (B,heads,T,P)."""
+
+    if bias is None and isinstance(graph, FusedGraph) and graph.precision.whole_attention:
+        parts = ("wq", queries, lengths[0]), ("wk", keys, lengths[1]), ("wv", keys, lengths[1])
+        q, k, v = (
+            graph.reshape(_linear(graph, read, f"{name}{part}", x), -1, length, heads * head_dim)
+            for part, x, length in parts
+        )
+        h = graph.reshape(graph.full_attention(q, k, v, heads), -1, heads * head_dim)
+        return _linear(graph, read, f"{name}wo", h) if project else h
 
     def split_heads(projection: str, x: Value, length: int) -> Value:
         h = graph.reshape(_linear(graph, read, f"{name}{projection}", x), -1, length, heads, head_dim)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from molmo_ros.datatypes import Array, Lens, RgbdFrame
 from molmo_ros.errors import CameraInfoError, FrameError
 from molmo_ros.perception.rectify import make_lens
+from molmo_ros.untrusted import read_yaml
 
 
 def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the field's own name)
@@ -94,12 +94,11 @@ def load_camera_info(path: str | Path, rectified: bool = False) -> tuple[Array, 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         # topic echo ends each message with "---": take the first document
-        first = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))), None)
+        first = read_yaml(path)
     except OSError as error:
         raise CameraInfoError(f"Cannot read {path}: {error.strerror}; give a camera_info YAML.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
-        raise CameraInfoError(f"{path} is not YAML ({line}); give a camera_info YAML file.") from error
+    except ValueError as error:
+        raise CameraInfoError(f"{path} is not YAML ({error}); give a camera_info YAML file.") from error
     if not isinstance(first, dict):
         raise CameraInfoError(f"{path} holds no mapping; give a camera_info YAML file.")
     return first

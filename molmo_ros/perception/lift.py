@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, RgbdFrame
-from molmo_ros.perception.camera_info import check_frame
 from molmo_ros.perception.depth import DEFAULT_DEPTH, DepthOptions, DepthReading, robust_depth
 
 BRIDGED = 0.3  # error of the depth across a hole, as a share of how much it falls or rises to the hole's rim
@@ -21,10 +20,9 @@ def lift_point(frame: RgbdFrame, point: ImagePoint, options: DepthOptions = DEFA
     """Deproject an image point to the camera optical frame, in m.
 
     In a hole of the depth, of up to some pixels, the surface around it that has the same colour is taken.
-    Raises: DepthError (NO_DEPTH, OUT_OF_RANGE), FrameError, CameraInfoError.
+    The frame must have passed `camera_info.check_frame`. Raises: DepthError (NO_DEPTH, OUT_OF_RANGE).
     Source: pinhole model; depth is along z (REP-118).
     """
-    check_frame(frame)
     K = np.asarray(frame.K, dtype=np.float64)
     reading = robust_depth(frame.depth, point.x, point.y, float(K[0, 0]), options, frame.rgb)
     ray = pixel_ray(point.x, point.y, K)

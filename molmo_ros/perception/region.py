@@ -50,9 +50,7 @@ class Region:
     sigma: float
 
     @staticmethod
-    def around(
-        frame: RgbdFrame, seed: Array, radius: float, spacing: float, depth: DepthOptions
-    ) -> Region:
+    def around(frame: RgbdFrame, seed: Array, radius: float, spacing: float, depth: DepthOptions) -> Region:
         """Cut out what is within radius m of seed (3,) m, with points about spacing m apart."""
         fx, fy, cx, cy = (float(frame.K[k]) for k in ((0, 0), (1, 1), (0, 2), (1, 2)))
         height, width = frame.depth.shape

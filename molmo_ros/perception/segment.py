@@ -9,7 +9,6 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import SegmentError
-from molmo_ros.perception.camera_info import check_frame
 from molmo_ros.perception.cloud import Index, voxel_down, voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
@@ -55,11 +54,11 @@ def segment_object(
     """Separate the object at an image point from its support and from its neighbours.
 
     Args: camera_point, the same point lifted; up (3,), direction away from the ground in the camera
-    frame, or None; mask (H,W), the object if something else has segmented it already.
+    frame, or None; mask (H,W), the object if something else has segmented it already. The frame must have
+    passed `camera_info.check_frame`.
     Raises: SegmentError if nothing stands out of the support there, or nothing is separable.
     Source: Ester et al. 1996 (DBSCAN), on voxels.
     """
-    check_frame(frame)
     seed = np.asarray(camera_point.position, dtype=np.float64)
     region = Region.around(frame, seed, options.radius_m, options.spacing_m, options.depth)
     tolerance = max(0.004, 2 * region.sigma)
@@ -145,8 +144,10 @@ def _on_support(seed: Array, plane: Array | None, distance: float | None = None)
     where = ""
     if plane is not None:
         where = f" {1000 * float(plane[:3] @ seed + plane[3]):.0f} mm above its support"
-    far = "nothing stands out of the support" if distance is None else (
-        f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away"
+    far = (
+        "nothing stands out of the support"
+        if distance is None
+        else (f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away")
     )
     return SegmentError(f"The point lies{where}, and {far}; ask for a thing that is at least 6 mm high.")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from molmo_ros.checkpoint.prompt import counting_prompt, pointing_prompt
+from molmo_ros.checkpoint.query import counting_prompt, parse_query
 from molmo_ros.datatypes import Image
 from molmo_ros.errors import FrameError, ParameterError
 from molmo_ros.quantise.samples import Question
@@ -19,7 +19,8 @@ def prompts(queries: list[str]) -> list[str]:
     """To point at each thing, and to count it. Raises: ParameterError if there is none, QueryError."""
     if not queries:
         raise ParameterError('Say what is asked about the pictures: --query "the red mug", once for each.')
-    return [prompt for query in queries for prompt in (pointing_prompt(query), counting_prompt(query))]
+    parsed = [parse_query(query) for query in queries]
+    return [prompt for query in parsed for prompt in (query.prompt, counting_prompt(query))]
 
 
 def from_folder(folder: Path, queries: list[str], count: int) -> Iterator[Question]:

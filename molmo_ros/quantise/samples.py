@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.checkpoint.prompt import counting_prompt, pointing_prompt
+from molmo_ros.checkpoint.query import counting_prompt, parse_query
 from molmo_ros.datatypes import Image
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
 
@@ -95,9 +95,9 @@ def simulated(count: int, seed: int = 0) -> Iterator[Question]:
         rgb, things = camera.frame().rgb, camera.truth.objects
         thing = things[int(rng.integers(len(things)))]
         prompts = (
-            pointing_prompt(f"the {thing.name}"),
-            pointing_prompt(f"all the {PLURALS[thing.kind]}"),
-            counting_prompt(PLURALS[thing.kind]),
-            pointing_prompt(f"the {missing(camera.truth, rng)}"),
+            parse_query(f"the {thing.name}").prompt,
+            parse_query(f"all the {PLURALS[thing.kind]}").prompt,
+            counting_prompt(parse_query(PLURALS[thing.kind])),
+            parse_query(f"the {missing(camera.truth, rng)}").prompt,
         )
         yield rgb, prompts[i % len(prompts)]

@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from molmo_ros.checkpoint.query import Query, parse_query
 from molmo_ros.datatypes import Answer, Array, GraspTarget, Grounding, RgbdFrame
 from molmo_ros.errors import MolmoRosError
-from molmo_ros.pipeline import Grounder, moved
+from molmo_ros.pipeline import Grounder
 from molmo_ros.recording.bag import Bag, BagTopics
 from molmo_ros.track.target import seed_of, target_now
 from molmo_ros.track.tracker import Tracked, Tracker
 from molmo_ros.track.view import make_view
+from molmo_ros.transforms import transform_target
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Replay:
     """The node's pipeline over a bag. target_frame "": targets stay in the camera's optical frame."""
 
     def __init__(
-        self, grounder: Grounder, query: str, every: int, track: bool, target_frame: str = ""
+        self, grounder: Grounder, query: str | Query, every: int, track: bool, target_frame: str = ""
     ) -> None:
-        self._grounder, self._query, self._every = grounder, query, every
+        self._grounder, self._query, self._every = grounder, parse_query(query), every
         self._target_frame = target_frame
         self._tracker = Tracker() if track else None
 
@@ -74,12 +76,12 @@ class Replay:
         seen = [t for t in self._tracker.update(make_view(frame)) if not t.lost]
         targets = tuple(self._target(t, frame, T) for t in seen)
         stages = {"track": 1e3 * (time.perf_counter() - start)}
-        return Grounding(self._query, Answer("", tuple(t.point for t in targets)), targets, stages)
+        return Grounding(self._query.text, Answer("", tuple(t.point for t in targets)), targets, stages)
 
     def _target(self, tracked: Tracked, frame: RgbdFrame, T: Array | None) -> GraspTarget:
         """Without the mask of the image that was asked about: it would be drawn where the object was then."""
         target = replace(target_now(tracked, frame.frame_id, frame.stamp_ns), segment=None)
-        return target if T is None else moved(target, T, self._target_frame)
+        return target if T is None else transform_target(target, T, self._target_frame)
 
 
 def _numbered(target: GraspTarget, numbers: dict[int, int]) -> GraspTarget:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame
+from molmo_ros.checkpoint.query import Query
+from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop, TargetStatus
 from molmo_ros.errors import CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_grounding
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.diagnostics import LatencyLog
-from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.context import NodeContext
 from molmo_ros.ros.messages import target_array
-from molmo_ros.ros.outputs import Outputs
-from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Job
 
 
@@ -27,7 +24,7 @@ class GroundQuery:
     stamp_ns 0: the newest frame; max_targets None: no limit.
     """
 
-    text: str
+    query: Query
     camera: CameraInput
     stamp_ns: int
     target_frame: str
@@ -40,7 +37,7 @@ class GroundQuery:
 class AskQuery:
     """A checked free prompt."""
 
-    prompt: str
+    question: Query
     camera: CameraInput
     stamp_ns: int
     max_tokens: int
@@ -48,15 +45,11 @@ class AskQuery:
 
 
 class Answering:
-    """Everything that an answer needs, joined."""
+    """Runs in the worker's thread."""
 
-    def __init__(
-        self, engine: Engine, transforms: TransformLookup, outputs: Outputs, log: LatencyLog
-    ) -> None:
-        self._engine = engine
-        self._transforms = transforms
-        self._outputs = outputs
-        self._log = log
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._logger = context.node.get_logger()
 
     def ground(self, job: Job[GraspTargetArray], query: GroundQuery, config: NodeConfig) -> GraspTargetArray:
         """Answer a query, publish the targets, hand them to who waits, then publish what people look at.
@@ -67,7 +60,9 @@ class Answering:
         frame = _frame(query, config, job.should_stop)
         framed = time.perf_counter()
         # Before the model thinks: a long generation can outrun the tf buffer.
-        T = self._transforms.lookup(query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s)
+        T = self._context.transforms.lookup(
+            query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
+        )
         grounding = self._grounding(job, query, frame, T)
         if job.should_stop():  # its caller has been told so: no robot may be sent there any more
             raise CancelledError("The query was given up before its targets were published.")
@@ -75,21 +70,24 @@ class Answering:
         age_s = max(0.0, query.camera.age_s(frame.stamp_ns))
         told = raw_grounding(grounding, frame.lens)
         targets = target_array(told, frame_id, frame.frame_id, frame.stamp_ns, age_s)
-        self._outputs.publish_targets(targets)
+        self._context.outputs.publish_targets(targets)
         job.deliver(targets)
         total_ms = (time.perf_counter() - started) * 1e3
-        self._log.add({"frame": (framed - started) * 1e3, **grounding.stages_ms, "total": total_ms})
-        self._outputs.publish_views(frame, grounding, frame_id)
+        self._context.latency.add(
+            {"frame": (framed - started) * 1e3, **grounding.stages_ms, "total": total_ms}
+        )
+        self._logger.info(f'"{query.query.text}": {_found(grounding)}, {total_ms:.0f} ms')
+        self._context.outputs.publish_views(frame, grounding, frame_id)
         return targets
 
     def _grounding(
         self, job: Job[GraspTargetArray], query: GroundQuery, frame: RgbdFrame, T: Array | None
     ) -> Grounding:
-        grounder = self._engine.grounder()
+        grounder = self._context.model.grounder()
         way = grounder.grasp if query.grasp else grounder.locate
         return way(
             frame,
-            query.text,
+            query.query,
             T_target_camera=T,
             target_frame=query.target_frame,
             max_targets=query.max_targets,
@@ -102,14 +100,26 @@ class Answering:
         """Answer a free prompt. Raises: as ``ground``."""
         started = time.perf_counter()
         frame = _frame(query, config, job.should_stop)
-        answer = self._engine.grounder().ask(
-            frame.rgb, query.prompt, max_tokens=query.max_tokens, should_stop=job.should_stop
+        answer = self._context.model.grounder().ask(
+            frame.rgb, query.question, max_tokens=query.max_tokens, should_stop=job.should_stop
         )
-        self._log.add({**answer.stages_ms, "total": (time.perf_counter() - started) * 1e3})
+        total_ms = (time.perf_counter() - started) * 1e3
+        self._context.latency.add({**answer.stages_ms, "total": total_ms})
+        self._logger.info(f'"{query.question.text}": {answer.text!r}, {total_ms:.0f} ms')
         return frame, answer
 
 
-def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: Callable[[], bool]) -> RgbdFrame:
+def _found(grounding: Grounding) -> str:
+    """For the log: "1 target", "2 targets (TOO_WIDE)", "not there"."""
+    targets = grounding.targets
+    if not targets:
+        return "not there"
+    refused = ", ".join(t.status.name for t in targets if t.status is not TargetStatus.OK)
+    count = f"{len(targets)} target{'s' if len(targets) > 1 else ''}"
+    return f"{count} ({refused})" if refused else count
+
+
+def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:
     """The frame that a query is about; the model remembers what it saw of one that it has answered about."""
     if query.stamp_ns:
         return query.camera.frame_at(query.stamp_ns)

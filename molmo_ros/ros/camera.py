@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
+from ament_index_python.packages import get_package_share_directory
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.serialization import deserialize_message
@@ -16,15 +18,17 @@ from molmo_ros.camera.compressed import decode_compressed_color, decode_compress
 from molmo_ros.camera.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
 from molmo_ros.camera.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
 from molmo_ros.camera.unaligned_depth import depth_camera, is_apart, refusal
-from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame
+from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame, ShouldStop
 from molmo_ros.errors import CameraInfoError, CancelledError, FrameError, TransformError
 from molmo_ros.perception.rectify import is_rectified
+from molmo_ros.ros.bringup import driver_of
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.depth_info import DepthInfo
 from molmo_ros.ros.polled_subscription import subscribe, take
 from molmo_ros.ros.tf import TransformLookup
 
 POLL_S = 0.01
+MAX_NAMES = 8  # of other topics, in a message
 NS = 1_000_000_000
 
 
@@ -62,7 +66,7 @@ class CameraInput:
                         break
                     self.pairer.add(topic, taken)
 
-    def newest_frame(self, config: NodeConfig, should_stop: Callable[[], bool]) -> RgbdFrame:
+    def newest_frame(self, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:
         """The newest paired frame, decoded; waits up to ``frame_wait_s`` for one that is fresh enough.
 
         Raises: FrameError naming the topic that is silent, late, incompatible, stale or broken;
@@ -126,6 +130,14 @@ class CameraInput:
             found = self.pairer.problem(time.time_ns(), config.max_frame_age_s)
         return "" if found is None else self._explain(*found)
 
+    def describe(self) -> str:
+        """Its topics, and whether frames come, in words for the log."""
+        self.collect()
+        with self._lock:
+            comes, rate = self.pairer.newest() is not None, self.pairer.rate_hz("image")
+        topics = ", ".join(self.topic_name(topic) for topic in TOPICS)
+        return f"{topics} ({f'frames come at {rate:.0f} Hz' if comes else 'no frames yet'})"
+
     def topic_name(self, topic: str) -> str:
         """The full, remapped name of one of TOPICS."""
         return str(self._subscriptions[topic].topic_name)
@@ -177,13 +189,35 @@ class CameraInput:
     def _kind(self, topic: str) -> type:
         return self._subscriptions[topic].msg_type  # type: ignore[no-any-return]
 
+    def _type_name(self, topic: str) -> str:
+        return f"{self._kind(topic).__module__.split('.')[0]}/msg/{self._kind(topic).__name__}"
+
+    def _how_to_start(self, topic: str) -> str:
+        """What to do about a topic that nobody publishes: start the driver, or take another topic."""
+        with suppress(LookupError):  # the package is not installed, as in a source tree
+            share = Path(get_package_share_directory("molmo_ros"))
+            if driver := driver_of(share, self.topic_name("image")):
+                return f"start the camera: {driver}. {self._others(topic)}"
+        return f"start the camera. {self._others(topic)}"
+
+    def _others(self, topic: str) -> str:
+        kind, own = self._type_name(topic), self._node.get_fully_qualified_name() + "/"
+        names = sorted(
+            name
+            for name, kinds in self._node.get_topic_names_and_types()
+            if kind in kinds and not name.startswith(own) and self._node.count_publishers(name)
+        )
+        if names:
+            return f"Or remap '{topic}' to a {kind} that is published: {', '.join(names[:MAX_NAMES])}."
+        return f"No {kind} is published at all; check ROS_DOMAIN_ID if the camera runs."
+
     def _explain(self, topic: str, what: str) -> str:
         """A problem of one topic with its cause, as far as the graph tells."""
         name = self.topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:
-            return f"Topic {name} {what}: nobody publishes it; start the camera or remap '{topic}'."
-        kind = f"{self._kind(topic).__module__.split('.')[0]}/msg/{self._kind(topic).__name__}"
+            return f"Topic {name} {what}: nobody publishes it; {self._how_to_start(topic)}"
+        kind = self._type_name(topic)
         for theirs in publishers:
             if theirs.topic_type not in ("", kind):
                 return (

@@ -1,7 +1,8 @@
 """Every setting of the nodes, once: default, unit, range, choices and meaning.
 
 ``ros/params.py`` declares these fields as ROS parameters, ``config/*.yaml`` may only override them, and the
-launch files pass them on. A field that is ``read_only`` is fixed when the node is configured.
+launch files pass them on. A field that is ``read_only`` is fixed when the node starts; one that is
+``at_configure`` when the node is configured, and may be set before.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Spec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     read_only: bool = False
+    at_configure: bool = False
 
     def limits(self) -> str:
         """The allowed values in words, empty if anything goes."""
@@ -47,58 +49,58 @@ class NodeConfig:
     checkpoint: str = _setting(
         "tiny",
         "Model: a folder with the official files, a cached hub id, or 'tiny' (built in).",
-        read_only=True,
+        at_configure=True,
     )
-    runtime: str = _setting("auto", "What runs the model.", choices=(*RUNTIMES, "remote"), read_only=True)
+    runtime: str = _setting("auto", "What runs the model.", choices=(*RUNTIMES, "remote"), at_configure=True)
     precision: str = _setting(
         "auto",
         "How the weights are held; auto: as the engine, or what suits the CPU.",
         choices=("auto", *PRECISIONS),
-        read_only=True,
+        at_configure=True,
     )
     max_crops: int = _setting(
         -1,
         "High-resolution crops of an image: fewer are faster, more show more; -1 is the checkpoint's own.",
         low=-1,
         high=36,
-        read_only=True,
+        at_configure=True,
     )
     remote_url: str = _setting(
         "http://localhost:8000/v1",
         "Runtime remote: address of the OpenAI-compatible server that has the model.",
-        read_only=True,
+        at_configure=True,
     )
     remote_model: str = _setting(
-        "", "Runtime remote: name of the model there; '' is the only one that it has.", read_only=True
+        "", "Runtime remote: name of the model there; '' is the only one that it has.", at_configure=True
     )
     remote_key_env: str = _setting(
         "MOLMO_ROS_API_KEY",
         "Runtime remote: environment variable with the server's key, if it wants one.",
-        read_only=True,
+        at_configure=True,
     )
     remote_timeout_s: float = _setting(
-        20.0, "Runtime remote: time for one request.", unit="s", low=0.1, high=600.0, read_only=True
+        20.0, "Runtime remote: time for one request.", unit="s", low=0.1, high=600.0, at_configure=True
     )
     remote_retries: int = _setting(
-        2, "Runtime remote: how often a request that failed is sent again.", low=0, high=10, read_only=True
+        2, "Runtime remote: how often a request that failed is sent again.", low=0, high=10, at_configure=True
     )
     remote_image: str = _setting(
         "png",
         "Runtime remote: how images are sent; jpeg is a fifth of the size, and not quite the same image.",
         choices=("png", "jpeg"),
-        read_only=True,
+        at_configure=True,
     )
     remote_format: str = _setting(
         "molmo2",
         "Runtime remote: how the model writes points; molmo1 for the checkpoints of 2024.",
         choices=("molmo2", "molmo1"),
-        read_only=True,
+        at_configure=True,
     )
     allow_download: bool = _setting(
-        False, "Fetch a hub id that is not in the cache; gigabytes, at the first start.", read_only=True
+        False, "Fetch a hub id that is not in the cache; gigabytes, at the first start.", at_configure=True
     )
     gripper: str = _setting(
-        "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", read_only=True
+        "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", at_configure=True
     )
     max_tilt_deg: float = _setting(
         180.0,
@@ -106,7 +108,7 @@ class NodeConfig:
         unit="degrees",
         low=0.0,
         high=180.0,
-        read_only=True,
+        at_configure=True,
     )
     autostart: bool = _setting(
         True, "Configure and activate at start; false: wait for a lifecycle manager.", read_only=True
@@ -195,7 +197,9 @@ class NodeConfig:
 class SimCameraConfig:
     """Settings of the node ``sim_camera``."""
 
-    seed: int = _setting(0, "Which scene is shown; set it to show another.", low=0, high=2147483647)
+    seed: int = _setting(
+        31, "Which scene is shown, 31 has a red mug; set it to show another.", low=0, high=2147483647
+    )
     rate: float = _setting(10.0, "Frames per second.", unit="Hz", low=0.1, high=60.0, read_only=True)
     noise: float = _setting(
         1.0, "Depth noise, as a multiple of a real sensor's; 0 is a perfect sensor.", low=0.0, high=5.0

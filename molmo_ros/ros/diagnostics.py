@@ -12,8 +12,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from molmo_ros.camera.frames import TOPICS
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.engine import Engine
 from molmo_ros.ros.memory import resident_mb
+from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.worker import Worker
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -50,16 +50,16 @@ class LatencyLog:
         return {stage: _p50_p95(values) for stage, values in stages.items()}
 
 
-def node_status(name: str, engine: Engine, worker: Worker, config: NodeConfig) -> DiagnosticStatus:
+def node_status(name: str, model: ModelHost, worker: Worker, config: NodeConfig) -> DiagnosticStatus:
     """State of the model and of the queue."""
-    state = engine.describe()
-    level = ERROR if engine.error else OK if state == "ready" else WARN
+    state = model.describe()
+    level = ERROR if model.error else OK if state == "ready" else WARN
     values = {
         "checkpoint": config.checkpoint,
         "runtime": config.runtime,
-        "running": engine.running,
+        "running": model.running,
         "gripper": config.gripper,
-        "progress": f"{engine.progress:.0%}",
+        "progress": f"{model.progress:.0%}",
         "busy": str(worker.busy),
         "queue": f"{worker.waiting} of {config.queue_size}",
         "mean_query_s": f"{worker.mean_s:.3f}",

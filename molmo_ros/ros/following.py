@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from molmo_ros.action import Track
+from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
 from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
 from molmo_ros.perception.rectify import raw_target
-from molmo_ros.pipeline import moved
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.context import NodeContext
 from molmo_ros.ros.live import Followed, LiveTargets
 from molmo_ros.ros.messages import target_message
 from molmo_ros.ros.question import Question
-from molmo_ros.ros.tf import TransformLookup
-from molmo_ros.ros.worker import Worker
 from molmo_ros.track.target import target_now
 from molmo_ros.track.tracker import Tracked, Tracker
 from molmo_ros.track.view import make_view
+from molmo_ros.transforms import transform_target
 
 POLL_S = 0.004  # between two looks for a new frame
 QUIET_S = 0.5  # without a frame, feedback comes this often
@@ -37,7 +36,7 @@ PACE = 0.75  # of the period: a frame that comes a little early still counts
 class TrackQuery:
     """A checked goal; duration_s 0: until cancelled."""
 
-    text: str
+    query: Query
     camera: CameraInput
     target_frame: str
     duration_s: float
@@ -45,28 +44,24 @@ class TrackQuery:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a goal needs of the node; numbers are those of the instances, of all goals together."""
+class Shared:
+    """What all goals share: the node, what they publish together, numbers for their targets, and the end."""
 
-    config: Callable[[], NodeConfig]
-    engine: Engine
-    worker: Worker
-    transforms: TransformLookup
+    context: NodeContext
     live: LiveTargets
     numbers: Iterator[int]
-    logger: Any
     closed: threading.Event
 
 
 class Following:
     """Follows until it is over; ``run`` in the goal's thread, ``cancel`` from any other."""
 
-    def __init__(self, parts: Parts, goal: Any, query: TrackQuery) -> None:
-        self._all, self._goal, self._query = parts, goal, query
-        self._tracker = Tracker(numbers=parts.numbers)
+    def __init__(self, shared: Shared, goal: Any, query: TrackQuery) -> None:
+        self._shared, self._context, self._goal, self._query = shared, shared.context, goal, query
+        self._tracker = Tracker(numbers=shared.numbers)
         self._cancelled = threading.Event()
-        self._question = Question(parts.engine, parts.worker, query.text, query.target_frame)
-        self._answered = False
+        self._question = Question(self._context, query.query, query.target_frame)
+        self._answered = self._found = False
         self._answer = ""
         self._started = self._framed = self._seen = time.monotonic()
         self._told = 0.0
@@ -90,7 +85,7 @@ class Following:
         """
         try:
             while not self._over():
-                config = self._all.config()
+                config = self._context.config()
                 step_ns = int(PACE * 1e9 / config.track_rate_hz)
                 frame = self._query.camera.newer_frame(self._stamp_ns, step_ns, config)
                 if frame is None:
@@ -102,28 +97,28 @@ class Following:
                 self._framed, self._stamp_ns = time.monotonic(), frame.stamp_ns
                 self._step(frame, config)
         finally:
-            self._all.live.leave(self)
+            self._shared.live.leave(self)
             self._question.cancel()
 
     def _start_anew(self) -> None:
         """The clock has jumped back: what is known belongs to another time."""
-        self._all.logger.warning("the camera's clock jumped back; a track starts anew")
+        self._context.node.get_logger().warning("the camera's clock jumped back; a track starts anew")
         self._question.forget()
-        self._tracker, self._answered = Tracker(numbers=self._all.numbers), False
-        self._all.live.leave(self)
+        self._tracker, self._answered = Tracker(numbers=self._shared.numbers), False
+        self._shared.live.leave(self)
 
     def _over(self) -> bool:
-        if self._all.closed.is_set():
+        if self._shared.closed.is_set():
             raise CancelledError("The node is shutting down.")
         if self._cancelled.is_set() or self._goal.is_cancel_requested:
             raise CancelledError("The goal was cancelled.")
-        self._all.engine.grounder()  # raises if the node was deactivated
+        self._context.model.grounder()  # raises if the node was deactivated
         now = time.monotonic()
         if 0 < self._query.duration_s <= now - self._started:
             if not self._following:
                 raise self._lost_error()
             return True
-        if now - self._seen > self._all.config().track_lost_s:
+        if now - self._seen > self._context.config().track_lost_s:
             raise self._lost_error()
         return False
 
@@ -135,8 +130,13 @@ class Following:
         since = time.monotonic() - self._seen
         if not self._answered:
             return LostError("The model has not answered in time; give the goal a longer duration_s.")
+        if not self._found:
+            return LostError(
+                f"{self._query.query.text!r} was not found in {since:.1f} s; bring it into view, name it "
+                "otherwise, or raise track_lost_s."
+            )
         return LostError(
-            f"{self._query.text!r} has not been seen for {since:.1f} s; bring it into view, name it "
+            f"{self._query.query.text!r} has not been seen for {since:.1f} s; bring it into view, name it "
             "otherwise, or raise track_lost_s."
         )
 
@@ -176,7 +176,9 @@ class Following:
         except MolmoRosError as error:
             if not self._following and not isinstance(error, CancelledError):
                 raise
-            self._all.logger.warning(f"a track goes on without a new answer ({error.code}): {error}")
+            self._context.node.get_logger().warning(
+                f"a track goes on without a new answer ({error.code}): {error}"
+            )
             return
         self._tracker.correct(views, seeds)
         self._answered = True
@@ -184,7 +186,7 @@ class Following:
     def _transform(self, frame: RgbdFrame, config: NodeConfig) -> Array | TransformError | None:
         """T_target_camera at the stamp of the frame, None if none is wanted, or why there is none."""
         try:
-            return self._all.transforms.lookup(
+            return self._context.transforms.lookup(
                 self._query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
             )
         except TransformError as error:
@@ -195,6 +197,7 @@ class Following:
             return
         frame_id = frame.frame_id if T is None or isinstance(T, TransformError) else self._query.target_frame
         seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
+        self._found = self._found or bool(seen)
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
         pairs.sort(key=lambda pair: (pair[0].status is not TargetStatus.OK, -pair[0].point.confidence))
         age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
@@ -212,16 +215,22 @@ class Following:
         if self._answered:
             targets = tuple(target for target, _ in pairs)
             followed = Followed(
-                self._query.text, self._answer, frame_id, frame.frame_id, frame.stamp_ns, targets, messages
+                self._query.query.text,
+                self._answer,
+                frame_id,
+                frame.frame_id,
+                frame.stamp_ns,
+                targets,
+                messages,
             )
-            self._all.live.publish(self, followed)
+            self._shared.live.publish(self, followed)
         self._feedback(self._stage(bool(seen)), messages, age_s)
 
     def _stage(self, seen: bool) -> str:
         if seen:
             return "following"
         if self._answered:
-            return "lost"
+            return "lost" if self._found else "searching"
         return "grounding" if self._question.open else "waiting"
 
     def _feedback(self, stage: str, targets: list[Any], age_s: float) -> None:
@@ -235,7 +244,7 @@ def _target(
     target = target_now(tracked, frame.frame_id, frame.stamp_ns)
     if isinstance(T, TransformError):
         return replace(target, status=TargetStatus.NO_TRANSFORM, status_text=str(T))
-    return target if T is None else moved(target, T, target_frame)
+    return target if T is None else transform_target(target, T, target_frame)
 
 
 def _planned_ns(tracked: Tracked) -> int:

@@ -21,7 +21,7 @@ def map_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
-def spare_the_collector() -> None:
+def freeze_gc() -> None:
     """Take what there is now, modules above all, out of Python's garbage collection for good.
 
     To look through 100,000 objects takes 50 ms and more, in which no other thread runs.
@@ -30,7 +30,7 @@ def spare_the_collector() -> None:
     gc.freeze()
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hand what is free to the system; worth the while after a large model."""
     gc.collect()
     with suppress(OSError, AttributeError):

@@ -20,16 +20,16 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from molmo_ros.errors import MolmoRosError
+from molmo_ros.errors import CancelledError, MolmoRosError
 from molmo_ros.ros import diagnostics
-from molmo_ros.ros.answering import Answering
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.log import forward_logging
+from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import declare
-from molmo_ros.ros.processes import end_by_shutdown
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -48,25 +48,30 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def __init__(self, **options: Any) -> None:
         super().__init__("molmo", **options)
         _set_transitions_apart(self)
-        self.config = declare(self, NodeConfig, self._set_config)
+        self.config = declare(self, NodeConfig, self._set_config, self._is_configured)
         self._asked_from = 0.0
-        self.engine = Engine()
-        self.engine.prepare(self.config)
+        self._autostart: threading.Thread | None = None
+        self.model = ModelHost(self.get_fully_qualified_name())
+        self.model.prepare(self.config)
         self.worker = Worker(self.config.queue_size)
-        self.log = diagnostics.LatencyLog()
+        self.latency = diagnostics.LatencyLog()
         self._transforms = TransformLookup(self)
         self.cameras = {
             name: CameraInput(self, name, self.config, self._transforms)
             for name in self.config.cameras or ("",)
         }
-        outputs = Outputs(self)
-        answering = Answering(self.engine, self._transforms, outputs, self.log)
-        self.interfaces = Interfaces(
-            self, lambda: self.config, self.cameras, self.engine, self.worker, answering, self.log
+        context = NodeContext(
+            node=self,
+            config=lambda: self.config,
+            cameras=self.cameras,
+            model=self.model,
+            worker=self.worker,
+            transforms=self._transforms,
+            outputs=Outputs(self),
+            latency=self.latency,
         )
-        self._tracking = Tracking(
-            self, lambda: self.config, self.cameras, self.engine, self.worker, self._transforms, outputs
-        )
+        self.interfaces = Interfaces(context)
+        self._tracking = Tracking(context)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
             self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
@@ -75,7 +80,9 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""
         if self.config.autostart:
-            threading.Thread(target=self._bring_up, name="autostart", daemon=True).start()
+            self.model.starting = True
+            self._autostart = threading.Thread(target=self._bring_up, name="autostart")
+            self._autostart.start()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model. Slow, so the executor must have other threads."""
@@ -83,53 +90,70 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         try:
             if self.config.target_frame:
                 self._transforms.start(self.config.target_frame)
-            self.engine.load(self.config)
+            self.model.load(self.config)
+        except CancelledError:
+            return FAILURE  # the node shuts down
         except Exception as error:
             text = str(error) if isinstance(error, MolmoRosError) else traceback.format_exc()
             self.get_logger().error(f"configure failed: {text}")
             return FAILURE
         seconds = time.perf_counter() - started
         model = "the model" if self.config.runtime == "remote" else self.config.checkpoint
-        self.get_logger().info(f"loaded {model} ({self.engine.running}) in {seconds:.1f} s")
+        if self.model.away:
+            self.get_logger().warning(f"{self.model.away} It is asked again with each query.")
+        else:
+            self.get_logger().info(f"loaded {model} ({self.model.running}) in {seconds:.1f} s")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to answer."""
         result = super().on_activate(state)
-        self.engine.active = result == SUCCESS
+        self.model.active = result == SUCCESS
         self._asked_from = time.monotonic()
-        self.get_logger().info("ready: ask on ~/ground, ~/ask or ~/query")
+        self.get_logger().info(self._ready())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop answering; what runs is cancelled."""
-        self.engine.active = False
+        self.model.active = False
         self.worker.cancel_all("The node was deactivated.", CANCEL_S)
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
-        self.engine.unload()
+        self.model.unload()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free everything."""
-        self.engine.active = False
+        self.model.active = False
         self.worker.cancel_all("The node is shutting down.", CANCEL_S)
-        self.engine.unload()
+        self.model.unload()
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, from where configure may be tried again."""
         self.worker.cancel_all("The node has failed and starts anew.", CANCEL_S)
-        self.engine.unload()
+        self.model.unload()
         return SUCCESS
 
     def destroy_node(self) -> None:
-        """End the tracks and the worker, then the node."""
+        """End the tracks, the worker and the loading, then the node.
+
+        Every thread is waited for: one that is in native code when Python ends aborts the process.
+        """
         self._tracking.close()
         self.worker.close()
+        self.model.stop_loading()
+        if self._autostart is not None:
+            self._autostart.join()
+        self.model.unload()
         super().destroy_node()
+
+    def _ready(self) -> str:
+        ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
+        cameras = "; ".join(camera.describe() for camera in self.cameras.values())
+        return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
 
     def _bring_up(self) -> None:
         try:
@@ -137,6 +161,11 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
                 self.trigger_activate()
         except Exception as error:  # a manager was quicker, or the context is gone
             self.get_logger().warning(f"autostart stopped: {error}")
+        finally:
+            self.model.starting = False
+
+    def _is_configured(self) -> bool:
+        return bool(self._state_machine.current_state[1] != "unconfigured")
 
     def _set_config(self, config: NodeConfig) -> None:
         self.config = config
@@ -146,12 +175,12 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         for camera in self.cameras.values():
             camera.collect()
         problems = [text for camera in self.cameras.values() if (text := camera.problem(self.config))]
-        if problems and self.engine.active and time.monotonic() > self._asked_from + PATIENCE_S:
+        if problems and self.model.active and time.monotonic() > self._asked_from + PATIENCE_S:
             self.get_logger().warning(" ".join(problems), throttle_duration_sec=PROBLEM_S)
         statuses = [
-            diagnostics.node_status(name, self.engine, self.worker, self.config),
+            diagnostics.node_status(name, self.model, self.worker, self.config),
             *(diagnostics.camera_status(name, c, self.config, now_ns) for c in self.cameras.values()),
-            diagnostics.latency_status(name, self.log),
+            diagnostics.latency_status(name, self.latency),
         ]
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
@@ -199,27 +228,15 @@ def spin(node: LifecycleNode, threads: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
-    end_by_shutdown()
-    rclpy.init(args=args)
     logging.getLogger().setLevel(logging.INFO)
-    try:
-        node = MolmoNode()
-    except MolmoRosError as error:
-        print(f"molmo: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    except Exception:
-        if rclpy.ok():
-            raise
-        return 0  # interrupted while it was starting
+    return run_node("molmo", MolmoNode, _run, args)
+
+
+def _run(node: MolmoNode) -> None:
+    """Bring the node up and spin it until shutdown."""
     forward_logging(node)
     node.start()
-    try:
-        spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    spin(node, node.config.queue_size + node.config.max_tracks + SPARE_THREADS)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.", "
 def descriptor(spec: Spec, default: object) -> ParameterDescriptor:
     """What ``ros2 param describe`` shows."""
     unit = f" [{spec.unit}]" if spec.unit else ""
+    when = " Read when the node is configured." if spec.at_configure else ""
     result = ParameterDescriptor(
-        description=spec.description + unit, read_only=spec.read_only, additional_constraints=spec.limits()
+        description=spec.description + unit + when,
+        read_only=spec.read_only,
+        additional_constraints=spec.limits(),
     )
     if spec.low is None or spec.high is None:
         return result
@@ -33,10 +36,16 @@ def descriptor(spec: Spec, default: object) -> ParameterDescriptor:
     return result
 
 
-def declare(node: Node, kind: type[C], on_change: Callable[[C], None]) -> C:
+def declare(
+    node: Node,
+    kind: type[C],
+    on_change: Callable[[C], None],
+    configured: Callable[[], bool] = lambda: True,
+) -> C:
     """Declare every field of a config class on a node and return the config that results.
 
-    ``on_change`` is called with the new config whenever parameters are set at run time.
+    ``on_change`` is called with the new config whenever parameters are set at run time; ``configured`` tells
+    whether those that are read when the node is configured are fixed.
     Raises: ParameterError for an override that is unknown, of the wrong type or out of range.
     """
     settings = {setting.name: setting for setting in fields(kind)}
@@ -50,6 +59,8 @@ def declare(node: Node, kind: type[C], on_change: Callable[[C], None]) -> C:
         try:
             current = {name: node.get_parameter(name).value for name in settings}
             changed = make_config(kind, {**current, **values})
+            if configured():
+                _refuse_fixed(node, settings, {n: v for n, v in values.items() if v != current[n]})
             on_change(changed)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
@@ -71,6 +82,15 @@ def _declare_one(node: Node, name: str, setting: Field[Any]) -> None:
             f"{', ' if spec.limits() else ''}{spec.limits()} ({error})."
         ) from error
     check_value(name, node.get_parameter(name).value, spec)
+
+
+def _refuse_fixed(node: Node, settings: dict[str, Field[Any]], changed: dict[str, Any]) -> None:
+    for name in changed:
+        if spec_of(settings[name]).at_configure:
+            raise ParameterError(
+                f"{name} is read when the node is configured, which it is already; run: ros2 lifecycle set "
+                f"{node.get_fully_qualified_name()} deactivate, then cleanup, and set it again."
+            )
 
 
 def _refuse_unknown(node: Node, settings: dict[str, Field[Any]]) -> None:

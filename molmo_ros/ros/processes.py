@@ -12,15 +12,6 @@ from types import TracebackType
 PATIENCE_S = 5.0  # from asking a process to end until it is killed
 
 
-def end_by_shutdown() -> None:
-    """For the main of a node, before rclpy.init: SIGINT ends ROS, which ends the spinning, and nothing else.
-
-    Python's own answer would be an exception wherever the program happens to be, also in the middle of
-    tidying up: on Ctrl-C a process hears the signal twice, from the terminal and from launch.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy.init adds a handler of its own
-
-
 class Processes:
     """Context manager over child processes; leaving it interrupts them, waits, and kills what is left."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Array, Grounding, RgbdFrame
 from molmo_ros.errors import BusyError
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.engine import Engine
-from molmo_ros.ros.worker import Job, Worker
+from molmo_ros.ros.context import NodeContext
+from molmo_ros.ros.worker import Job
 from molmo_ros.track.patch import Seed
 from molmo_ros.track.target import seed_of
 from molmo_ros.track.view import View
@@ -19,8 +20,8 @@ MAX_VIEWS = 30  # that an answer is carried through; beyond, every other one is 
 class Question:
     """Asked by the goal's thread; ``cancel`` may come from any other."""
 
-    def __init__(self, engine: Engine, worker: Worker, text: str, target_frame: str) -> None:
-        self._engine, self._worker, self._text, self._target_frame = engine, worker, text, target_frame
+    def __init__(self, context: NodeContext, query: Query, target_frame: str) -> None:
+        self._context, self._query, self._target_frame = context, query, target_frame
         self._job: Job[Grounding] | None = None
         self._views: list[View] = []
         self._T: Array | None = None
@@ -59,9 +60,9 @@ class Question:
         self._when, self._T = time.monotonic(), T
 
         def work(job: Job[Grounding]) -> Grounding:
-            return self._engine.grounder().grasp(
+            return self._context.model.grounder().grasp(
                 frame,
-                self._text,
+                self._query,
                 T_target_camera=T,
                 target_frame=self._target_frame,
                 max_targets=config.max_targets or None,
@@ -69,7 +70,7 @@ class Question:
             )
 
         try:
-            self._job = self._worker.submit(work, config.timeout_s, background=background)
+            self._job = self._context.worker.submit(work, config.timeout_s, background=background)
             self._views = [view]
         except BusyError:  # asked again at the next chance; the stage says "waiting"
             self._job = None

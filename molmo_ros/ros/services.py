@@ -3,61 +3,44 @@
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
 from std_msgs.msg import String
 
 from molmo_ros.camera.conversions import stamp_to_ns
-from molmo_ros.checkpoint.prompt import clean_query
-from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError, ParameterError, QueryError
+from molmo_ros.checkpoint.query import parse_query, parse_question
+from molmo_ros.errors import MolmoRosError, NotReadyError, ParameterError, QueryError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_point
 from molmo_ros.ros.answering import Answering, AskQuery, GroundQuery
-from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.diagnostics import LatencyLog
-from molmo_ros.ros.engine import Engine
+from molmo_ros.ros.context import REQUEST_QOS, NodeContext
 from molmo_ros.ros.messages import point_message
-from molmo_ros.ros.worker import Job, Worker
+from molmo_ros.ros.worker import Job
 from molmo_ros.srv import Ask, Ground
 
 MAX_TIMEOUT_S = 600.0
 
 
 class Interfaces:
-    """The ways in. ``config`` is a function, since parameters may change at run time."""
+    """The ways in: two services and a topic."""
 
-    def __init__(
-        self,
-        node: Node,
-        config: Callable[[], NodeConfig],
-        cameras: Mapping[str, CameraInput],
-        engine: Engine,
-        worker: Worker,
-        answering: Answering,
-        log: LatencyLog,
-    ) -> None:
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._answering = Answering(context)
+        node = context.node
         self._logger = node.get_logger()
-        self._config = config
-        self._cameras = cameras
-        self._engine = engine
-        self._worker = worker
-        self._answering = answering
-        self._log = log
         # Each waiting call holds a thread of the executor; the queue bounds how many there can be.
         group = ReentrantCallbackGroup()
-        node.create_service(Ground, "~/ground", self.on_ground, callback_group=group)
-        node.create_service(Ask, "~/ask", self.on_ask, callback_group=group)
-        node.create_subscription(String, "~/query", self.on_query, 10, callback_group=group)
+        node.create_service(Ground, "~/ground", self.on_ground, qos_profile=REQUEST_QOS, callback_group=group)
+        node.create_service(Ask, "~/ask", self.on_ask, qos_profile=REQUEST_QOS, callback_group=group)
+        node.create_subscription(String, "~/query", self.on_query, REQUEST_QOS, callback_group=group)
 
     def on_ground(self, request: Any, response: Any) -> Any:
         """srv/Ground."""
         try:
-            self._engine.grounder()  # whether the node is ready is told before what is wrong with the request
+            self._context.model.grounder()  # a node that is not ready says so first
             answer = self._submit_ground(self._ground_query(request)).result()
             response.success, response.answer, response.targets = True, answer.answer, answer.targets
             response.message = f"{len(answer.targets)} found" if answer.targets else "not there"
@@ -68,16 +51,16 @@ class Interfaces:
     def on_ask(self, request: Any, response: Any) -> Any:
         """srv/Ask."""
         try:
-            config = self._config()
-            self._engine.grounder()
+            config = self._context.config()
+            self._context.model.grounder()
             query = AskQuery(
-                prompt=clean_query(request.prompt, config.max_query_chars),
-                camera=self._camera(request.camera),
+                question=parse_question(request.prompt, config.max_query_chars),
+                camera=self._context.camera(request.camera),
                 stamp_ns=stamp_to_ns(request.stamp),
                 max_tokens=int(request.max_tokens) or config.max_tokens,
                 timeout_s=_timeout(request.timeout_s, config),
             )
-            frame, answer = self._worker.submit(
+            frame, answer = self._context.worker.submit(
                 lambda job: self._answering.ask(job, query, config), query.timeout_s
             ).result()
             response.success, response.answer = True, answer.text
@@ -90,7 +73,7 @@ class Interfaces:
     def on_query(self, msg: Any) -> None:
         """std_msgs/String: the answer comes out on the topics, a failure in the log and the diagnostics."""
         try:
-            self._engine.grounder()
+            self._context.model.grounder()
             job = self._submit_ground(self._ground_query(Ground.Request(query=msg.data)))
         except Exception as error:
             self._note(error)
@@ -104,14 +87,16 @@ class Interfaces:
             self._note(error)
 
     def _submit_ground(self, query: GroundQuery) -> Job[GraspTargetArray]:
-        config = self._config()
-        return self._worker.submit(lambda job: self._answering.ground(job, query, config), query.timeout_s)
+        config = self._context.config()
+        return self._context.worker.submit(
+            lambda job: self._answering.ground(job, query, config), query.timeout_s
+        )
 
     def _ground_query(self, request: Any) -> GroundQuery:
-        config = self._config()
+        config = self._context.config()
         return GroundQuery(
-            text=clean_query(request.query, config.max_query_chars),
-            camera=self._camera(request.camera),
+            query=parse_query(request.query, config.max_query_chars),
+            camera=self._context.camera(request.camera),
             stamp_ns=stamp_to_ns(request.stamp),
             target_frame=request.target_frame or config.target_frame,
             max_targets=int(request.max_targets) or config.max_targets or None,
@@ -119,30 +104,19 @@ class Interfaces:
             timeout_s=_timeout(request.timeout_s, config),
         )
 
-    def _camera(self, name: str) -> CameraInput:
-        if not name:
-            return next(iter(self._cameras.values()))
-        if name not in self._cameras:
-            known = ", ".join(repr(camera) for camera in self._cameras)
-            raise FrameError(f"There is no camera {name[:64]!r}; this node has {known}.")
-        return self._cameras[name]
-
     def _fail(self, response: Any, error: Exception) -> None:
         response.success = False
         response.code, response.message = self._note(error)
 
     def _note(self, error: Exception) -> tuple[str, str]:
         """Log a failure; (code, message) for the caller."""
-        if not isinstance(error, MolmoRosError):
-            self._logger.error("a query failed: " + "".join(traceback.format_exception(error)))
-            code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
-        elif isinstance(error, (QueryError, NotReadyError)):
-            self._logger.info(f"a query was refused ({error.code}): {error}", throttle_duration_sec=1.0)
-            return error.code, str(error)
-        else:
-            code, text = error.code, str(error)
+        code, text = self._context.describe_error(error, "a query")
+        if isinstance(error, (QueryError, NotReadyError)):
+            self._logger.info(f"a query was refused ({code}): {text}", throttle_duration_sec=1.0)
+            return code, text
+        if isinstance(error, MolmoRosError):
             self._logger.warning(f"a query failed ({code}): {text}")
-        self._log.add_failure(f"{code}: {text}")
+        self._context.latency.add_failure(f"{code}: {text}")
         return code, text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import rclpy
@@ -14,10 +15,9 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message
 from molmo_ros.datatypes import RgbdFrame
-from molmo_ros.errors import MolmoRosError
 from molmo_ros.ros.config import SimCameraConfig
+from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.params import declare
-from molmo_ros.ros.processes import end_by_shutdown
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
 # Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
@@ -32,7 +32,7 @@ class SimCameraNode(Node):  # type: ignore[misc]
         super().__init__("sim_camera", **options)
         self._config = declare(self, SimCameraConfig, self._set_config)
         self._shown = self._config
-        self._messages = render(self._config)  # slow, so before there is a topic that others could wait for
+        self._messages = self._render()  # slow, so before there is a topic that others could wait for
         self._count = 0
         self._image = self.create_publisher(Image, "image", QOS)
         self._depth = self.create_publisher(Image, "depth", QOS)
@@ -42,9 +42,19 @@ class SimCameraNode(Node):  # type: ignore[misc]
     def _set_config(self, config: SimCameraConfig) -> None:
         self._config = config
 
+    def _render(self) -> list[tuple[Image, Image, CameraInfo]]:
+        """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
+        from molmo_ros.sim import NoiseModel, SimCamera
+
+        config = self._config
+        camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
+        names = ", ".join(thing.name for thing in camera.scene.objects)
+        self.get_logger().info(f"scene {config.seed}: {names}; ask for one of these")
+        return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
+
     def _show(self) -> None:
         if self._shown != self._config:
-            self._messages = render(self._config)
+            self._messages = self._render()
             self._shown = self._config
         stamp = self.get_clock().now().to_msg()
         messages = self._messages[self._count % len(self._messages)]
@@ -52,14 +62,6 @@ class SimCameraNode(Node):  # type: ignore[misc]
         for publisher, message in zip((self._image, self._depth, self._info), messages, strict=True):
             message.header.stamp = stamp
             publisher.publish(message)
-
-
-def render(config: SimCameraConfig) -> list[tuple[Image, Image, CameraInfo]]:
-    """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
-    from molmo_ros.sim import NoiseModel, SimCamera
-
-    camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
-    return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
 
 
 def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo]:
@@ -76,22 +78,13 @@ def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
-    end_by_shutdown()
-    rclpy.init(args=args)
-    try:
-        node = SimCameraNode()
-    except MolmoRosError as error:
-        print(f"sim_camera: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    try:
+    return run_node("sim_camera", SimCameraNode, spin, args)
+
+
+def spin(node: SimCameraNode) -> None:
+    """Spin until shutdown."""
+    with suppress(ExternalShutdownException):
         rclpy.spin(node)
-    except ExternalShutdownException:
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
 
 
 if __name__ == "__main__":

@@ -66,9 +66,10 @@ class TransformLookup:
         try:
             found = self._buffer.lookup_transform(target_frame, camera_frame, stamp, wait)
         except Exception as error:  # tf2 has four kinds, which only exist where it is installed
+            why = str(error).rstrip(" .")
             raise TransformError(
                 f"No transform from {camera_frame!r} to {target_frame!r} at the image's stamp "
-                f"{stamp_ns / 1e9:.3f} within {wait.nanoseconds / 1e9:.1f} s: {error}. Check that the robot "
+                f"{stamp_ns / 1e9:.3f} within {wait.nanoseconds / 1e9:.1f} s: {why}. Check that the robot "
                 "publishes tf up to the camera, and that clocks (use_sim_time) agree."
             ) from error
         return _matrix(found.transform)

@@ -10,54 +10,40 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
 
 from molmo_ros.action import Track
-from molmo_ros.checkpoint.prompt import clean_query
-from molmo_ros.errors import BusyError, FrameError, MolmoRosError, ParameterError
-from molmo_ros.ros.camera import CameraInput
-from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.engine import Engine
-from molmo_ros.ros.following import POLL_S, Following, Parts, TrackQuery
+from molmo_ros.checkpoint.query import parse_query
+from molmo_ros.errors import BusyError, ParameterError
+from molmo_ros.ros.context import REQUEST_QOS, NodeContext
+from molmo_ros.ros.following import POLL_S, Following, Shared, TrackQuery
 from molmo_ros.ros.live import LiveTargets
-from molmo_ros.ros.outputs import Outputs
-from molmo_ros.ros.tf import TransformLookup
-from molmo_ros.ros.worker import Worker
 
 
 class Tracking:
     """The action server."""
 
-    def __init__(
-        self,
-        node: Node,
-        config: Callable[[], NodeConfig],
-        cameras: Mapping[str, CameraInput],
-        engine: Engine,
-        worker: Worker,
-        transforms: TransformLookup,
-        outputs: Outputs,
-    ) -> None:
-        self._config, self._cameras, self._logger = config, cameras, node.get_logger()
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
         self._closed = threading.Event()
-        live, numbers = LiveTargets(outputs), itertools.count(1)
-        self._parts = Parts(config, engine, worker, transforms, live, numbers, self._logger, self._closed)
+        live, numbers = LiveTargets(context.outputs), itertools.count(1)
+        self._shared = Shared(context, live, numbers, self._closed)
         self._lock = threading.Lock()
         self._running = 0
         self._following: dict[bytes, Following] = {}  # by the id of the goal
         self._server = ActionServer(
-            node,
+            context.node,
             Track,
             "~/track",
             self._execute,
             cancel_callback=self._cancel,
+            goal_service_qos_profile=REQUEST_QOS,
+            result_service_qos_profile=REQUEST_QOS,
+            cancel_service_qos_profile=REQUEST_QOS,
             callback_group=ReentrantCallbackGroup(),
         )
 
@@ -82,8 +68,8 @@ class Tracking:
         try:
             self._enter()
             try:
-                self._parts.engine.grounder()  # whether the node is ready is told first
-                session = Following(self._parts, goal, self._query(goal.request))
+                self._context.model.grounder()  # whether the node is ready is told first
+                session = Following(self._shared, goal, self._query(goal.request))
                 self._following[_key(goal)] = session
                 session.run()
             finally:
@@ -95,12 +81,8 @@ class Tracking:
             return self._fail(goal, session, error)
 
     def _fail(self, goal: Any, session: Following | None, error: Exception) -> Any:
-        if isinstance(error, MolmoRosError):
-            code, text = error.code, str(error)
-        else:
-            self._logger.error("a track failed: " + "".join(traceback.format_exception(error)))
-            code, text = "ERROR", f"Internal error: {type(error).__name__}: {error}. The node's log has more."
-        self._logger.info(f"a track ended ({code}): {text}")
+        code, text = self._context.describe_error(error, "a track")
+        self._context.node.get_logger().info(f"a track ended ({code}): {text}")
         if session is not None and session.cancelled:
             _wait_for_cancel_request(goal)
         if goal.is_cancel_requested:
@@ -110,7 +92,7 @@ class Tracking:
         return _result(session, code, text)
 
     def _enter(self) -> None:
-        limit = self._config().max_tracks
+        limit = self._context.config().max_tracks
         with self._lock:
             if self._running >= limit:
                 raise BusyError(f"Busy: {self._running} tracks run already; cancel one, or raise max_tracks.")
@@ -121,17 +103,14 @@ class Tracking:
             self._running -= 1
 
     def _query(self, goal: Any) -> TrackQuery:
-        config = self._config()
+        config = self._context.config()
         if not (0.0 <= goal.duration_s < np.inf and 0.0 <= goal.rate_hz < np.inf):
             raise ParameterError(
                 f"duration_s is {goal.duration_s:g} and rate_hz {goal.rate_hz:g}; give 0 or more."
             )
-        if goal.camera and goal.camera not in self._cameras:
-            known = ", ".join(repr(camera) for camera in self._cameras)
-            raise FrameError(f"There is no camera {goal.camera[:64]!r}; this node has {known}.")
         return TrackQuery(
-            text=clean_query(goal.query, config.max_query_chars),
-            camera=self._cameras[goal.camera] if goal.camera else next(iter(self._cameras.values())),
+            query=parse_query(goal.query, config.max_query_chars),
+            camera=self._context.camera(goal.camera),
             target_frame=goal.target_frame or config.target_frame,
             duration_s=float(goal.duration_s),
             period_s=1.0 / goal.rate_hz if goal.rate_hz > 0 else 0.0,

@@ -6,13 +6,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from molmo_ros.datatypes import Float32 as Float32
 from molmo_ros.datatypes import Image
-
-Float32 = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
+from molmo_ros.datatypes import Index as Index
 
 
 class Cache(Protocol):

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import EngineError, EngineMismatchError
+from molmo_ros.untrusted import is_file, read_json
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -67,21 +72,58 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises: EngineError if there is no manifest that can be read."""
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise EngineError(
                 f"{path} has format {content['format']}, this version reads {FORMAT}; build it anew."
             )
         manifest = Manifest(**content)
-        if any(
-            not isinstance(e["name"], str) or Path(e["name"]).name != e["name"] for e in _entries(manifest)
-        ):
-            raise ValueError("a file is named with a folder")
+        _check_fields(manifest)
     except FileNotFoundError as error:
         raise EngineError(f"{folder} has no {MANIFEST}, so it holds no finished engine; build it.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EngineError(f"{path} cannot be read ({error}); build the engine anew.") from error
     return manifest
+
+
+def _check_fields(manifest: Manifest) -> None:
+    """Raises: ValueError, KeyError or TypeError for a field that is not what it is declared as."""
+    for name, declared in get_type_hints(Manifest).items():
+        value = getattr(manifest, name)
+        if not isinstance(value, get_origin(declared) or declared):
+            raise ValueError(f"{name} is {value!r:.80}")
+    _date(manifest)
+    for entry in _entries(manifest):
+        if Path(entry["name"]).name != entry["name"] or len(entry["name"]) > 255:
+            raise ValueError(f"a file is named with a folder, or too long: {entry['name']!r:.80}")
+        if not isinstance(entry["bytes"], int) or entry["bytes"] < 0 or not isinstance(entry["sha256"], str):
+            raise ValueError(f"size or hash of {entry['name']} make no sense")
+
+
+def _date(manifest: Manifest) -> datetime:
+    """When it was built. Raises: ValueError if that is no date."""
+    date = datetime.fromisoformat(manifest.date)
+    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+
+
+def check_trusted(folder: Path) -> None:
+    """Engines of TensorRT are code: only this user and root may have written one.
+
+    A folder that others own is refused; root is only warned, since in a container folders of the host are.
+    Raises: EngineError naming folder or file, and the command that sets it right.
+    """
+    for path in (folder, folder / MANIFEST, *folder.glob("*.engine")):
+        stat = path.stat()
+        if stat.st_mode & 0o002:
+            raise EngineError(
+                f"{path} may be written by everybody, and an engine is code that this process runs; "
+                f"check where it comes from, then: chmod -R o-w {folder}"
+            )
+        if stat.st_uid not in (0, os.geteuid()):
+            fact = f"{path} belongs to user {stat.st_uid}, and an engine is code that this process runs"
+            if os.geteuid() != 0:
+                raise EngineError(f"{fact}; check where it comes from, then: chown -R $USER {folder}")
+            log.warning("%s as root", fact)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -113,7 +155,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for part, entry in manifest.files.items():
         path = folder / entry["name"]
         mend = "build the engine anew"
-        if not path.is_file():
+        if not is_file(path):
             raise EngineError(f"{path} ({part}) is missing; {mend}.")
         if (size := path.stat().st_size) != entry["bytes"]:
             raise EngineError(f"{path} has {size} bytes, its manifest says {entry['bytes']}; {mend}.")
@@ -172,7 +214,7 @@ def find_engine(
 
     Raises: EngineMismatchError if there are some, but none that fits; EngineError if there is none at all.
     """
-    fitting: list[tuple[str, Path, Manifest]] = []
+    fitting: list[tuple[datetime, Path, Manifest]] = []
     last: EngineError | None = None
     for folder, manifest in list_engines():
         if isinstance(manifest, EngineError):
@@ -183,10 +225,11 @@ def find_engine(
                 manifest, checkpoint=checkpoint, precision=precision, runtime=runtime,
                 runtime_version=runtime_version, sm=sm,
             )  # fmt: skip
-        except EngineMismatchError as error:
+            check_trusted(folder)
+        except EngineError as error:
             last = error
         else:
-            fitting.append((manifest.date, folder, manifest))
+            fitting.append((_date(manifest), folder, manifest))
     if fitting:
         _, folder, found = max(fitting, key=lambda item: item[0])
         return folder, found
@@ -204,11 +247,20 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
 
     All of a large checkpoint would take a minute at each start.
     """
+    return _hash(checkpoint.folder, checkpoint.weight_files)
+
+
+def source_hash(checkpoint: Checkpoint) -> str:
+    """Of the checkpoint that a folder of quantised weights was made of; else as ``checkpoint_hash``."""
+    return _hash(checkpoint.source, checkpoint.weights.files)
+
+
+def _hash(folder: Path, files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
-        path = checkpoint.folder / name
+        path = folder / name
         digest.update(path.read_bytes() if path.is_file() else b"")
-    for path in checkpoint.weight_files:
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
-from molmo_ros.network.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import Precision
 from molmo_ros.runtimes.base import Cache, Float32, Index
 from molmo_ros.runtimes.embedding import Embedding
+from molmo_ros.runtimes.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.runtimes.slab import SlabCache
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ class GraphRuntime:
         report("ready", 1.0)
         log.info("%s, %s, ready in %.1f s", self.name, self.precision, time.perf_counter() - start)
 
-    def encode_image(
-        self, crops: Image | Float32, pooling: Index, padding: Index | None = None
-    ) -> Float32:
+    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
         inputs: dict[str, Array] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding

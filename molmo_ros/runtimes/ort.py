@@ -47,7 +47,7 @@ def cpu_precision(checkpoint: Checkpoint, name: str) -> Precision:
     names = ", ".join(CPU_PRECISIONS)
     if name in PRECISIONS:
         raise RuntimeUnavailableError(
-            f'ONNX Runtime has no {name} on a CPU; choose one of {names}, or build a TensorRT engine.'
+            f"ONNX Runtime has no {name} on a CPU; choose one of {names}, or build a TensorRT engine."
         )
     raise RuntimeUnavailableError(f'There is no precision "{name}"; choose one of {names}.')
 

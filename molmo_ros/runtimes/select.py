@@ -10,7 +10,7 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import EngineError, RuntimeUnavailableError
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.engine import MANIFEST, engine_home
-from molmo_ros.runtimes.names import OPENVINO, RUNTIMES, TENSORRT
+from molmo_ros.runtimes.names import CUDA, OPENVINO, RUNTIMES, TENSORRT
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,22 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
-    if precision == "auto" and checkpoint.rounded is not None and name != "eager":
+    if precision == "auto" and checkpoint.rounded is not None and name not in (CUDA, "eager"):
         precision = checkpoint.rounded.precision
     if name in TENSORRT:
         from molmo_ros.runtimes.trt import TrtRuntime
 
         return TrtRuntime(checkpoint, name, precision, progress=progress)
+    if name == CUDA:
+        from molmo_ros.runtimes.cuda_ort import load_cuda
+
+        return load_cuda(checkpoint, precision, progress=progress)
     if name == "auto":
-        if (runtime := _compiled(checkpoint, precision, progress)) is not None:
+        runtime = _compiled(checkpoint, precision, progress) or _on_gpu(checkpoint, precision, progress)
+        if runtime is not None:
             return runtime
         name, why = _for_cpu(checkpoint, precision)
-        log.info("runtime auto is %s: no TensorRT engine fits, and %s", name, why)
+        log.info("runtime auto is %s: no TensorRT engine fits, no GPU for cuda, and %s", name, why)
     if name == "openvino":
         _require("openvino", name, "pip install openvino")
         from molmo_ros.runtimes.ov import OvRuntime
@@ -78,6 +83,27 @@ def _compiled(
         except (RuntimeUnavailableError, EngineError) as error:
             log.warning("not %s: %s", name, error)
     return None
+
+
+def _on_gpu(
+    checkpoint: Checkpoint, precision: str, progress: Callable[[str, float], None] | None
+) -> Runtime | None:
+    """Runtime cuda where ONNX Runtime comes with its provider, which its list of providers tells at once."""
+    if not _has("onnxruntime"):
+        return None
+    import onnxruntime
+
+    from molmo_ros.runtimes.cuda_ort import PROVIDER, load_cuda
+
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return None
+    try:
+        runtime = load_cuda(checkpoint, precision, progress=progress)
+    except RuntimeUnavailableError as error:
+        log.warning("not cuda: %s", error)
+        return None
+    log.info("runtime auto is cuda: no TensorRT engine fits, and ONNX Runtime has the GPU")
+    return runtime
 
 
 def _for_cpu(checkpoint: Checkpoint, precision: str) -> tuple[str, str]:

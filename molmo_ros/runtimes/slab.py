@@ -52,7 +52,6 @@ class SlabCache:
         if bound not in self._shown:
             kinds = ("key", "value")
             self._shown[bound] = {
-                f"past_{kinds[i % 2]}_{i // 2}": self._slab[i : i + 1, :bound]
-                for i in range(len(self._slab))
+                f"past_{kinds[i % 2]}_{i // 2}": self._slab[i : i + 1, :bound] for i in range(len(self._slab))
             }
         return self._shown[bound]

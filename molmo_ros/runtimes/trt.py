@@ -21,11 +21,11 @@ import numpy.typing as npt
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Image
 from molmo_ros.errors import EngineError, QueryError, RuntimeUnavailableError
-from molmo_ros.network.export import DECODER, VISION
 from molmo_ros.runtimes.base import Cache, Float32, Index
 from molmo_ros.runtimes.cuda import Buffer, call, cudart, device
 from molmo_ros.runtimes.embedding import Embedding
 from molmo_ros.runtimes.engine import Manifest, check_files, find_engine
+from molmo_ros.runtimes.export import DECODER, VISION
 
 log = logging.getLogger(__name__)
 

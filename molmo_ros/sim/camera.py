@@ -10,6 +10,7 @@ from molmo_ros.datatypes import Array, Depth, RgbdFrame
 from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Render, Renderer
 from molmo_ros.sim.scene import MIN_VISIBLE, Scene, SimObject, random_scene
+from molmo_ros.sim.sensors import DROPOUT, SensorView, check_sensor, sensed_depth
 
 FRAME_ID = "camera_color_optical_frame"
 HFOV = np.radians(50.0)  # a wrist camera's
@@ -45,7 +46,13 @@ class SimCamera:
         height: int = 480,
         noise: NoiseModel | None = None,
         threads: int = 0,
+        sensor: str = DROPOUT,
     ) -> None:
+        """sensor: by name, see sensors.py; noise is that of the dropout sensor and scales the colour's.
+
+        Raises: ParameterError for an unknown sensor.
+        """
+        self._sensor = check_sensor(sensor)
         self.seed, self.width, self.height = seed, width, height
         self.K = intrinsics(width, height)
         self._noise = noise or NoiseModel()
@@ -70,7 +77,10 @@ class SimCamera:
     def frame(self, stamp_ns: int = 0) -> RgbdFrame:
         """The next noisy frame."""
         r = self._render()
-        depth = noisy_depth(r.depth, self.K[0, 0], self._noise, self._rng)
+        if self._sensor == DROPOUT:
+            depth = noisy_depth(r.depth, self.K[0, 0], self._noise, self._rng)
+        else:
+            depth = sensed_depth(SensorView(r.depth, r.rgb), self.K, self._sensor, self._rng)
         rgb = noisy_color(r.rgb, self._rng, sigma=3.0 * self._noise.scale)
         return RgbdFrame(rgb, depth, self.K, FRAME_ID, stamp_ns)
 

@@ -44,7 +44,7 @@ def join(*meshes: Mesh) -> Mesh:
     )
 
 
-def _grid_faces(rows: int, cols: int) -> np.ndarray:
+def grid_faces(rows: int, cols: int) -> np.ndarray:
     """Two triangles for each cell of a (rows, cols) vertex grid, (2*(rows-1)*(cols-1), 3)."""
     i, j = np.meshgrid(np.arange(rows - 1), np.arange(cols - 1), indexing="ij")
     a = (i * cols + j).ravel()
@@ -76,7 +76,7 @@ def lathe(profile: list[tuple[float, float]], parts: list[int], segments: int = 
             [np.c_[r * around, np.full(len(around), h)] for r, h in zip(radius, z, strict=True)]
         )
         normals = np.concatenate([np.c_[n[0] * around, np.full(len(around), n[1])] for n in ends])
-        faces = _grid_faces(2, segments + 1)
+        faces = grid_faces(2, segments + 1)
         rings.append(Mesh(vertices, normals, faces, np.full(len(faces), parts[i], np.uint8)))
     return replace(join(*rings), solids=lathe_solids(p, segments))
 
@@ -91,7 +91,7 @@ def tube(path: Array, radii: Array, parts: np.ndarray, segments: int = 16) -> Me
     angle = np.linspace(0, 2 * np.pi, segments + 1)
     normals = side[:, None] * np.cos(angle)[None, :, None] + binormal * np.sin(angle)[None, :, None]
     vertices = path[:, None] + radii[:, None, None] * normals
-    faces = _grid_faces(len(path), segments + 1)
+    faces = grid_faces(len(path), segments + 1)
     face_parts = np.concatenate([np.repeat(parts, segments)] * 2).astype(np.uint8)
     body = Mesh(vertices.reshape(-1, 3), normals.reshape(-1, 3), faces, face_parts)
     caps = [

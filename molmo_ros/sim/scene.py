@@ -14,6 +14,7 @@ import numpy as np
 from molmo_ros.datatypes import Array
 from molmo_ros.sim import objects
 from molmo_ros.sim.mesh import Mesh
+from molmo_ros.sim.skin import Skin
 
 MIN_VISIBLE = 0.014  # share of the image
 TABLE_SIZE = (1.6, 1.2, 0.03)
@@ -22,16 +23,23 @@ _GAP = 0.012  # metres between footprints
 
 @dataclass(frozen=True)
 class SimObject:
-    """One thing on the table: its name, its pose in the world (4,4), and its mesh in the world."""
+    """One thing on the table: its name, its pose in the world (4,4), and its mesh in the world.
+
+    skin: how its surface looks; None: the plain palette of kind and color. mass: kg, None: that of its kind.
+    fixed: it cannot be moved.
+    """
 
     kind: str
     color: str
     T_world_object: Array
     mesh: Mesh
+    skin: Skin | None = None
+    mass: float | None = None
+    fixed: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.color} {self.kind}"
+        return f"{self.color} {self.kind}".strip()
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,59 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Fixture:
+    """A part of the room: its mesh in the world, its skin, and the pose (4,4) in which the skin lies on it."""
+
+    mesh: Mesh
+    skin: Skin
+    T_world_fixture: Array
+
+
+@dataclass(frozen=True)
+class TableTop:
+    """The top of a table, its upper side at z = 0: centre (2,) m, size (2,) m (round: its diameter, twice).
+
+    turn: rad about z. thickness: m. floor: m, height of the floor, below 0.
+    """
+
+    centre: Array
+    size: Array
+    turn: float
+    thickness: float
+    floor: float
+    round: bool = False
+
+    def holds(self, xy: Array, margin: float = 0.0) -> np.ndarray:
+        """Tell which points (N,2) m lie on the top, at least margin m from its edge."""
+        c, s = np.cos(self.turn), np.sin(self.turn)
+        local = (xy - self.centre) @ np.array([[c, -s], [s, c]])
+        if self.round:
+            return np.asarray(np.hypot(local[:, 0], local[:, 1]) <= self.size[0] / 2 - margin)
+        return np.asarray((np.abs(local) <= self.size / 2 - margin).all(axis=1))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is around the things, in place of the plain table and floor: all of it has instance id 0.
+
+    lamps: beside Scene.light, without shadows. gain: (3,) of the camera's channels: exposure and white balance.
+    blur: px at a width of 640, standard deviation of the optics.
+    """
+
+    top: TableTop
+    fixtures: tuple[Fixture, ...]
+    lamps: tuple[Light, ...]
+    gain: Array
+    blur: float
+
+
+@dataclass(frozen=True)
 class Scene:
     objects: tuple[SimObject, ...]
     table: Table
     light: Light
     T_world_camera: Array
+    room: Room | None = None
 
 
 def look_at(eye: Array, target: Array, roll: float = 0.0) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
-from molmo_ros.checkpoint.prompt import noun, pointing_prompt
+from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Answer, Image
 from molmo_ros.network.weights import TEXT
 from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
@@ -88,27 +88,33 @@ class Transformers:
         )
         self._model = model.eval()
 
-    def generate(self, rgb: Image, prompt: str, answer: Sequence[int] | None = None) -> list[int]:
-        """Tokens of the greedy answer; or of ``answer``, at the cost of the network."""
+    def generate(
+        self, rgb: Image, prompt: str, answer: Sequence[int] | None = None, **options: Any
+    ) -> list[int]:
+        """Tokens of the greedy answer; or of ``answer``, at the cost of the network.
+
+        ``options`` go to generate.
+        """
         torch, encoder = self._torch, self._checkpoint.encoder
         image = self._checkpoint.image
         inputs = preprocess(rgb, image)
         ids = [*encoder.prefix(image_token_ids(inputs, encoder, image)), *encoder.turn(prompt)]
-        tokens = torch.tensor([ids])
-        of_image = torch.isin(tokens, torch.tensor(encoder.image_ids))
+        tokens = torch.tensor([ids], device=self._model.device)
+        of_image = torch.isin(tokens, torch.tensor(encoder.image_ids, device=tokens.device))
         with torch.inference_mode():
             out = self._model.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
                 mm_token_type_ids=of_image.long(),
                 pixel_values=self._pixels(inputs.crops),
-                image_token_pooling=torch.tensor(inputs.pooling),
-                image_grids=torch.tensor([[len(inputs.pooling), 1, 0, 0]]),
+                image_token_pooling=torch.tensor(inputs.pooling, device=tokens.device),
+                image_grids=torch.tensor([[len(inputs.pooling), 1, 0, 0]], device=tokens.device),
                 do_sample=False,
                 max_new_tokens=len(answer) if answer else 192,
                 eos_token_id=sorted(encoder.eos_ids),
                 pad_token_id=min(encoder.eos_ids),
                 logits_processor=[_Say(answer, len(ids))] if answer else None,
+                **options,
             )
         return [int(t) for t in out[0, len(ids) :]]
 
@@ -118,7 +124,27 @@ class Transformers:
         patches = crops.reshape(-1, g, p, g, p * 3).swapaxes(2, 3).reshape(-1, g * g, p * p, 3)
         mean, std = np.array(c.mean, np.float32), np.array(c.std, np.float32)
         pixels = (patches.astype(np.float32) / 255 - mean) / std
-        return self._torch.from_numpy(pixels.reshape(len(crops), g * g, -1)).to(self._model.dtype)
+        tensor = self._torch.from_numpy(pixels.reshape(len(crops), g * g, -1))
+        return tensor.to(self._model.device, self._model.dtype)
+
+
+class RandomTransformers(Transformers):
+    """The same with weights that transformers draws itself, on any device of torch's."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str, device: str) -> None:
+        import torch
+        import transformers
+        from transformers import Molmo2Config, Molmo2ForConditionalGeneration
+
+        self._checkpoint, self._torch, self.version = checkpoint, torch, transformers.__version__
+        config = Molmo2Config.from_pretrained(str(checkpoint.folder), local_files_only=True)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(getattr(torch, dtype))
+        try:
+            with torch.device(device):
+                self._model = Molmo2ForConditionalGeneration(config).eval()
+        finally:
+            torch.set_default_dtype(before)
 
 
 class _Say:
@@ -179,7 +205,7 @@ def compare(
         query, other = queries[i % len(queries)], queries[(i + 1) % len(queries)]
         first_ms, answer = _point(molmo, rgb, query)
         second_ms, _ = _point(molmo, rgb, other)
-        plain = molmo.answer(rgb, pointing_prompt(query), drafts=False)
+        plain = molmo.answer(rgb, parse_query(query).prompt, drafts=False)
         generated = {dtype: _generate(their, rgb, query, said) for dtype, their in others.items()}
         if i == 0:
             continue
@@ -201,14 +227,15 @@ def compare(
 def _point(molmo: Molmo, rgb: Image, query: str) -> tuple[float, Answer]:
     time.sleep(REST_S)
     start = time.perf_counter()
-    answer = molmo.point(rgb, pointing_prompt(query), label=noun(query))
+    asked = parse_query(query)
+    answer = molmo.point(rgb, asked.prompt, label=asked.label)
     return 1000 * (time.perf_counter() - start), answer
 
 
 def _generate(their: Transformers, rgb: Image, query: str, said: Any) -> tuple[float, list[int]]:
     time.sleep(REST_S)
     start = time.perf_counter()
-    tokens = their.generate(rgb, pointing_prompt(query), said)
+    tokens = their.generate(rgb, parse_query(query).prompt, said)
     return 1000 * (time.perf_counter() - start), tokens
 
 

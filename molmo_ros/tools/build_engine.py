@@ -15,13 +15,23 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.checkpoint.describe import graph_bytes, weight_bytes
 from molmo_ros.checkpoint.preprocess import preprocess
-from molmo_ros.errors import EngineBuildError, ParameterError
-from molmo_ros.network.export import DECODER, GRAPH_VERSION, VISION, export
+from molmo_ros.errors import EngineBuildError, EngineError, ParameterError
+from molmo_ros.locking import only_writer
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
 from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, GPU_PRECISIONS, Precision
-from molmo_ros.runtimes.engine import Manifest, checkpoint_hash, engine_home, file_hash, write_manifest
+from molmo_ros.runtimes.describe import graph_bytes, weight_bytes
+from molmo_ros.runtimes.engine import (
+    Manifest,
+    check_files,
+    check_fits,
+    checkpoint_hash,
+    engine_home,
+    file_hash,
+    read_manifest,
+    write_manifest,
+)
+from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export
 from molmo_ros.tools.compile_trt import Profile, compile_onnx, compiler
 from molmo_ros.tools.recipes import Recipe
 
@@ -62,6 +72,33 @@ def build_engine(
     name = f"{checkpoint.folder.name}-{precision.name}-sm{recipe.sm}-{recipe.runtime}{trt.__version__}"
     folder = folder or engine_home() / name
     check_room(checkpoint, precision, folder, force)
+    with only_writer(folder, lambda: report("waiting for another build of this engine", 0.0)) as waited:
+        if waited and (built := _built(checkpoint, recipe, folder, trt.__version__)) is not None:
+            report("ready", 1.0)
+            return folder, built
+        manifest = _build(checkpoint, recipe, precision, folder, trt.__version__, report)
+    report("ready", 1.0)
+    return folder, manifest
+
+
+def _built(checkpoint: Checkpoint, recipe: Recipe, folder: Path, version: str) -> Manifest | None:
+    """The engine that another process has built meanwhile, None if it is not the one that is wanted."""
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        check_fits(
+            manifest, checkpoint=checkpoint, precision=recipe.precision, runtime=recipe.runtime,
+            runtime_version=version, sm=recipe.sm,
+        )  # fmt: skip
+    except EngineError:
+        return None
+    return manifest if manifest.profiles == profiles(checkpoint, recipe.sequence) else None
+
+
+def _build(
+    checkpoint: Checkpoint, recipe: Recipe, precision: Precision, folder: Path, version: str, report: Progress
+) -> Manifest:
+    """Export, compile and put into place; nobody else writes into ``folder`` meanwhile."""
     sizes = profiles(checkpoint, recipe.sequence)
     folder.mkdir(parents=True, exist_ok=True)
     files, attention, graphs = {}, {}, {}
@@ -82,10 +119,9 @@ def build_engine(
             files[part] = _adopt(plan, folder, f"{part}.{precision.name}.sm{recipe.sm}", ".engine")
             shutil.rmtree(staging / "graphs") if i else None
         report("writing the manifest", 0.98)
-        manifest = _manifest(checkpoint, precision, recipe, trt.__version__, graphs, sizes, attention, files)
+        manifest = _manifest(checkpoint, precision, recipe, version, graphs, sizes, attention, files)
         write_manifest(folder, manifest)
-    report("ready", 1.0)
-    return folder, manifest
+    return manifest
 
 
 def export_graphs(

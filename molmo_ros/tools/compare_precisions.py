@@ -11,7 +11,7 @@ import numpy as np
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.checkpoint.prompt import pointing_prompt
+from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Answer, Image, ImagePoint, RgbdFrame
 from molmo_ros.errors import DepthError, ParameterError, RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
@@ -100,7 +100,8 @@ def compare_precisions(
             answers = {}
             for name, model in models.items():
                 recorders[name][1].logits.clear()
-                answers[name] = model.answer(question.frame.rgb, pointing_prompt(question.name), drafts=False)
+                prompt = parse_query(question.name).prompt
+                answers[name] = model.answer(question.frame.rgb, prompt, drafts=False)
             for name, tally in tallies.items():
                 expected, found = recorders["fp32"][1], recorders[name][1]
                 tally.add(question, answers["fp32"], answers[name], expected, found)

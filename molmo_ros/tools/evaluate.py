@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from molmo_ros.checkpoint.prompt import counting_prompt
+from molmo_ros.checkpoint.query import counting_prompt, parse_query
 from molmo_ros.datatypes import Answer, ImagePoint, RgbdFrame
 from molmo_ros.errors import DepthError
 from molmo_ros.perception.lift import lift_point, pixel_ray
@@ -94,7 +94,7 @@ def _judge_scene(
     tally.absent.append(not grounder.point(frame.rgb, f"the {missing(truth, rng)}").points)
     kind = str(rng.choice(sorted(set(kinds))))
     ids = [i + 1 for i, k in enumerate(kinds) if k == kind]
-    counted = grounder.ask(frame.rgb, counting_prompt(PLURALS[kind]))
+    counted = grounder.ask(frame.rgb, counting_prompt(parse_query(PLURALS[kind])))
     tally.count.append(len(counted.points) == len(ids))
     tally.f1_all.append(f1(grounder.point(frame.rgb, f"all the {PLURALS[kind]}").points, ids, truth))
 

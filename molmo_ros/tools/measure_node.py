@@ -100,7 +100,7 @@ def cancel(checkpoint: str, repeat: int) -> dict[str, float]:
         node.trigger_activate()
         processes.start_node(SHOW, {"rate": 10.0})
         frame = next(iter(node.cameras.values())).newest_frame(node.config, lambda: False)
-        model = node.engine.grounder().model
+        model = node.model.grounder().model
         model.answer(frame.rgb, QUERY)  # warms up
         start = time.monotonic()
         plain = model.answer(frame.rgb[::-1].copy(), QUERY)
@@ -134,7 +134,7 @@ def cycles(checkpoint: str, repeat: int) -> dict[str, Any]:
         for _ in range(repeat):
             node.trigger_configure()
             node.trigger_activate()
-            node.engine.grounder().grasp(frame, QUERY)
+            node.model.grounder().grasp(frame, QUERY)
             loaded.append(resident_mb())
             node.trigger_deactivate()
             node.trigger_cleanup()

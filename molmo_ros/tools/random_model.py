@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from molmo_ros.checkpoint.checkpoint import resolve
 from molmo_ros.network.config import parse_config
 from molmo_ros.network.weights import expected_shapes
 
+if TYPE_CHECKING:
+    from molmo_ros.checkpoint.checkpoint import Checkpoint
+
 VOCABULARY = 32_000
+VOCABULARY_4B = 151_936
 EXTRA = """
     <im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start> <frame_end>
     <|video|>
@@ -56,15 +60,76 @@ def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
     return (rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float16)
 
 
-def _tokenizer(path: Path) -> None:
+def open_full_size(folder: Path) -> Checkpoint:
+    """Molmo2-4B's layout with weights that are drawn as they are read: only small files go to ``folder``.
+
+    Tensors are cut from one block of random numbers, so none takes longer than a copy.
+    """
+    from molmo_ros.checkpoint.checkpoint import Checkpoint
+    from molmo_ros.checkpoint.preprocess import ImageConfig
+    from molmo_ros.checkpoint.prompt import encoder_class
+
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = _config_4b()
+    for name, content in (("config.json", fields), ("preprocessor_config.json", _preprocessor())):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    _tokenizer(folder / "tokenizer.json", VOCABULARY_4B)
+    config = parse_config(fields, str(folder / "config.json"))
+    weights: Any = DrawnWeights(expected_shapes(config))
+    return Checkpoint(
+        folder, config, ImageConfig.parse(_preprocessor(), ""), encoder_class("molmo2").load(folder), weights
+    )
+
+
+class DrawnWeights:
+    """Random tensors behind the calls of ``checkpoint.Weights``, bf16 unless asked for otherwise."""
+
+    files: tuple[Path, ...] = ()
+    _SIZE = (1 << 24) + 4093  # so that rows of a matrix are not all the same
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        import ml_dtypes
+
+        self.shapes = shapes
+        self._kind = np.dtype(ml_dtypes.bfloat16)
+        self._normal = np.random.default_rng(0).standard_normal(self._SIZE, dtype=np.float32)
+        self._blocks: dict[float, np.ndarray] = {}
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    def read(self, name: str, dtype: Any = np.float32) -> np.ndarray:
+        """As that of ``Weights``."""
+        shape = self.shapes[name]
+        if name.endswith(("norm.weight", "ln_f.weight")):
+            return np.ones(shape, self._kind if dtype is None else dtype)
+        scale = 0.02 if len(shape) == 1 or "embedding" in name else 0.7 / float(np.sqrt(shape[-1]))
+        if scale not in self._blocks:
+            self._blocks[scale] = (self._normal * np.float32(scale)).astype(self._kind)
+        block = self._blocks[scale].view(np.uint16)
+        times = -(-int(np.prod(shape)) // len(block))
+        drawn = np.tile(block, times)[: np.prod(shape)] if times > 1 else block[: np.prod(shape)]
+        drawn = drawn.reshape(shape).view(self._kind)
+        return drawn if dtype is None else drawn.astype(dtype)
+
+    def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """As that of ``Weights``: (N, columns)."""
+        at = (rows[:, None] * 977 + np.arange(self.shapes[name][1])) % self._SIZE
+        return self._normal[at] * np.float32(0.02)
+
+
+def _tokenizer(path: Path, vocabulary: int = VOCABULARY) -> None:
     """The built-in model's words among unused tokens, so that answers have as many tokens as usual."""
     from tokenizers import AddedToken, Tokenizer
 
     words = json.loads((resolve("tiny") / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_str(json.dumps({**words, "added_tokens": []}))
     control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    count = VOCABULARY - len(control) - tokenizer.get_vocab_size()
-    names = [*control, *(f"<|unused_{i}|>" for i in range(count)), *EXTRA]
+    vocab = words["model"]["vocab"]
+    for i in range(vocabulary - len(control) - len(vocab)):
+        vocab[f"<|unused_{i}|>"] = len(vocab)
+    tokenizer = Tokenizer.from_str(json.dumps({**words, "added_tokens": []}))
+    names = [*control, *EXTRA]
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     tokenizer.save(str(path))
 
@@ -95,6 +160,25 @@ def _config() -> dict[str, Any]:
         "low_res_image_start_token_id": VOCABULARY + 4, "frame_start_token_id": VOCABULARY + 7,
         "frame_end_token_id": VOCABULARY + 8, "tie_word_embeddings": False,
     }  # fmt: skip
+
+
+def _config_4b() -> dict[str, Any]:
+    fields = _config()
+    fields["vit_config"] |= {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "head_dim": 72,
+    }  # fmt: skip
+    fields["adapter_config"] |= {
+        "hidden_size": 1152, "intermediate_size": 9728, "num_attention_heads": 16, "num_key_value_heads": 16,
+        "head_dim": 72, "text_hidden_size": 2560, "vit_layers": [-3, -9],
+    }  # fmt: skip
+    fields["text_config"] |= {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": VOCABULARY_4B, "rope_theta": 5e6,
+        "max_position_embeddings": 36864,
+    }  # fmt: skip
+    shift = VOCABULARY_4B - VOCABULARY
+    return {n: v + shift if n.endswith("_id") and isinstance(v, int) else v for n, v in fields.items()}
 
 
 def _preprocessor() -> dict[str, Any]:

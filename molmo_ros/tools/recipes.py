@@ -8,6 +8,7 @@ from typing import Any
 
 from molmo_ros.errors import ParameterError
 from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
+from molmo_ros.untrusted import is_file, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "assets" / "engines"
 RUNTIMES = (*TENSORRT, "onnx")
@@ -34,21 +35,19 @@ def load_recipe(name_or_path: str) -> Recipe:
 
     Raises: ParameterError for an unknown name, field or value.
     """
-    import yaml
-
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = RECIPES / f"{name_or_path}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         known = ", ".join(recipe_names())
         raise ParameterError(f'There is no recipe "{name_or_path}"; give a YAML file or one of {known}.')
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{path} is not valid YAML ({error}).") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{path} holds no record; see {RECIPES / 'rtx.yaml'}.")
-    return change(Recipe(), **content)
+    return change(Recipe(), **{str(name): value for name, value in content.items()})
 
 
 def change(recipe: Recipe, **values: Any) -> Recipe:

@@ -13,7 +13,9 @@ from faulty_server import ONE, Faulty, events, remote, status
 from PIL import Image
 from toy_scene import make_frame
 
-from molmo_ros.errors import ParameterError, ServerError
+from molmo_ros import Grounder
+from molmo_ros.errors import ParameterError, QueryError, ServerError
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.runtimes.remote.chat import data_url
 from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 from molmo_ros.runtimes.remote.server import Server, check_url
@@ -84,8 +86,13 @@ def test_loading_goes_on_without_a_server_but_not_with_a_wrong_key(
 
 def test_control_tokens_never_reach_the_server(faulty: Faulty) -> None:
     faulty.acts = [events(ONE)]
-    remote(faulty).point(RGB, "Point to <|im_end|> the can <im_patch>.")
-    assert faulty.bodies[0]["messages"][0]["content"][1]["text"] == "Point to the can ."
+    model = remote(faulty)
+    for prompt in ("Point to <|im_end|> the can.", "<im_patch>"):
+        with pytest.raises(QueryError, match="control token"):
+            model.point(RGB, prompt)
+    assert not faulty.bodies
+    Grounder(model, Gripper.load("franka_hand")).point(RGB, "<|im_end|> the can <im_patch>")
+    assert faulty.bodies[0]["messages"][0]["content"][1]["text"] == "Point to the can."
 
 
 def test_png_is_lossless_and_jpeg_small() -> None:

@@ -230,7 +230,7 @@ def test_the_transform_is_asked_for_before_the_model(
 ) -> None:
     """A long generation must not outrun the tf buffer: without a transform the model is not even asked."""
     asked: list[Any] = []
-    model = molmo.engine.grounder().model
+    model = molmo.model.grounder().model
     point = model.point
     monkeypatch.setattr(model, "point", lambda *args, **more: asked.append(args) or point(*args, **more))
     camera.show()

@@ -79,6 +79,35 @@ def test_interrupted_camera_ends_cleanly() -> None:
         assert interrupt_twice(camera) == 0
 
 
+INTERRUPTED_WHILE_MADE = """
+import os, signal, sys, time
+import rclpy
+from rclpy.node import Node
+from molmo_ros.ros.processes import run_node
+
+def make():
+    node = Node("interrupted_while_made")
+    os.kill(os.getpid(), signal.SIGINT)
+    while rclpy.ok():
+        time.sleep(0.001)
+    node.create_timer(1.0, print)
+    return node
+
+def broken():
+    raise RuntimeError("broken")
+
+sys.exit(run_node("test", broken if sys.argv[1:] else make, rclpy.spin, []))
+"""
+
+
+def test_interrupted_constructor_ends_cleanly_and_a_broken_one_does_not() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_MADE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, "broken"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "RuntimeError: broken" in done.stderr
+
+
 def test_wrong_parameter_is_one_line_and_status_2() -> None:
     command = [sys.executable, "-m", "molmo_ros.ros.node", "--ros-args", "-p", "timeout_s:=1e9"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

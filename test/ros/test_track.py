@@ -162,9 +162,9 @@ def test_cancel_ends_the_model_within_a_step(
     film: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes while the model writes; the step that it is in is the last one."""
-    runtime = molmo.engine.grounder().model._runtime
+    runtime = molmo.model.grounder().model._runtime
     paused = Paused(runtime._decoder, molmo)
-    assert molmo.engine.grounder().point(film._frame.rgb, GOOD).passes > 2  # it would write on
+    assert molmo.model.grounder().point(film._frame.rgb, GOOD).passes > 2  # it would write on
     monkeypatch.setattr(runtime, "_decoder", paused)
     goal = client.track(GOOD)
     assert next(goal).stage == "grounding"

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,16 +19,13 @@ import numpy as np
 from molmo_ros.answer_format.confidence import annotate
 from molmo_ros.answer_format.grammar import Format, Grammar, Plan
 from molmo_ros.checkpoint.preprocess import as_rgb
-from molmo_ros.checkpoint.prompt import MAX_PROMPT_CHARS, clean_query
-from molmo_ros.datatypes import Answer, Image, ImagePoint
+from molmo_ros.checkpoint.query import check_prompt_length, refuse_control_tokens
+from molmo_ros.datatypes import Answer, Image, ImagePoint, Progress, ShouldStop
 from molmo_ros.errors import ParameterError, ServerError
-from molmo_ros.ros.config import NodeConfig
 from molmo_ros.runtimes.remote.chat import TOP_LOGPROBS, Reply, chat_body, data_url
 from molmo_ros.runtimes.remote.server import Server
 
 log = logging.getLogger(__name__)
-
-ShouldStop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -43,19 +39,6 @@ class RemoteOptions:
     retries: int = 2
     image: str = "png"
     format: str = "molmo2"
-
-
-def remote_options(config: NodeConfig) -> RemoteOptions:
-    """Those of the node's parameters."""
-    return RemoteOptions(
-        url=config.remote_url,
-        model=config.remote_model,
-        key_env=config.remote_key_env,
-        timeout_s=config.remote_timeout_s,
-        retries=config.remote_retries,
-        image=config.remote_image,
-        format=config.remote_format,
-    )
 
 
 class RemoteMolmo:
@@ -75,15 +58,14 @@ class RemoteMolmo:
         key = os.environ.get(options.key_env, "").strip()
         self.server = Server(options.url, options.timeout_s, options.retries, key)
         self._model = options.model
+        self._away = ""  # why the server did not answer when it was first asked
         self._logprobs = True  # until the server has refused them
 
     @classmethod
-    def load(
-        cls, options: RemoteOptions, progress: Callable[[str, float], None] | None = None
-    ) -> RemoteMolmo:
+    def load(cls, options: RemoteOptions, progress: Progress | None = None) -> RemoteMolmo:
         """As the constructor, and see whether the server is there.
 
-        One that is away may come later, which is only logged; one that refuses is told at once.
+        One that is away may come later (``info["away"]`` tells why); one that refuses is told at once.
         Raises: ParameterError, ServerError.
         """
         model = cls(options)
@@ -95,7 +77,7 @@ class RemoteMolmo:
         except ServerError as error:
             if not error.retriable:
                 raise
-            log.warning("%s The node goes on, and asks again with each query.", error)
+            model._away = str(error)
         if progress:
             progress("ready", 1.0)
         return model
@@ -103,7 +85,13 @@ class RemoteMolmo:
     @property
     def info(self) -> dict[str, Any]:
         """What is known of it."""
-        return {"checkpoint": self._model, "url": self._options.url, "runtime": "remote", "precision": ""}
+        return {
+            "checkpoint": self._model,
+            "url": self._options.url,
+            "runtime": "remote",
+            "precision": "",
+            "away": self._away,
+        }
 
     def answer(
         self,
@@ -151,12 +139,13 @@ class RemoteMolmo:
     def _ask(
         self, rgb: Image, prompt: str, plan: Plan, max_new_tokens: int, should_stop: ShouldStop | None
     ) -> Answer:
+        check_prompt_length(prompt)
+        refuse_control_tokens(prompt)
         stop = should_stop or _never
         rgb = as_rgb(rgb)
         start = time.perf_counter()
         picture = data_url(rgb, self._options.image)
         made_ms = (time.perf_counter() - start) * 1e3
-        prompt = clean_query(prompt, MAX_PROMPT_CHARS)  # no control token of the model's may reach it
         body = chat_body(self._model or self._only_model(), picture, prompt, max_new_tokens)
         reply = self._reply(body, plan, stop)
         if reply.finish == "length":

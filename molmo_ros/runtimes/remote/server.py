@@ -22,6 +22,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from molmo_ros.datatypes import ShouldStop
 from molmo_ros.errors import CancelledError, ParameterError, ServerError
 from molmo_ros.runtimes.remote.breaker import CircuitBreaker
 
@@ -41,7 +42,6 @@ MENDS = {
     429: "let fewer robots share the server, or raise its limits",
 }
 
-ShouldStop = Callable[[], bool]
 T = TypeVar("T")
 
 

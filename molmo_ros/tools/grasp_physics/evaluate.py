@@ -16,6 +16,7 @@ from molmo_ros.errors import DepthError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.lift import lift_point, pixel_ray
 from molmo_ros.pipeline import Grounder
+from molmo_ros.sim.sensors import STEREO
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.infeasible import OPENING_M, TOO_WIDE
@@ -37,7 +38,8 @@ class Setting:
 
     points: "truth", a pixel in the target's true mask, or a checkpoint that is asked for the target by name.
     pose_error_m: standard deviation, per axis, of where the robot really goes;
-    noise: of the sensor, None for the family's own; controls: run them too, on the same scene and pixel;
+    sensor: that measures depth, by name (sim/sensors.py); noise: of the dropout sensor, None for the family's
+    own; controls: run them too, on the same scene and pixel;
     oracle: where a target was not held, search by brute force for a grasp that holds."""
 
     gripper: str = "franka_hand"
@@ -46,6 +48,7 @@ class Setting:
     friction: float = FRICTION
     pose_error_m: float = 0.0
     jitter_px: float = 0.0
+    sensor: str = STEREO
     noise: float | None = None
     controls: bool = False
     oracle: bool = False
@@ -87,7 +90,7 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
     """Draw, look, plan, try: one target."""
     gripper = Gripper.load(setting.gripper)
     case = draw_case(family, seed)
-    view = look(case, setting.noise)
+    view = look(case, setting.noise, setting.sensor)
     point = click(view, setting.jitter_px) if setting.points == TRUTH else model_point(view, setting.points)
     if isinstance(point, str):
         return Record(family, case.thing.kind, seed, case.gap, status=point)

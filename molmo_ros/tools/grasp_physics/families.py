@@ -5,7 +5,7 @@ Seeds below REPORT_FROM may be looked at while tuning; those from there on are o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from molmo_ros.tools.grasp_physics.world import settled
 REPORT_FROM = 10_000
 MIN_SHOWN = 0.4  # of the target's own outline; a thing that is mostly hidden nobody points at
 MIN_PIXELS = 250  # of the target in an image of 640x480
-_JUDGE = (160, 120)
+JUDGE = (160, 120)
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Family:
     holes: float = 2.0
 
 
+NOMINAL = Family(KINDS)
 FAMILIES: dict[str, Family] = {
     "single": Family(KINDS),
     "spread": Family(KINDS, count=(4, 6)),
@@ -58,7 +59,8 @@ FAMILIES: dict[str, Family] = {
 }
 INFEASIBLE = "infeasible"
 NO_DEPTH, NOTHING = "no_depth", "nothing"  # variants of it that the camera must know of
-NAMES = (*FAMILIES, INFEASIBLE)
+HEAP, BIN, MUG_FLOOR, WILD = "heap", "bin", "mug_floor", "wild"  # unseen shapes in a room: wild_cases.py
+NAMES = (*FAMILIES, HEAP, BIN, MUG_FLOOR, WILD, INFEASIBLE)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ def draw_case(family: str, seed: int) -> Case:
         from molmo_ros.tools.grasp_physics.infeasible import draw_infeasible
 
         return draw_infeasible(seed, rng)
+    if family not in FAMILIES:
+        from molmo_ros.tools.grasp_physics.wild_cases import draw_wild
+
+        return draw_wild(family, seed, rng)
     f = FAMILIES[family]
     while True:
         things = draw_things(f, rng)
@@ -140,16 +146,12 @@ def look_around(
     return Scene(tuple(things), random_table(rng), random_light(rng), camera)
 
 
-def shows(scene: Scene, index: int) -> bool:
-    """Tell whether enough of the target is in sight, and the image's border cuts nothing of it."""
-    width, height = _JUDGE
+def shows(scene: Scene, index: int, share: float = MIN_SHOWN) -> bool:
+    """Tell whether a share of the target's outline is in sight, and the image's border cuts nothing of it."""
+    width, height = JUDGE
     K = intrinsics(width, height)
-    alone = Scene((scene.objects[index],), scene.table, scene.light, scene.T_world_camera)
+    alone = replace(scene, objects=(scene.objects[index],))
     whole = Renderer(alone, 1).ids(K, width, height) == 1
     border = np.concatenate([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
     seen = Renderer(scene, 1).ids(K, width, height) == index + 1
-    return bool(
-        not border.any() and seen.sum() >= MIN_SHOWN * whole.sum() and 16 * seen.sum() >= MIN_PIXELS
-    )
-
-
+    return bool(not border.any() and seen.sum() >= share * whole.sum() and 16 * seen.sum() >= MIN_PIXELS)

@@ -19,6 +19,7 @@ SLANT = np.radians(15.0)  # of the closing direction to the normal, at most
 REACHES_M = (0.004, 0.010, 0.018)  # of the tips beyond the contacts
 SLACKS_M = (0.003, 0.010)  # of the opening, beside the widest
 SCENE_POINTS, SPACE_M = 9000, 0.0005
+FIXED_POINTS = 12_000  # on a bin, which is large
 TRAVEL_M, TABLE_M = 0.10, 0.0015
 TRIALS = 40
 CHUNK = 400
@@ -29,20 +30,25 @@ def find_grasp(
 ) -> Grasp | None:
     """Return a grasp that touches nothing before it closes, and holds; None if none of TRIALS does."""
     rng = np.random.default_rng([seed, 7])
-    rotation, tips, opening, width = candidates(scene.objects[target].mesh, gripper, rng)
-    each = SCENE_POINTS // len(scene.objects)
-    points = np.concatenate([_surface(o.mesh, each, rng)[0] for o in scene.objects])
-    free = np.flatnonzero(_free(points, rotation, tips, opening, gripper))
+    (rotation, tips, opening, width), free = free_hands(scene, target, gripper, rng)
     for k in rng.permutation(free)[:TRIALS]:
         T = make_transform(rotation[k], tips[k])
         back = make_transform(rotation[k], tips[k] - TRAVEL_M * rotation[k][:, 2])
-        grasp = Grasp(
-            pose_from_matrix(T), pose_from_matrix(back), float(width[k]), 1.0, float(opening[k])
-        )
+        grasp = Grasp(pose_from_matrix(T), pose_from_matrix(back), float(width[k]), 1.0, float(opening[k]))
         outcome = try_grasp(scene, target, grasp, gripper, friction)
         if outcome.held and not outcome.touched:
             return grasp
     return None
+
+
+def free_hands(
+    scene: Scene, target: int, gripper: Gripper, rng: np.random.Generator
+) -> tuple[tuple[Array, Array, Array, Array], np.ndarray]:
+    """Hands on true contacts, as of candidates(), and the indices of those that meet nothing on their way in."""
+    hands = candidates(scene.objects[target].mesh, gripper, rng)
+    each = SCENE_POINTS // len(scene.objects)
+    points = [_surface(o.mesh, FIXED_POINTS if o.fixed else each, rng)[0] for o in scene.objects]
+    return hands, np.flatnonzero(_free(np.concatenate(points), *hands[:3], gripper))
 
 
 def candidates(target: Mesh, gripper: Gripper, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:

@@ -156,8 +156,10 @@ def table(result: dict[str, Any]) -> str:
         if "refusals" in r:
             lines.append("  " + _refusals_text(r["refusals"]))
         for control, c in r.get("controls", {}).items():
-            lines.append(f"  {control:<15}{'':>3}{_percent(c['success']):>9}   (differs by chance: p = "
-                         f"{c['mcnemar_p']:.2g})")
+            lines.append(
+                f"  {control:<15}{'':>3}{_percent(c['success']):>9}   (differs by chance: p = "
+                f"{c['mcnemar_p']:.2g})"
+            )
     if "refusals" in result:
         lines.append(_refusals_text(result["refusals"]))
     for name, g in result.get("gaps", {}).items():

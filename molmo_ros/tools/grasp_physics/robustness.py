@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from molmo_ros.sim.sensors import DROPOUT, SENSORS
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, run_all
 from molmo_ros.tools.grasp_physics.report import success
 
@@ -18,17 +19,21 @@ TITLES = {
     "friction": "friction of the pads",
     "pose_error_mm": "error of the robot, mm per axis",
     "jitter_px": "error of the point, px per axis",
-    "noise": "noise of the sensor, x nominal",
+    "noise": "noise of the dropout sensor",
+    "sensor": "depth sensor",
 }
 
 
-def settings(base: Setting) -> dict[str, dict[float, Setting]]:
+def settings(base: Setting) -> dict[str, dict[float | str, Setting]]:
     """What is swept, by name and value."""
     return {
         "friction": {mu: replace(base, friction=mu) for mu in FRICTIONS},
         "pose_error_mm": {mm: replace(base, pose_error_m=mm / 1000) for mm in POSE_ERRORS_MM},
         "jitter_px": {px: replace(base, jitter_px=px) for px in JITTERS_PX},
-        "noise": {scale: replace(base, noise=None if scale == 1 else scale) for scale in NOISES},
+        "noise": {
+            scale: replace(base, sensor=DROPOUT, noise=None if scale == 1 else scale) for scale in NOISES
+        },
+        "sensor": {name: replace(base, sensor=name, noise=None) for name in SENSORS},
     }
 
 
@@ -76,22 +81,25 @@ def _cell(c: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: str | Path) -> None:
-    """Draw the sweep as four panels. Needs matplotlib."""
+    """Draw the sweep, one panel for each thing that is changed. Needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(result), figsize=(11, 3.0), sharey=True)
+    figure, axes = pyplot.subplots(1, len(result), figsize=(14, 3.2), sharey=True)
     for axis, (name, by_family) in zip(axes, result.items(), strict=True):
         for family, cells in by_family.items():
-            x = [float(v) for v in cells]
+            x = range(len(cells)) if name == "sensor" else [float(v) for v in cells]
             y = [100 * c["success"] for c in cells.values()]
             low = [100 * (c["success"] - c["interval"][0]) for c in cells.values()]
             high = [100 * (c["interval"][1] - c["success"]) for c in cells.values()]
-            axis.errorbar(x, y, yerr=[low, high], marker="o", capsize=3, label=family)
+            line = "" if name == "sensor" else "-"
+            axis.errorbar(x, y, yerr=[low, high], marker="o", ls=line, capsize=3, label=family)
         axis.set_xlabel(TITLES[name])
         axis.set_xticks(x)
+        if name == "sensor":
+            axis.set_xticklabels([v.replace("_", "\n") for v in cells], fontsize=7)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("held, % of targets")
     axes[0].legend(loc="lower right")

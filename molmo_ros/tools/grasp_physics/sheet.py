@@ -47,7 +47,7 @@ def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) ->
     strips = []
     for record in list(by_kind.values())[::-1][:rows]:
         case = draw_case(record.family, record.seed)
-        view = look(case, setting.noise)
+        view = look(case, setting.noise, setting.sensor)
         grasp = plan(view, click(view, setting.jitter_px), gripper, setting.true_mask).grasp
         if grasp is not None:
             strips.append(strip(case.scene, case.target, grasp, gripper, STRIP))
@@ -57,7 +57,7 @@ def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) ->
 def _cell(record: Record, setting: Setting) -> PilImage.Image:
     gripper = Gripper.load(setting.gripper)
     case = draw_case(record.family, record.seed)
-    view = look(case, setting.noise)
+    view = look(case, setting.noise, setting.sensor)
     point = click(view, setting.jitter_px)
     planned = plan(view, point, gripper, setting.true_mask)
     mask = planned.segment.mask if planned.segment is not None else None
@@ -76,9 +76,7 @@ def _cell(record: Record, setting: Setting) -> PilImage.Image:
     return cell
 
 
-def _what_happened(
-    view: View, grasp: Grasp | None, gripper: Gripper, setting: Setting
-) -> tuple[Image, str]:
+def _what_happened(view: View, grasp: Grasp | None, gripper: Gripper, setting: Setting) -> tuple[Image, str]:
     """The moment after closing, from the side; for a refused target a grasp that would have held."""
     case, size = view.case, (CELL, CELL)
     if grasp is not None:

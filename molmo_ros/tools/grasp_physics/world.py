@@ -86,26 +86,36 @@ def _table_with(scene: Scene) -> Any:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0  # friction as stiff as the normal direction: nothing creeps out of the hand
-    spec.worldbody.add_geom(
-        name="table",
-        type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=[2, 2, 0.1],
-        friction=[TABLE_FRICTION, 0.002, ROLLING_M],
-        condim=4,
-        **CONTACT,
-    )
+    _add_table(spec, scene)
     for i, thing in enumerate(scene.objects):
         _add_thing(spec, f"thing_{i}", thing)
     return spec
 
 
+def _add_table(spec: Any, scene: Scene) -> None:
+    """An endless table, or in a room the top that is drawn there, with the floor below."""
+    surface = {"friction": [TABLE_FRICTION, 0.002, ROLLING_M], "condim": 4, **CONTACT}
+    plane = {"type": mujoco.mjtGeom.mjGEOM_PLANE, "size": [2, 2, 0.1], **surface}
+    if scene.room is None:
+        spec.worldbody.add_geom(name="table", **plane)
+        return
+    top = scene.room.top
+    spec.worldbody.add_geom(name="floor", pos=[0, 0, top.floor], **plane)
+    shape = mujoco.mjtGeom.mjGEOM_CYLINDER if top.round else mujoco.mjtGeom.mjGEOM_BOX
+    half = [top.size[0] / 2, top.thickness / 2, 0] if top.round else [*(top.size / 2), top.thickness / 2]
+    place = {"pos": [*top.centre, -top.thickness / 2], "quat": [np.cos(top.turn / 2), 0, 0, np.sin(top.turn / 2)]}
+    spec.worldbody.add_geom(name="table", type=shape, size=half, **place, **surface)
+
+
 def _add_thing(spec: Any, name: str, thing: SimObject) -> None:
-    """A free body at its place in the world, made of the convex pieces of its mesh."""
+    """A body at its place in the world, free unless it is fixed, made of the convex pieces of its mesh."""
     T = thing.T_world_object
     body = spec.worldbody.add_body(name=name, pos=T[:3, 3], quat=_wxyz(T[:3, :3]))
-    body.add_freejoint()
+    if not thing.fixed:
+        body.add_freejoint()
     local = [(piece - T[:3, 3]) @ T[:3, :3] for piece in thing.mesh.solids]
-    density = MASS_KG[thing.kind] / sum(ConvexHull(piece).volume for piece in local)
+    mass = MASS_KG[thing.kind] if thing.mass is None else thing.mass
+    density = mass / sum(ConvexHull(piece).volume for piece in local)
     for k, piece in enumerate(local):
         mesh = spec.add_mesh(name=f"{name}_{k}")
         mesh.uservert = piece.ravel()
@@ -114,7 +124,7 @@ def _add_thing(spec: Any, name: str, thing: SimObject) -> None:
             meshname=f"{name}_{k}",
             density=density,
             friction=[TABLE_FRICTION, 0.002, ROLLING_M],
-            condim=6 if thing.kind in ("ball", "melon") else 4,
+            condim=6 if thing.kind in ("ball", "melon") or thing.mass is not None else 4,  # it resists rolling
             **CONTACT,
         )
 

@@ -7,25 +7,37 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from molmo_ros.errors import CheckpointError, MolmoRosError, NotReadyError
+from molmo_ros.errors import (
+    CancelledError,
+    CheckpointError,
+    MolmoRosError,
+    NotReadyError,
+    RuntimeUnavailableError,
+)
+from molmo_ros.packages import missing_package
 from molmo_ros.ros.config import NodeConfig
-from molmo_ros.ros.memory import give_back, map_large_blocks, spare_the_collector
+from molmo_ros.ros.memory import freeze_gc, map_large_blocks, trim_heap
 
 if TYPE_CHECKING:
     from molmo_ros.pipeline import Grounder
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
 
 logger = logging.getLogger(__name__)
 
 
-class Engine:
+class ModelHost:
     """Holds the Grounder of the node; safe to ask from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_name: str = "/molmo") -> None:
+        """node_name: the full one, for what a user is told to run."""
+        self._node_name = node_name
+        self.starting = False  # brings itself up
         self._lock = threading.Lock()
         self._grounder: Grounder | None = None
         self._stage = "not configured"
         self._progress = 0.0
         self._loading = False
+        self._stopped = False
         self.error, self.error_code = "", ""
         self.active = False
 
@@ -43,10 +55,10 @@ class Engine:
             with suppress(ImportError):
                 import onnxruntime  # noqa: F401
 
-                from molmo_ros.network import export  # noqa: F401
-        with suppress(CheckpointError):
+                from molmo_ros.runtimes import export  # noqa: F401
+        with suppress(CheckpointError, ImportError):
             read_tokenizer(resolve(config.checkpoint) / "tokenizer.json")
-        spare_the_collector()
+        freeze_gc()
 
     def load(self, config: NodeConfig) -> None:
         """Load the model; slow. Raises: what Grounder.load raises."""
@@ -54,7 +66,6 @@ class Engine:
         self._report("starting", 0.0)
         try:
             from molmo_ros.pipeline import Grounder
-            from molmo_ros.runtimes.remote.remote import remote_options
 
             self._grounder = Grounder.load(
                 checkpoint=config.checkpoint,
@@ -65,8 +76,12 @@ class Engine:
                 allow_download=config.allow_download,
                 max_tilt_deg=config.max_tilt_deg,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
-                remote=remote_options(config),
+                remote=_remote_options(config),
             )
+        except ModuleNotFoundError as missing:
+            error = RuntimeUnavailableError(missing_package(missing))
+            self.error, self.error_code = str(error), error.code
+            raise error from missing
         except Exception as error:
             known = isinstance(error, MolmoRosError)
             self.error = str(error) if known else f"{type(error).__name__}: {error}"
@@ -74,6 +89,10 @@ class Engine:
             raise
         finally:
             self._loading = False
+
+    def stop_loading(self) -> None:
+        """Have ``load`` end at its next step, for good: the node shuts down."""
+        self._stopped = True
 
     def unload(self) -> None:
         """Free the model's memory."""
@@ -83,7 +102,7 @@ class Engine:
         if grounder is not None:
             grounder.close()
             del grounder
-            give_back()
+            trim_heap()
 
     def grounder(self) -> Grounder:
         """The model, ready to answer.
@@ -103,10 +122,12 @@ class Engine:
             return f"loading, {self._progress:.0%} ({self._stage}); ask again in a moment."
         if self.error:
             return f"The model could not be loaded: {self.error}"
+        if self.starting and not self.active:
+            return "The node is starting; ask again in a moment."
         if self._grounder is None:
-            return "No model is loaded; configure and activate the node (ros2 lifecycle set)."
+            return f"No model is loaded; run: ros2 lifecycle set {self._node_name} configure, then activate."
         if not self.active:
-            return "The node is inactive; activate it (ros2 lifecycle set ... activate)."
+            return f"The node is inactive; run: ros2 lifecycle set {self._node_name} activate."
         return "ready"
 
     @property
@@ -119,9 +140,32 @@ class Engine:
         return f"{info['runtime']}, {info.get('url') or info['precision']}"
 
     @property
+    def away(self) -> str:
+        """Why the server of a remote model does not answer; empty if it does, or there is none."""
+        grounder = self._grounder
+        return "" if grounder is None else str(grounder.model.info.get("away", ""))
+
+    @property
     def progress(self) -> float:
         """0..1 while loading, 1 when loaded."""
         return 1.0 if self._grounder is not None else self._progress
 
     def _report(self, stage: str, progress: float) -> None:
         self._stage, self._progress = stage, min(max(progress, 0.0), 1.0)
+        if self._stopped:
+            raise CancelledError("Loading was stopped: the node is shutting down.")
+
+
+def _remote_options(config: NodeConfig) -> RemoteOptions:
+    """The node's parameters ``remote_*``."""
+    from molmo_ros.runtimes.remote.remote import RemoteOptions
+
+    return RemoteOptions(
+        url=config.remote_url,
+        model=config.remote_model,
+        key_env=config.remote_key_env,
+        timeout_s=config.remote_timeout_s,
+        retries=config.remote_retries,
+        image=config.remote_image,
+        format=config.remote_format,
+    )

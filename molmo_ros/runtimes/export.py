@@ -16,11 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.checkpoint.rounded import RoundedWeights
+from molmo_ros.errors import CheckpointError
+from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
+from molmo_ros.network.decoder_in_place import build_decoder_in_place
+from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 from molmo_ros.network.weights import HEAD
+from molmo_ros.runtimes.engine import source_hash
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +61,9 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
-    rounded = checkpoint.rounded if part == DECODER else None
-    if rounded is not None and rounded.precision != precision.name:
-        made = rounded.folder, rounded.precision, precision.name, checkpoint.source
-        log.info("%s was quantised for %s; %s takes the weights of %s", *made)
-        rounded = None
-    graph = Graph(part, sink, precision.of_vision() if part == VISION else precision, rounded)
+    rounded = _rounded(checkpoint, precision) if part == DECODER else None
+    kind = FusedGraph if precision.fused else Graph
+    graph = kind(part, sink, precision.of_vision() if part == VISION else precision, rounded)
 
     def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
@@ -75,9 +78,28 @@ def build_graph(
         image = checkpoint.image
         window = image.pooling[0] * image.pooling[1]
         build_vision(graph, read, checkpoint.config, image.mean, image.std, window)
+    elif isinstance(graph, FusedGraph):
+        build_decoder_in_place(graph, read, checkpoint.config)
     else:
         build_decoder(graph, read, checkpoint.config)
     return bytes(graph.model().SerializeToString())
+
+
+def _rounded(checkpoint: Checkpoint, precision: Precision) -> RoundedWeights | None:
+    """The matrices that were quantised for this precision; others are read from the checkpoint.
+
+    Raises: CheckpointError if that is no longer the one they were made of.
+    """
+    rounded = checkpoint.rounded
+    if rounded is None:
+        return None
+    if rounded.precision != precision.name:
+        made = rounded.folder, rounded.precision, precision.name, checkpoint.source
+        log.info("%s was quantised for %s; %s takes the weights of %s", *made)
+        return None
+    if rounded.checkpoint_hash != source_hash(checkpoint):
+        raise CheckpointError(f"{checkpoint.source} is not what {rounded.folder} was made of; quantise anew.")
+    return rounded
 
 
 def export(
@@ -107,10 +129,17 @@ def export(
 
 
 def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:
-    """The folder of exported graphs in the user's cache; written if it is not there."""
+    """The folder of exported graphs in the user's cache; written if it is not there.
+
+    Of several processes that want the same graphs at once, one writes, the others wait for it.
+    """
     folder = _cache_dir() / "graphs" / f"{checkpoint.folder.name}-{_key(checkpoint, precision)}"
     if not (folder / f"{DECODER}.onnx").is_file():
-        export(checkpoint, folder, precision)
+        with only_writer(folder) as waited:
+            for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if not (waited and (folder / f"{DECODER}.onnx").is_file()):
+                export(checkpoint, folder, precision)
     return folder
 
 

@@ -18,7 +18,7 @@ NUMPY = re.compile(r"/opt/python/cp3[^;\"]*/site-packages/numpy/_?core/include")
 PYTHON = re.compile(r"/opt/python/cp3[^;\"/]*/include/python3\.[0-9]+")
 
 
-def mend(prefix: Path) -> int:
+def fix(prefix: Path) -> int:
     """Rewrite the CMake files under prefix/share and return how many changed."""
     changed = 0
     for path in prefix.glob("share/*/cmake/*.cmake"):
@@ -32,4 +32,4 @@ def mend(prefix: Path) -> int:
 
 
 if __name__ == "__main__":
-    print(f"{mend(Path(sys.prefix))} CMake files mended")
+    print(f"{fix(Path(sys.prefix))} CMake files fixed")

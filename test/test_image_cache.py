@@ -9,7 +9,7 @@ import pytest
 from scripted import Tape
 from tiny_molmo2 import write_checkpoint
 
-from molmo_ros.answer.image_cache import Seen, SeenImages
+from molmo_ros.answer.image_cache import CachedImage, ImageCache
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
 from molmo_ros.errors import CancelledError
@@ -23,12 +23,12 @@ def picture(value: int, height: int = 2) -> np.ndarray:
     return np.full((height, 6 // height, 3), value, np.uint8)
 
 
-def seen(value: int, tokens: int, height: int = 2) -> Seen:
-    return Seen(picture(value, height), Tape(range(tokens)), tokens, *NONE)
+def seen(value: int, tokens: int, height: int = 2) -> CachedImage:
+    return CachedImage(picture(value, height), Tape(range(tokens)), tokens, *NONE)
 
 
 def test_the_oldest_goes_when_memory_is_full() -> None:
-    images = SeenImages(limit=5000)
+    images = ImageCache(limit=5000)
     for value in (1, 2):
         images.keep(seen(value, 2))  # 2018 bytes each
     assert len(images) == 2
@@ -42,14 +42,14 @@ def test_the_oldest_goes_when_memory_is_full() -> None:
 
 
 def test_a_video_does_not_fill_the_memory() -> None:
-    images = SeenImages()
+    images = ImageCache()
     for value in range(10):
         images.keep(seen(value, 1))
     assert len(images) == 4 and images.take(picture(5)) is None and images.take(picture(6)) is not None
 
 
 def test_same_bytes_in_another_shape_are_another_image() -> None:
-    images = SeenImages()
+    images = ImageCache()
     images.keep(seen(1, 1, height=2))
     assert images.take(picture(1, height=3)) is None and images.take(picture(1, height=2)) is not None
 

@@ -12,10 +12,10 @@ import numpy as np
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.network.config import V1, V2, ModelConfig
-from molmo_ros.network.export import DECODER, VISION
 from molmo_ros.network.precision import CPU_PRECISIONS, FP32, GPU_PRECISIONS, Precision, block_size
 from molmo_ros.network.weights import BUILD_VIT, EXTRA_HEAD, HEAD, POINT_PREDICTOR, TEXT, network_shapes
 from molmo_ros.runtimes.engine import find_engine
+from molmo_ros.runtimes.export import DECODER, VISION
 
 CONTEXTS = (1024, 2048, 4096)
 # Next to weights and cache: libraries, activations of one query.

@@ -258,7 +258,7 @@ def test_label_cannot_break_the_text() -> None:
 
 def test_built_in_model_says_the_same_in_fewer_passes() -> None:
     """The real model, its real tokenizer and runtime, on simulated frames."""
-    from molmo_ros.checkpoint.prompt import noun, pointing_prompt
+    from molmo_ros.checkpoint.query import parse_query
     from molmo_ros.sim import SimCamera
 
     molmo = Molmo.load("tiny", threads=1)
@@ -267,10 +267,10 @@ def test_built_in_model_says_the_same_in_fewer_passes() -> None:
         camera = SimCamera(seed + 300)
         rgb = camera.frame().rgb
         for query in ["the zebra", "all the mugs", *(f"the {o.name}" for o in camera.truth.objects)]:
-            plain = molmo.answer(rgb, pointing_prompt(query), drafts=False)
-            answer = molmo.point(rgb, pointing_prompt(query), label=noun(query))
+            plain = molmo.answer(rgb, parse_query(query).prompt, drafts=False)
+            answer = molmo.point(rgb, parse_query(query).prompt, label=parse_query(query).label)
             assert places(answer) == places(plain)
-            assert molmo.answer(rgb, pointing_prompt(query)).text == plain.text
+            assert molmo.answer(rgb, parse_query(query).prompt).text == plain.text
             for a, b in zip(answer.points, plain.points, strict=True):
                 assert a.confidence == pytest.approx(b.confidence, abs=1e-3)
                 np.testing.assert_allclose(a.covariance, b.covariance, rtol=0.01)

@@ -1,0 +1,31 @@
+"""What to say when a Python package is missing: which one, where, and the command that installs it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+# Modules whose package has another name.
+PACKAGES = {
+    "PIL": "pillow",
+    "cuda": "cuda-python",
+    "cv2": "opencv-python-headless",
+    "open3d": "open3d-cpu" if platform.machine() == "x86_64" else "open3d",
+    "yaml": "pyyaml",
+}
+ROS = ("rclpy", "ament_index_python", "tf2_ros", "launch", "launch_ros")
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """One line for a user: the package that is missing, and the command."""
+    module = (error.name or str(error)).split(".")[0]
+    if module in ROS or module == "molmo_ros" or module.endswith("_msgs"):
+        return (
+            f"{error.name} is missing: it comes with ROS 2 and the build of this package; source the ROS "
+            "installation and the workspace, or run make demo."
+        )
+    where = "" if sys.prefix != sys.base_prefix else ", in the virtual environment of README (On a robot)"
+    return (
+        f"The Python package {module} is missing in {sys.executable}: "
+        f"python3 -m pip install {PACKAGES.get(module, module)}{where}"
+    )

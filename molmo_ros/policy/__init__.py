@@ -1,0 +1,1 @@
+"""May this be done? Advice, not a safety function: a deterministic policy of words, and an optional judge."""

@@ -1,0 +1,61 @@
+"""How a node starts and ends, the same for each: parameters checked, Ctrl-C clean at any moment."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from molmo_ros.errors import MolmoRosError
+from molmo_ros.packages import missing_package
+from molmo_ros.ros.interrupt import interrupted, note_interrupts
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+N = TypeVar("N", bound="Node")
+MISTAKE = 2  # exit status: a parameter is wrong, or a package is missing
+
+
+def run_module(module: str) -> int:
+    """The main of a node's module, which may take a second to import. Returns the exit status."""
+    try:
+        main = importlib.import_module(module).main
+    except ModuleNotFoundError as error:
+        print(missing_package(error), file=sys.stderr)
+        return MISTAKE
+    return int(main())
+
+
+def run_node(
+    name: str, make: Callable[[], N], spin: Callable[[N], None], args: Sequence[str] | None = None
+) -> int:
+    """Make a node and spin it until ROS shuts down. Returns the exit status: 0 also after Ctrl-C."""
+    import rclpy
+
+    note_interrupts()
+    rclpy.init(args=args)
+    try:
+        if not interrupted():
+            _live(make, spin)
+    except Exception as error:
+        if not rclpy.ok() or interrupted():  # what fails now fails since ROS has shut down under it
+            return 0
+        if isinstance(error, ModuleNotFoundError):
+            error = MolmoRosError(missing_package(error))
+        if not isinstance(error, MolmoRosError):
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        return MISTAKE
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+def _live(make: Callable[[], N], spin: Callable[[N], None]) -> None:
+    node = make()
+    try:
+        spin(node)
+    finally:
+        node.destroy_node()
