@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.datatypes import AnyArray
 from molmo_ros.errors import CheckpointError
 from molmo_ros.untrusted import read_json
 
@@ -22,7 +23,6 @@ QUANTISED = "quantised.json"
 FORMAT = 1
 VALUES, SCALES, FOLDED = ".values", ".scales", ".folded"
 
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Matrix:
     """
 
     kind: str
-    values: Array
+    values: AnyArray
     scales: npt.NDArray[np.float32]
     shape: tuple[int, ...]
 
@@ -75,7 +75,7 @@ class RoundedWeights:
         """One of ``folded``."""
         return np.asarray(self._tensor(self.folded[name], name + FOLDED), np.float32)
 
-    def _tensor(self, file: str, name: str) -> Array:
+    def _tensor(self, file: str, name: str) -> AnyArray:
         from safetensors import SafetensorError, safe_open
 
         path = self.folder / file

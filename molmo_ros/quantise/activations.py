@@ -6,13 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from molmo_ros.datatypes import Float32, Index, Mask
 from molmo_ros.quantise.samples import Sample
-
-Float32 = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 class Activations:

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import TextConfig
 from molmo_ros.network.weights import text_block
 from molmo_ros.quantise.rounding import Grid, largest_scales, output_error, to_nearest
 
-Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
 
 POWERS = np.linspace(0, 1, 11)  # of an input's size, to be its scale

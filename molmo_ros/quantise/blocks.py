@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32, Index
 from molmo_ros.network.decoder import Read, rotary_table, text_block_forward, visibility
 from molmo_ros.network.graph import Graph, Value, WeightSink
 from molmo_ros.network.precision import FP32
 from molmo_ros.network.weights import text_block
-
-Float32 = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
 
 OUT = "out"  # among the taps: the layer's own output,
 MIDDLE = "middle"  # the sum behind attention,

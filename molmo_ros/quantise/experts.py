@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.weights import text_block
 from molmo_ros.quantise.activations import Activations
 from molmo_ros.quantise.blocks import NORMED, Block
 from molmo_ros.quantise.layer import Layer, Method, round_matrix
 from molmo_ros.quantise.rounding import Grid, Rounded, damped, largest_scales, output_error, to_nearest
-
-Float32 = npt.NDArray[np.float32]
 
 PARTS = ("gate_proj", "up_proj", "down_proj")
 
@@ -49,7 +48,9 @@ def round_experts(
             found[one].append(rounded)
             errors[one].append(error)
     layer.experts |= found
-    layer.errors |= {one: tuple(np.mean(errors[one], axis=0).tolist()) for one in names}
+    for one in names:
+        error, of_nearest = np.mean(errors[one], axis=0)
+        layer.errors[one] = (float(error), float(of_nearest))
 
 
 def route(x: Float32, weight: Float32, active: int) -> npt.NDArray[np.int64]:

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.precision import block_size
 from molmo_ros.quantise.activations import Activations
 from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.layer import Method, matrices, round_matrix, second_moments
 from molmo_ros.quantise.rounding import Grid, damped
-
-Float32 = npt.NDArray[np.float32]
 
 SCALE_BITS = 16
 SAMPLES = 16  # sequences that the errors are measured on

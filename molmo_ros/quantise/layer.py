@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32, Mask
 from molmo_ros.network.weights import text_block
 from molmo_ros.quantise.activations import Activations
 from molmo_ros.quantise.awq import scale_layer
@@ -32,8 +32,6 @@ from molmo_ros.quantise.rounding import (
     to_nearest,
 )
 
-Float32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Grids = Callable[[str, int], Grid]  # for a matrix by name and width
 
 ROUNDS = 2  # of fitting scales and descending
@@ -115,7 +113,8 @@ def round_layer(
         grid = grids(name, weight.shape[1])
         layer.matrices[name] = round_matrix(target, h, grid, method)
         nearest = to_nearest(weight, largest_scales(weight, grid), grid)
-        layer.errors[name] = tuple(output_error(target, r.weight, h) for r in (layer.matrices[name], nearest))
+        error, of_nearest = (output_error(target, r.weight, h) for r in (layer.matrices[name], nearest))
+        layer.errors[name] = (error, of_nearest)
     return layer
 
 

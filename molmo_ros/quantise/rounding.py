@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from molmo_ros.datatypes import Float32
+
 Int8 = npt.NDArray[np.int8]
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it

@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32, Progress
 from molmo_ros.errors import ParameterError
 from molmo_ros.network.precision import block_size
 from molmo_ros.quantise.activations import Activations, load_samples, save_samples
@@ -20,7 +21,8 @@ from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.cost import memory_bytes, seconds
 from molmo_ros.quantise.experts import round_experts
 from molmo_ros.quantise.keep import SAMPLES, Cost, choose, layer_costs, matrix_bits
-from molmo_ros.quantise.layer import METHODS, Grid, Layer, Method, round_layer
+from molmo_ros.quantise.layer import METHODS, Layer, Method, round_layer
+from molmo_ros.quantise.rounding import Grid
 from molmo_ros.quantise.samples import Question, record
 from molmo_ros.quantise.store import finish, layer_file, read_layer, write_layer
 from molmo_ros.runtimes.engine import checkpoint_hash
@@ -28,7 +30,6 @@ from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
 Say = Callable[[str], None]
 WORK = ".work"
 PRECISIONS = ("int4", "int8")
@@ -174,7 +175,7 @@ def _advance(
 
 
 def _through(
-    checkpoint: Checkpoint, index: int, changed: dict[str, np.ndarray], states: Activations, path: Path
+    checkpoint: Checkpoint, index: int, changed: Mapping[str, Float32], states: Activations, path: Path
 ) -> Activations:
     block = Block(checkpoint, index, changed, (OUT,))
     parts = (block.run(x, limits)[0] for x, limits in zip(states, states.limits, strict=True))

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.query import counting_prompt, parse_query
-from molmo_ros.datatypes import Image
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+from molmo_ros.datatypes import Float32, Image, Index, Mask
+from molmo_ros.runtimes.base import Cache, Runtime
 
 Question = tuple[Image, str]  # an image and a whole prompt
 FIRST_SEED = 1 << 30  # of the default scenes; evaluation uses seeds below 2^29, training those above 10^9
@@ -25,7 +24,7 @@ class Sample:
 
     embeds: Float32
     limits: Index
-    read: npt.NDArray[np.bool_]
+    read: Mask
 
 
 @dataclass
@@ -40,8 +39,11 @@ class Listener:
 
     def sequence(self) -> Sample:
         """All that is in the cache."""
-        fields = zip(*((p.embeds, p.limits, p.read) for p in self.heard), strict=True)
-        return Sample(*(np.concatenate(field) for field in fields))
+        return Sample(
+            np.concatenate([part.embeds for part in self.heard]),
+            np.concatenate([part.limits for part in self.heard]),
+            np.concatenate([part.read for part in self.heard]),
+        )
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)  # encode_image, embed, close ...

@@ -13,6 +13,7 @@ import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.rounded import FOLDED, FORMAT, QUANTISED, SCALES, VALUES
+from molmo_ros.datatypes import AnyArray
 from molmo_ros.network.precision import pack_int4
 from molmo_ros.quantise.layer import Layer
 from molmo_ros.quantise.rounding import Rounded
@@ -41,7 +42,7 @@ def write_layer(folder: Path, index: int, layer: Layer) -> None:
     """Integers and scales as graphs lay them; the file appears when it is complete."""
     from safetensors.numpy import save_file
 
-    tensors: dict[str, np.ndarray] = {name + FOLDED: tensor for name, tensor in layer.folded.items()}
+    tensors: dict[str, AnyArray] = {name + FOLDED: tensor for name, tensor in layer.folded.items()}
     facts: dict[str, dict[str, Any]] = {}
     for name, rounded in layer.matrices.items():
         tensors[name + VALUES], tensors[name + SCALES] = _laid(rounded)
@@ -86,7 +87,7 @@ def finish(checkpoint: Checkpoint, folder: Path, precision: str, facts: dict[str
     os.replace(unfinished, folder / QUANTISED)
 
 
-def _laid(rounded: Rounded) -> tuple[np.ndarray, np.ndarray]:
+def _laid(rounded: Rounded) -> tuple[AnyArray, AnyArray]:
     """Integers (in,out), two in a byte for 4 bits, and scales (in/block,out), or (out,) for 8."""
     values = np.ascontiguousarray(rounded.values.T)
     if rounded.grid.bits == 8:
