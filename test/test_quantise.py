@@ -367,7 +367,7 @@ def test_a_run_that_was_ended_goes_on(
     monkeypatch.setattr(whole, "round_layer", ended)
     with pytest.raises(KeyboardInterrupt):
         quantise(qwen, folder, small(), pictures(12, 0))
-    with pytest.raises(CheckpointError, match="neither"):  # not a checkpoint yet
+    with pytest.raises(CheckpointError, match="config.json is missing"):  # not a checkpoint yet
         load_checkpoint(str(folder))
     with pytest.raises(ParameterError, match="unfinished quantisation with other options"):
         quantise(qwen, folder, small(method="rtn"), pictures(12, 0))
@@ -426,10 +426,10 @@ def test_command_with_own_pictures(
     command = ["engine", "quantise", "--checkpoint", str(qwen.folder), "--images", str(folder)]
     command += ["--samples", "2", "--method", "rtn", "--out", str(tmp_path / "q"), "--json"]
     assert main(command) == 2 and "--query" in json.loads(capfd.readouterr().out)["error"]
-    shutil.rmtree(tmp_path / "q")
+    assert not (tmp_path / "q").exists()
     assert main([*command, "--query", "the red mug"]) == 0
     result = json.loads(capfd.readouterr().out)
-    assert (result["data"] == str(folder) and result["bits"] == 4.25) or result["bits"] > 4.2
+    assert result["data"] == str(folder) and result["samples"] == 2 and result["bits"] > 4.2
     assert load_checkpoint(str(tmp_path / "q")).rounded is not None
 
 

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.query and not (args.images or args.bag):
         raise ParameterError("--query needs --images or --bag: simulated scenes have their own questions.")
+    if (args.images or args.bag) and not args.query:
+        raise ParameterError('Say what is asked about your pictures: --query "the red mug", once for each.')
     checkpoint = load_checkpoint(args.checkpoint)
     kept = f"-keep{args.keep:g}" if args.keep else ""
     name = f"{checkpoint.folder.name}-{args.precision}-{args.method}{kept}"

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Float32, Index
-from molmo_ros.network.decoder import Read, rotary_table, text_block_forward, visibility
+from molmo_ros.network.decoder import Read, rotary_table, self_attention, text_block_forward, visibility
 from molmo_ros.network.graph import Graph, Value, WeightSink
 from molmo_ros.network.precision import FP32
 from molmo_ros.network.weights import text_block
@@ -91,7 +91,7 @@ class Block:
 def _graph(
     checkpoint: Checkpoint, index: int, read: Read, taps: tuple[str, ...], sink: WeightSink
 ) -> TappedGraph:
-    c, name = checkpoint.config.text, text_block(index)
+    c = checkpoint.config.text
     graph = TappedGraph("block", sink, FP32)
     x = graph.input("x", TensorProto.FLOAT, [1, "T", c.hidden_size])
     positions = graph.input("position_ids", TensorProto.INT64, ["T"])
@@ -102,7 +102,12 @@ def _graph(
         for kind in ("key", "value")
     ]
     bias = visibility(graph, limit, past_len, past[0], positions)
-    text_block_forward(graph, read, c, name, x, rotary_table(graph, c, index, positions), bias, past)
+    rotary = rotary_table(graph, c, index, positions)
+
+    def attend(i: int, h: Value, rows: Value | None) -> Value:
+        return self_attention(graph, read, c, f"{text_block(i)}self_attn.", h, rotary, bias, past, rows)[0]
+
+    text_block_forward(graph, read, c, index, x, attend)
     for tap in taps:
         graph.output(graph.seen[tap], f"tap_{tap}", TensorProto.FLOAT, None)  # type: ignore[arg-type]
     return graph

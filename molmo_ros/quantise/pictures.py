@@ -9,16 +9,14 @@ import numpy as np
 
 from molmo_ros.checkpoint.query import counting_prompt, parse_query
 from molmo_ros.datatypes import Image
-from molmo_ros.errors import FrameError, ParameterError
+from molmo_ros.errors import FrameError
 from molmo_ros.quantise.samples import Question
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def prompts(queries: list[str]) -> list[str]:
-    """To point at each thing, and to count it. Raises: ParameterError if there is none, QueryError."""
-    if not queries:
-        raise ParameterError('Say what is asked about the pictures: --query "the red mug", once for each.')
+    """To point at each thing, and to count it. Raises: QueryError."""
     parsed = [parse_query(query) for query in queries]
     return [prompt for query in parsed for prompt in (query.prompt, counting_prompt(query))]
 
