@@ -4,6 +4,8 @@ import sys
 
 from molmo_ros.ros.client import GraspClient
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 with GraspClient() as client:
     client.wait_ready()
     response = client.find(sys.argv[1])

@@ -58,6 +58,8 @@ def move(robot: Any, goal: PoseStamped | float) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     from moveit.planning import MoveItPy
     from moveit_configs_utils import MoveItConfigsBuilder
 

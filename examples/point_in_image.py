@@ -5,7 +5,9 @@ import sys
 from molmo_ros import Grounder
 from molmo_ros.io import read_color
 
-image, query = sys.argv[1:3]
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+image, query = sys.argv[1:]
 grounder = Grounder.load()  # Grounder.load("allenai/Molmo2-4B") takes an official checkpoint
 answer = grounder.point(read_color(image), query)
 for point in answer.points:

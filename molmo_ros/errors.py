@@ -101,13 +101,15 @@ class DepthError(MolmoRosError):
 
 
 class SegmentError(MolmoRosError):
-    """No object could be separated from its surroundings at a point."""
+    """No object could be separated from its surroundings at a point: ``code`` is NO_OBJECT or AMBIGUOUS."""
 
-    code = "NO_OBJECT"
+    def __init__(self, message: str, code: str = "NO_OBJECT") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class GraspError(MolmoRosError):
-    """No grasp passes: ``code`` is TOO_WIDE or COLLISION."""
+    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS, UNSEEN or LOW_QUALITY."""
 
     def __init__(self, message: str, code: str = "COLLISION") -> None:
         super().__init__(message)

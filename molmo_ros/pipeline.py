@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,25 +15,19 @@ from molmo_ros.checkpoint.query import Query, parse_query, parse_question
 from molmo_ros.datatypes import (
     Answer,
     Array,
-    CameraPoint,
     GraspTarget,
     Grounding,
     Image,
-    ImagePoint,
-    Mask,
     Progress,
     RgbdFrame,
     ShouldStop,
     TargetStatus,
 )
-from molmo_ros.errors import AnswerError, CancelledError, DepthError, GraspError, SegmentError
+from molmo_ros.errors import AnswerError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
-from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.camera_info import check_frame
-from molmo_ros.perception.complete import complete_shape
-from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
+from molmo_ros.target import Segmenter, find_target
 from molmo_ros.transforms import (
     check_transform,
     transform_target,
@@ -62,7 +53,7 @@ class Grounder:
     def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
-        self.segmenter: Callable[[RgbdFrame, ImagePoint], Mask] | None = None
+        self.segmenter: Segmenter | None = None
 
     @staticmethod
     def load(
@@ -216,56 +207,20 @@ class Grounder:
         up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
         targets = []
         for point in answer.points:  # all: the model names them from left to right, not the best first
-            target = self._target(frame, point, up, grasp, stages, should_stop)
+            target = find_target(
+                frame,
+                point,
+                self.gripper,
+                up,
+                planner=self.planner,
+                segmenter=self.segmenter,
+                grasp=grasp,
+                stages=stages,
+                should_stop=should_stop,
+            )
             targets.append(target if T is None else transform_target(target, T, target_frame))
         best_first = sorted(targets, key=_rank)
         return Grounding(query.text, answer, tuple(best_first[:max_targets]), stages)
-
-    def _target(
-        self,
-        frame: RgbdFrame,
-        point: ImagePoint,
-        up: Array | None,
-        grasp: bool,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        _go_on(should_stop)
-        target = GraspTarget(point, TargetStatus.OK, "", frame.frame_id, frame.stamp_ns)
-        try:
-            with _timed(stages, "lift"):
-                lifted = lift_point(frame, point)
-            target = replace(
-                target,
-                position=lifted.position,
-                covariance=lifted.covariance,
-                depth_distance=lifted.hole_px,
-            )
-            return self._with_grasp(frame, target, lifted, up, stages, should_stop) if grasp else target
-        except (DepthError, SegmentError) as error:
-            return replace(target, status=TargetStatus[error.code], status_text=str(error))
-
-    def _with_grasp(
-        self,
-        frame: RgbdFrame,
-        target: GraspTarget,
-        lifted: CameraPoint,
-        up: Array | None,
-        stages: dict[str, float],
-        should_stop: ShouldStop | None,
-    ) -> GraspTarget:
-        with _timed(stages, "segment"):
-            mask = None if self.segmenter is None else self.segmenter(frame, target.point)
-            segment = segment_object(frame, target.point, lifted, up, mask)
-        _go_on(should_stop)
-        with _timed(stages, "grasp"):
-            views = complete_shape(segment, up)
-            target = replace(target, segment=segment, box=oriented_box(segment, up, views))
-            try:
-                best = self.planner(segment, lifted, self.gripper, up, max_grasps=1, views=views)[0]
-            except GraspError as error:
-                return replace(target, status=TargetStatus[error.code], status_text=str(error))
-        return replace(target, grasp=best)
 
 
 def _rank(target: GraspTarget) -> tuple[bool, float]:
@@ -273,19 +228,3 @@ def _rank(target: GraspTarget) -> tuple[bool, float]:
     quality = 1.0 if target.grasp is None else target.grasp.quality
     sure = 1.0 if math.isnan(target.point.confidence) else target.point.confidence
     return target.status is not TargetStatus.OK, -sure * quality
-
-
-def _go_on(should_stop: ShouldStop | None) -> None:
-    """Raises: CancelledError if the caller has given up."""
-    if should_stop is not None and should_stop():
-        raise CancelledError("The query was cancelled before all targets were planned; ask again.")
-
-
-@contextmanager
-def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    """Add the milliseconds of a block to a stage, also if it fails."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)

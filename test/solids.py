@@ -6,7 +6,7 @@ World: z up, the table is z = 0. A solid is a function of points (...,3) m to si
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -215,3 +215,12 @@ def _gradient(solid: Solid, points: Array) -> Array:
 
 def to_camera(view: View, point: Array) -> Array:
     return transform_points(invert(view.T_world_camera), np.asarray(point, dtype=float))
+
+
+def smeared(view: View, sigma_px: float = 2.5) -> View:
+    """Blur the disparity as a matching window does: edges become ramps, and nothing separates things."""
+    import cv2
+
+    disparity = 1 / np.where(np.isfinite(view.frame.depth), view.frame.depth, 2.0).astype(np.float32)
+    blurred = cv2.GaussianBlur(disparity, (0, 0), sigma_px)
+    return replace(view, frame=replace(view.frame, depth=(1 / blurred).astype(np.float32)))

@@ -103,7 +103,7 @@ def test_idle_threads_of_openblas_do_not_hold_the_cores(
         (["ground", "none.png", "the mug", "--camera-info", "i.yaml"], "--depth"),
         (["ground", "none.png", "the mug", "--runtime", "magic"], "onnx"),
         (["info", "no-such-model"], "tiny"),
-        (["eval"], "grasp, grasps executed"),
+        (["eval"], "tiny,precision,grasp"),
         (["engine", "check", "/nope"], "engine list"),
         (["demo", "--query", "", "--out", "a.png"], "red mug"),
         (["demo", "--gripper", "claw", "--out", "a.png"], "franka_hand"),

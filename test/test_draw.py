@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from toy_scene import make_frame, make_grounding, make_target
 
-from molmo_ros.datatypes import Array, GraspTarget, Image, ImagePoint, RgbdFrame, TargetStatus
+from molmo_ros.datatypes import (
+    Answer,
+    Array,
+    GraspTarget,
+    Grounding,
+    Image,
+    ImagePoint,
+    RgbdFrame,
+    TargetStatus,
+)
 from molmo_ros.draw import annotate, picture, view3d
 from molmo_ros.draw.annotate import ellipse_outline
 from molmo_ros.draw.labels import Box, place
@@ -108,6 +117,28 @@ def test_labels_lie_inside_and_over_no_label_or_point() -> None:
             assert b.overlap(Box(10, 10, 200, 30)) == 0
             assert all(b.overlap(other) == 0 for other in boxes[:i])
             assert not any(b.x < x < b.x + b.w and b.y < y < b.y + b.h for x, y in points)
+
+
+def test_two_labels_of_neighbours_do_not_touch() -> None:
+    """Two bowls side by side, with masks that make every free place a worse one but for the other label."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        first = rng.uniform([60, 60], [580, 420])
+        second = first + rng.uniform(-60, 60, 2)
+        masks = [np.hypot(*(np.indices((480, 640))[::-1] - p[:, None, None])) < 70 for p in (first, second)]
+        points = [(float(x), float(y)) for x, y in (first, second)]
+        one, other = place(points, [(90.0, 24.0)] * 2, (640, 480), [], masks, 12.0)
+        assert one.overlap(other) == 0.0, seed
+
+
+def test_the_footer_says_that_there_are_more_targets(scene: tuple[RgbdFrame, GraspTarget]) -> None:
+    from molmo_ros.draw.picture import _facts
+
+    _, target = scene
+    answer = Answer("", (target.point, target.point))
+    alone, both = (_facts(Grounding("it", answer, (target,) * count)) for count in (1, 2))
+    assert not any("best of" in name for name, _, _ in alone)
+    assert any("best of 2" in name for name, _, _ in both)
 
 
 def test_text_is_cut_to_its_room() -> None:

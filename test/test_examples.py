@@ -17,7 +17,7 @@ from molmo_ros import io
 ROOT = Path(molmo_ros.__file__).parent.parent  # the package that the other tests import
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WITH_ROS = {"ask_a_running_node.py", "moveit_pick.py"}
-LONGER = {"moveit_pick.py": 80, "mask_by_sam2.py": 33}
+LONGER = {"moveit_pick.py": 82, "mask_by_sam2.py": 33}
 
 
 def run(name: str, *args: str, cwd: Path) -> str:
@@ -35,6 +35,18 @@ def test_all_examples_are_tested_and_short() -> None:
     assert names == tested | WITH_ROS
     for name in names:
         assert len((EXAMPLES / name).read_text().splitlines()) <= LONGER.get(name, 20)
+
+
+@pytest.mark.parametrize("name", ["point_in_image.py", "ask_a_running_node.py", "moveit_pick.py"])
+def test_without_arguments_an_example_says_how_to_call_it(name: str) -> None:
+    if name in WITH_ROS:
+        pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed here")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name], capture_output=True, text=True, timeout=120, env=env
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"python examples/{name}" in done.stderr
 
 
 def test_point_in_image(tmp_path: Path) -> None:

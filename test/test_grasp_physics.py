@@ -172,7 +172,7 @@ def test_an_unknown_family_is_named() -> None:
 
 
 def test_planned_and_held_end_to_end() -> None:
-    record = run_target("single", 7, Setting(controls=True))
+    record = run_target("single", 7, Setting(sensor="dropout", controls=True))
     assert record.kind == "can"
     assert record.held
     assert record.iou > 0.9

@@ -12,9 +12,11 @@ from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.candidates import Candidates
 from molmo_ros.grasp.collision import check
+from molmo_ros.grasp.fits import Fits
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import plan_grasps
-from molmo_ros.perception.complete import complete_shape
+from molmo_ros.grasp.score import known_opening
+from molmo_ros.perception.complete import Shape, complete_shape
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.transforms import invert, pose_matrix, transform_points
@@ -162,3 +164,40 @@ def test_a_thing_too_wide_for_the_hand_is_not_told_to_be_walled_in() -> None:
 def test_a_thing_walled_in_is_not_told_to_be_too_wide() -> None:
     """The cup is wider than the hand opens, but it could be held by its rim if nothing stood around it."""
     assert refusal(walled_cup(gap=0.004, height=0.14)) == "COLLISION"
+
+
+def test_a_closed_can_is_as_wide_as_its_lid() -> None:
+    """Only its front is seen between the pads; the lid above them tells how far the fingers close."""
+    view = look(can(0, 0, 0.033, 0.1), elevation_deg=55, noise=0.5, size=(640, 480))
+    shape = complete_shape(view.segment(), view.up, mirror=False).dense
+    assert hand_on(shape, view, [0, 0, 0.07]).width == pytest.approx(0.066, abs=0.005)
+
+
+def test_a_wall_is_as_thin_as_it_is() -> None:
+    """What is open between the fingers is seen to be empty, though the far wall is between them, too."""
+    view = look(cup(0, 0, 0.045, 0.08), elevation_deg=65, noise=0.5, size=(640, 480))
+    shape = complete_shape(view.segment(), view.up).dense
+    towards = view.T_world_camera[:2, 3] / np.linalg.norm(view.T_world_camera[:2, 3])
+    assert hand_on(shape, view, [*(-0.043 * towards), 0.07]).width < 0.015
+
+
+def hand_on(shape: Shape, view: View, place: list[float]) -> Fits:
+    """Check a hand that comes straight down at a place in the world and closes along the view."""
+    middle = transform_points(invert(view.T_world_camera @ shape.T_camera_support), np.asarray(place))
+    along = np.array([*shape.eye[:2], 0.0]) / np.hypot(*shape.eye[:2])
+    R = np.stack([np.cross(along, [0, 0, -1.0]), along, [0, 0, -1.0]], axis=1)
+    hand = Candidates(R[None], middle[None], np.zeros(1), np.full(1, 0.009), np.ones(1))
+    fits = check(shape, hand, FRANKA)[0]
+    assert len(fits) == 1
+    return fits
+
+
+def test_the_told_opening_is_never_inside_the_thing() -> None:
+    """A wide head above the pads, on a narrow neck between them: the fingers pass it on their way in."""
+    head = can(0, 0, 0.030, 0.03)
+    mushroom = both(can(0, 0, 0.008, 0.07), lambda p: head(p - np.array([0, 0, 0.055])))
+    view = look(mushroom, elevation_deg=35, noise=0.5, size=(640, 480))
+    shape = complete_shape(view.segment(), view.up).dense
+    fits = hand_on(shape, view, [0, 0, 0.045])
+    wall = replace(shape, scene=np.concatenate([shape.scene, shape.points[:400] * [1.02, 1.02, 1.0]]))
+    assert known_opening(wall, fits, 0, FRANKA) > 0.060

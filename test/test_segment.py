@@ -167,7 +167,7 @@ def test_the_bare_table_is_no_object(pair: View) -> None:
     v, u = np.nonzero(pair.mask(0))
     k = int(np.argmin((v - 200) ** 2 + (u - 40) ** 2))
     point = ImagePoint(float(u[k]), float(v[k]), "nothing")
-    with pytest.raises(SegmentError, match="mm above its support"):
+    with pytest.raises(SegmentError, match="what was taken for its support"):
         segment_object(pair.frame, point, lift_point(pair.frame, point), pair.up)
 
 
@@ -209,3 +209,18 @@ def test_holes_in_the_depth_do_no_harm(pair: View) -> None:
     frame = replace(pair.frame, depth=depth)
     segment = segment_object(frame, pair.middle(), lift_point(frame, pair.middle()), pair.up)
     assert iou(segment.mask, pair.mask() & np.isfinite(depth)) > 0.8
+
+
+@pytest.mark.parametrize(("radius", "height"), [(0.035, 0.09), (0.06, 0.05)])
+@pytest.mark.parametrize("elevation", [60, 80])
+def test_a_point_on_the_floor_of_a_mug_or_bowl_means_all_of_it(
+    radius: float, height: float, elevation: float
+) -> None:
+    view = look(cup(0, 0, radius, height), elevation_deg=elevation, noise=1, size=(640, 480))
+    world = view.world_image()
+    floor = view.mask() & (world[..., 2] < 0.006) & (np.hypot(world[..., 0], world[..., 1]) < radius - 0.01)
+    v, u = np.nonzero(floor)
+    k = len(v) // 2
+    point = ImagePoint(float(u[k]), float(v[k]), "mug")
+    segment = segment_object(view.frame, point, lift_point(view.frame, point), view.up)
+    assert iou(segment.mask, view.mask()) > 0.65  # its steep walls are hardly seen from above

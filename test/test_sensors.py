@@ -12,17 +12,16 @@ from molmo_ros.errors import FrameError, ParameterError
 from molmo_ros.io import write_depth
 from molmo_ros.sim.fields import smooth_field
 from molmo_ros.sim.sensors import (
-    DARK,
     DROPOUT,
     PERFECT,
     SENSORS,
     STEREO,
     STRUCTURED_LIGHT,
     TOF,
-    TRANSPARENT,
     SensorView,
     sensed_depth,
 )
+from molmo_ros.sim.skin import DARK, TRANSPARENT
 from molmo_ros.sim.stereo import Stereo, shadow, stereo_depth
 from molmo_ros.sim.tof import TimeOfFlight, tof_depth
 from molmo_ros.tools.sensor_statistics import main, recorded, table, tally

@@ -166,7 +166,7 @@ def resolve(name: str, allow_download: bool = False) -> Path:
         return _existing(ASSETS / TINY, "reinstall molmo_ros or train it anew")
     try:
         if (path := Path(name).expanduser()).is_dir():
-            return path
+            return path.absolute()
     except (OSError, ValueError, RuntimeError) as error:  # too long, odd characters, ~ of an unknown user
         raise CheckpointError(f"There is no checkpoint folder {name[:80]!r} ({error}).") from error
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
@@ -302,8 +302,8 @@ def _in_hub_cache(name: str, cache: Path) -> Path:
     if newest:
         return newest[-1].parent
     raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; '
-        f"fetch it first: hf download {name}, or set allow_download"
+        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}, or '
+        f"molmo-ros info {name} --allow-download (of the node: allow_download:=true)."
     )
 
 

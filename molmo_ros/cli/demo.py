@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"scene (default {SEED})",
     )
     parser.add_argument(
-        "--out", default="demo.png", metavar="PNG", help="picture to write (default demo.png)"
+        "--out",
+        type=options.path,
+        default="demo.png",
+        metavar="PNG",
+        help="picture to write (default demo.png)",
     )
     parser.add_argument(
         "--ros", action="store_true", help="through real ROS 2 nodes, instead of in this process"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from molmo_ros.cli import quantise
-from molmo_ros.cli.options import integer
+from molmo_ros.cli.options import integer, path
 from molmo_ros.cli.output import progress, say
 from molmo_ros.errors import ParameterError
 from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="compile; tensorrt_rtx does so on a machine without a GPU too")
     build.add_argument(
         "--recipe",
+        type=path,
         metavar="R",
         default="rtx",
         help="orin_nano, agx_orin, thor, rtx, datacenter, cpu, or a YAML file (default rtx)",
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantise.add_arguments(actions.add_parser("quantise", help=quantise.HELP))
     actions.add_parser("list", help="the engines in the default place, or below --out")
     check = actions.add_parser("check", help="whether an engine is complete, and fits")
-    check.add_argument("folder", metavar="FOLDER", help="folder of the engine")
+    check.add_argument("folder", type=path, metavar="FOLDER", help="folder of the engine")
     check.add_argument(
         "--sm",
         type=integer(50, 999),
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         action.add_argument("--precision", choices=PRECISIONS, help="how the weights are held")
     for action in (build, export, actions.choices["list"]):
-        action.add_argument("--out", metavar="DIR", help="folder (default: below the user's data folder)")
+        action.add_argument(
+            "--out", type=path, metavar="DIR", help="folder (default: below the user's data folder)"
+        )
     for action in actions.choices.values():
         for flag in ("--json", "--debug"):
             action.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

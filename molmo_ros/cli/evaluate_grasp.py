@@ -13,14 +13,22 @@ from molmo_ros.errors import ParameterError
 if TYPE_CHECKING:
     from molmo_ros.tools.grasp_physics.evaluate import Setting
 
+HELP = "grasps planned on simulated frames and executed in physics"
 REPORT_SEED = 10_000
 USUAL = ["single", "clutter", "thin", "rim", "infeasible"]
 SWEPT = ["single", "clutter"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only `eval grasp` has."""
+    """Add the options of this mode."""
     group = parser.add_argument_group("grasp")
+    group.add_argument(
+        "--seed",
+        type=options.integer(0, 2**31 - 1),
+        default=REPORT_SEED,
+        metavar="S",
+        help=f"default {REPORT_SEED}; those below are for tuning",
+    )
     group.add_argument(
         "--family",
         action="append",
@@ -71,15 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--oracle", action="store_true", help="search by brute force for grasps of what was not held"
     )
-    group.add_argument("--sheet", metavar="PNG", help="write a picture of the failures")
-    group.add_argument("--film", metavar="PNG", help="write a picture of grasps that hold, stage by stage")
+    group.add_argument("--sheet", type=options.path, metavar="PNG", help="write a picture of the failures")
+    group.add_argument(
+        "--film", type=options.path, metavar="PNG", help="write a picture of grasps that hold, stage by stage"
+    )
     group.add_argument(
         "--robustness",
+        type=options.path,
         metavar="PNG",
         help="sweep friction, errors of robot and point, noise and sensor "
         "(default families single and clutter); draw the result",
     )
     options.add_gripper(parser)
+    options.add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         controls=args.controls,
         oracle=args.oracle,
     )
-    first = REPORT_SEED if args.seed is None else args.seed
+    first = args.seed
     if args.robustness:
         return _robustness(args, families, range(first, first + args.targets), setting)
     work = [(f, first + i, setting) for f in families for i in range(args.targets)]

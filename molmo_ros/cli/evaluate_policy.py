@@ -6,15 +6,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from molmo_ros.cli import options
+
+HELP = "requests with the verdict that is wanted"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of policies."""
+    """Add the options of this mode."""
     group = parser.add_argument_group("policy")
     group.add_argument(
-        "--policy", metavar="P", default="home", help="home, lab, or a YAML file (default home)"
+        "--policy",
+        type=options.path,
+        metavar="P",
+        default="home",
+        help="home, lab, or a YAML file (default home)",
     )
     group.add_argument(
-        "--data", metavar="FILE", help="CSV with wanted, request, people (default: the own set)"
+        "--data",
+        type=options.path,
+        metavar="FILE",
+        help="CSV with wanted, request, people (default: the own set)",
     )
     group.add_argument(
         "--half",

@@ -20,14 +20,22 @@ text = report.block
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
-    parser.add_argument("image", metavar="IMAGE", help="colour image, PNG or JPEG")
+    parser.add_argument("image", type=options.path, metavar="IMAGE", help="colour image, PNG or JPEG")
     parser.add_argument("query", metavar="QUERY", help='what to find, such as "the red mug"')
     parser.add_argument(
-        "--depth", metavar="PNG", help="16-bit PNG in millimetres, aligned to the colour image"
+        "--depth",
+        type=options.path,
+        metavar="PNG",
+        help="16-bit PNG in millimetres, aligned to the colour image",
     )
-    parser.add_argument("--camera-info", metavar="YAML", help="ROS camera_info of the colour image")
     parser.add_argument(
-        "--depth-camera-info", metavar="YAML", help="that of the depth image, if it is not aligned to colour"
+        "--camera-info", type=options.path, metavar="YAML", help="ROS camera_info of the colour image"
+    )
+    parser.add_argument(
+        "--depth-camera-info",
+        type=options.path,
+        metavar="YAML",
+        help="that of the depth image, if it is not aligned to colour",
     )
     parser.add_argument(
         "--depth-pose",
@@ -36,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
         help="m and quaternion of the depth camera in the colour camera, as tf2_echo COLOR DEPTH prints them",
     )
-    parser.add_argument("--out", metavar="PNG", help="picture to write")
+    parser.add_argument("--out", type=options.path, metavar="PNG", help="picture to write")
     options.add_gripper(parser)
     options.add_model(parser, remote=True)
 

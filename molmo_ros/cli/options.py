@@ -18,7 +18,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
-    """Add --checkpoint, --runtime and --precision; for commands that take a remote model, where it is."""
+    """Add --checkpoint, --runtime and --precision; for ``load_grounder`` also where a model may come from."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--checkpoint",
@@ -40,6 +40,11 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
     )
     if remote:
         group.add_argument(
+            "--allow-download",
+            action="store_true",
+            help="fetch a hub id that is not in the cache (gigabytes)",
+        )
+        group.add_argument(
             "--remote-url",
             metavar="URL",
             default="http://localhost:8000/v1",
@@ -52,7 +57,7 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
 
 
 def load_grounder(args: argparse.Namespace) -> Grounder:
-    """The model and the gripper of the options, for commands that take a remote one too."""
+    """The model and the gripper of the options; those of ``add_model`` with ``remote``."""
     from molmo_ros.cli.output import progress
     from molmo_ros.pipeline import Grounder
     from molmo_ros.runtimes.remote.remote import RemoteOptions
@@ -63,7 +68,16 @@ def load_grounder(args: argparse.Namespace) -> Grounder:
         args.gripper,
         progress("model"),
         precision=args.precision,
+        allow_download=args.allow_download,
         remote=RemoteOptions(url=args.remote_url, model=args.remote_model),
+    )
+
+
+def add_scenes(parser: argparse.ArgumentParser) -> None:
+    """Add --scenes and --seed."""
+    parser.add_argument("--scenes", type=integer(1, 100_000), default=100, metavar="N", help="default 100")
+    parser.add_argument(
+        "--seed", type=integer(0, 2**31 - 1), default=1, metavar="S", help="of the first scene (default 1)"
     )
 
 
@@ -72,6 +86,11 @@ def add_gripper(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gripper", metavar="G", default="franka_hand", help="preset name or YAML file (default franka_hand)"
     )
+
+
+def path(text: str) -> str:
+    """Return an argparse type: a path, with ~ for the home folder, which no shell expands after ``=``."""
+    return os.path.expanduser(text)
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

@@ -74,6 +74,15 @@ def progress(label: str) -> Callable[[str, float], None]:
     return report
 
 
+@contextmanager
+def scene_bar(scenes: int) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; yields a callback (scenes done, of how many)."""
+    from tqdm import tqdm
+
+    with tqdm(total=scenes, unit="scene", file=sys.stderr, disable=None) as bar:
+        yield lambda done, _total: bar.update(done - bar.n)
+
+
 def say(message: str) -> None:
     """Print a line for the person who waits."""
     print(message, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from molmo_ros.cli.options import integer
+from molmo_ros.cli.options import integer, path
 from molmo_ros.cli.output import progress, say
 from molmo_ros.errors import ParameterError
 
@@ -16,7 +16,7 @@ HELP = "round to int4 or int8 with AWQ and GPTQ; the folder that results is a ch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the action."""
-    parser.add_argument("--checkpoint", metavar="C", default="tiny", help="folder, cached hub id, or tiny")
+    parser.add_argument("--checkpoint", type=path, metavar="C", default="tiny", help="folder, cached hub id, or tiny")
     parser.add_argument("--precision", choices=("int4", "int8"), default="int4", help="default int4")
     parser.add_argument(
         "--method",
@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=integer(1, 100_000), default=128, metavar="N", help="questions (default 128)"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder (default: below the user's data folder)")
+    parser.add_argument("--out", type=path, metavar="DIR", help="folder (default: below the user's data folder)")
     data = parser.add_argument_group("calibration data (default: simulated scenes)")
     source = data.add_mutually_exclusive_group()
-    source.add_argument("--images", metavar="DIR", help="folder of your own pictures")
-    source.add_argument("--bag", metavar="BAG", help="recording of your own camera")
+    source.add_argument("--images", type=path, metavar="DIR", help="folder of your own pictures")
+    source.add_argument("--bag", type=path, metavar="BAG", help="recording of your own camera")
     data.add_argument("--image", metavar="T", default="", help="colour topic of the recording")
     data.add_argument(
         "--query", metavar="Q", action="append", default=[], help="what you will ask for; may be repeated"

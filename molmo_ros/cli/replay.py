@@ -25,7 +25,9 @@ ENDINGS = (".mp4", *options.PICTURES)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
-    parser.add_argument("bag", metavar="BAG", help="folder that ros2 bag record made, or a file in it")
+    parser.add_argument(
+        "bag", type=options.path, metavar="BAG", help="folder that ros2 bag record made, or a file in it"
+    )
     parser.add_argument("--query", metavar="Q", required=True, help='what to find, such as "the red mug"')
     parser.add_argument(
         "--every",
@@ -41,9 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="frame of the targets, by the bag's tf (default: optical)",
     )
-    parser.add_argument("--out", metavar="JSONL", default="replay.jsonl", help="default replay.jsonl")
+    parser.add_argument(
+        "--out", type=options.path, metavar="JSONL", default="replay.jsonl", help="default replay.jsonl"
+    )
     parser.add_argument(
         "--film",
+        type=options.path,
         metavar="FILE",
         default="replay.mp4",
         help="video .mp4, or contact sheet .png (default replay.mp4)",

@@ -21,7 +21,9 @@ HELP = "write simulated RGB-D frames to a folder: colour, depth, camera_info, an
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
-    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write to; made if it is not there")
+    parser.add_argument(
+        "out_dir", type=options.path, metavar="OUT_DIR", help="folder to write to; made if it is not there"
+    )
     parser.add_argument(
         "--frames",
         type=options.integer(1, 100_000),

@@ -10,6 +10,7 @@ import numpy as np
 from molmo_ros.datatypes import Array, Mask
 
 DISTANCES = (1.0, 2.0, 3.5, 5.5, 8.0, 12.0)  # in gaps
+OVER_LABEL = 40.0
 DIRECTIONS = tuple(np.deg2rad(a) for a in (-45, 0, 45, -90, 90, -135, 180, 135, -20, 20, -160, 160))
 
 
@@ -84,7 +85,14 @@ def _cost(
     hidden_labels = sum(box.overlap(other, margin=gap / 4) for other in taken) / area
     hidden_points = sum(box.overlap(Box(x, y, 0, 0), margin=gap * 0.75) > 0 for x, y in points)
     distance = float(np.hypot(*(box.nearest(*own) - np.array(own))))
-    return 12 * hidden_labels + 8 * hidden_points + 1.5 * _share(covered, box) + 0.12 * distance / gap
+    over_label = OVER_LABEL if hidden_labels else 0.0  # more than any place could gain by touching another
+    return (
+        over_label
+        + 12 * hidden_labels
+        + 8 * hidden_points
+        + 1.5 * _share(covered, box)
+        + 0.12 * distance / gap
+    )
 
 
 def _integral(masks: Sequence[Mask]) -> Array:

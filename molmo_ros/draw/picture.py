@@ -80,7 +80,8 @@ def _facts(grounding: Grounding) -> list[tuple[str, str, Color]]:
     else:
         if best.position is not None:
             where = "  ".join(f"{v:+.3f}" for v in best.position)
-            facts.append((f"position in {best.frame_id}, m", where, INK))
+            which = f"best of {len(grounding.targets)}: " if len(grounding.targets) > 1 else ""
+            facts.append((f"{which}position in {best.frame_id}, m", where, INK))
         if best.grasp is not None:
             facts.append(("width", f"{1000 * best.grasp.width:.0f} mm", INK))
             facts.append(("quality", f"{best.grasp.quality:.2f}", accent(0)))

@@ -42,8 +42,9 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
     tips, low, clear = _above_table(shape, candidates, gripper)
     candidates, tips, low = candidates.take(clear), tips[clear], low[clear]
     swept = Swept.of(shape, candidates.rotation, tips, gripper)
-    opening, shift, free = _free_opening(swept, candidates, low, gripper, clearance(shape))
-    rotation, opening, shift, low = candidates.rotation[free], opening[free], shift[free], low[free]
+    opening, narrowest, shift, free = _free_opening(swept, candidates, low, gripper, clearance(shape))
+    rotation, opening, narrowest = candidates.rotation[free], opening[free], narrowest[free]
+    shift, low = shift[free], low[free]
     centre = tips[free] + shift[:, None] * rotation[:, :, 1]
     held = hold(shape, swept.by(free, shift), rotation, opening, gripper)
     firm = (held.inside >= MIN_INSIDE) & (held.cosine >= MIN_COSINE) & (held.squeeze <= MAX_SQUEEZE)
@@ -63,6 +64,7 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
         rotation=rotation,
         tips=centre,
         opening=opening,
+        least=narrowest,
         width=held.width,
         contact=centre + held.depth[:, None] * rotation[:, :, 2],
         cosine=held.cosine,
@@ -103,12 +105,13 @@ def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, 
 
 def _free_opening(
     swept: Swept, c: Candidates, low: Array, gripper: Gripper, room: float
-) -> tuple[Array, Array, Mask]:
+) -> tuple[Array, Array, Array, Mask]:
     """Find the widest opening without a hit, and the shift that centres the hand on what lies between.
 
     From the expected contacts outwards, the first place where a finger fits on either side bounds the
     object; the hand is centred between these, and opened as far as both sides stay free.
-    Returns opening (C,) m, shift (C,) m along y, and which hands (C,) fit at all.
+    Returns the widest opening (C,) m and the narrowest (C,) m, the shift (C,) m along y, and which hands (C,)
+    fit at all.
     """
     right, right_end = _first_free(swept, 1, c, gripper, room)
     left, left_end = _first_free(swept, -1, c, gripper, room)
@@ -120,7 +123,7 @@ def _free_opening(
     over_table = np.where(steep > LEVEL, c.half + room + low / np.maximum(steep, LEVEL), np.inf)
     widest = np.minimum(np.minimum(widest, over_table), gripper.max_opening / 2)
     free = (widest >= least) & (np.abs(shift) <= LATERAL_M)
-    return 2 * widest, shift, free
+    return 2 * widest, 2 * least, shift, free
 
 
 def _first_free(

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.datatypes import Array
+from molmo_ros.datatypes import Array, Mask
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import Swept
 from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 
+UNSEEN_COSINE = 0.75  # of a contact of which nothing is known but that the object ends there
+EMPTY_M = 0.003  # what lies so far in front of what was seen is empty
 THIN_M = 0.012  # of a wall as thin as this only one face is seen
 
 
@@ -41,10 +43,8 @@ def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripp
     bite = np.zeros(count)
     np.maximum.at(bite, t.hand[caught], -t.z[caught])
     pad = caught & (t.z > -gripper.pad_length)
+    high, low = _extent(t, pad | _goes_down(shape, t, caught & ~pad, rotation, gripper), count)
     hand, point, y, z = t.hand[pad], t.point[pad], t.y[pad], t.z[pad]
-    high, low = np.full(count, -np.inf), np.full(count, np.inf)
-    np.maximum.at(high, hand, y)
-    np.minimum.at(low, hand, y)
     skin = max(0.004, 0.9 * shape.spacing)
     sides = [y > high[hand] - skin, y < low[hand] + skin]
     grips = [np.bincount(hand[side], minlength=count) for side in sides]
@@ -53,7 +53,10 @@ def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripp
         _mean_normal(shape.normals[point[side]], sign * closing, hand[side])
         for side, sign in zip(sides, (1, -1), strict=True)
     ]
-    cosines = [np.sum(n * sign * closing, axis=1) for n, sign in zip(faces, (1, -1), strict=True)]
+    cosines = [
+        np.where(grip > 0, np.sum(n * sign * closing, axis=1), UNSEEN_COSINE)
+        for n, sign, grip in zip(faces, (1, -1), grips, strict=True)
+    ]
     depths = np.bincount(hand, weights=z, minlength=count)
     inside = np.bincount(hand, minlength=count)
     width = np.where(inside > 0, high - low + shape.pixel, 0.0)
@@ -70,6 +73,28 @@ def hold(shape: Shape, t: Swept, rotation: Array, opening: Array, gripper: Gripp
         guessed=np.bincount(t.hand[guessed], minlength=count),
         bite=bite,
     )
+
+
+def _extent(t: Swept, chosen: Mask, count: int) -> tuple[Array, Array]:
+    """Return the highest and the lowest y (C,) m of the chosen pairs of each hand."""
+    high, low = np.full(count, -np.inf), np.full(count, np.inf)
+    np.maximum.at(high, t.hand[chosen], t.y[chosen])
+    np.minimum.at(low, t.hand[chosen], t.y[chosen])
+    return high, low
+
+
+def _goes_down(shape: Shape, t: Swept, above: Mask, rotation: Array, gripper: Gripper) -> Mask:
+    """Mark the pairs, of those above the pads, below whose point the object goes on between the pads.
+
+    What is solid is seen from above and in front: below a lid there is a can, unless the camera saw that the
+    place is empty, as inside a bowl or below a wide rim.
+    """
+    result = np.zeros(len(above), dtype=np.bool_)
+    which = np.flatnonzero(above)
+    down = -gripper.pad_length / 2 - t.z[which]
+    below = shape.points[t.point[which]] + down[:, None] * rotation[t.hand[which], :, 2]
+    result[which] = shape.depth_behind_seen(below) > -EMPTY_M
+    return result
 
 
 def _squeeze(slope: Array, rotation: Array) -> Array:

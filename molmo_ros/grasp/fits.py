@@ -16,7 +16,8 @@ from molmo_ros.perception.cloud import Index
 class Fits:
     """The candidates that pass (P of them), as hands.
 
-    rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free;
+    rotation (P,3,3); tips (P,3) m, midway between the fingertips; opening (P,) m, the widest that is free,
+    and least (P,) m, the narrowest: less would put a finger into the object;
     width (P,) m between the contacts; contact (P,3) m their middle; cosine (P,) the worse contact's |n.y|;
     squeeze (P,) how far both contacts slope so that closing pushes the object out of the hand, as a sine;
     grip (P,) points at the poorer contact; slack (P,) m of opening to spare; table (P,) m of clearance beyond
@@ -27,6 +28,7 @@ class Fits:
     rotation: Array
     tips: Array
     opening: Array
+    least: Array
     width: Array
     contact: Array
     cosine: Array

@@ -37,7 +37,7 @@ class Gripper:
 
         Raises: ParameterError if there is no such file, or a size is missing, unknown or impossible.
         """
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         if path.suffix not in (".yaml", ".yml"):
             if str(name_or_path) not in preset_names():
                 raise ParameterError(

@@ -93,11 +93,12 @@ def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
 def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
     """Return the widest opening (m) of one hand at which least of its fingers comes down where nobody saw.
 
-    Never narrower than a finger's room beside what it holds, nor wider than what is free and keeps off the
-    neighbours as well as off what is held.
+    Never narrower than what the hand was found to fit around, nor than a finger's room beside what it holds;
+    nor wider than what is free and keeps off the neighbours as well as off what is held.
     """
-    widest = min(float(fits.opening[k]), _amid(shape, fits, k, gripper))
-    least = min(float(fits.width[k]) + 2 * FINGER_ROOM_M, widest)
+    fitting, free = float(fits.least[k]), float(fits.opening[k])
+    widest = max(min(free, _amid(shape, fits, k, gripper)), fitting)
+    least = max(min(float(fits.width[k]) + 2 * FINGER_ROOM_M, widest), fitting)
     openings = np.linspace(widest, least, 6)
     across = np.stack([openings / 2 + share * gripper.finger_thickness for share in (0.0, 0.5, 1.0)])
     along = -gripper.finger_length * np.array([0.0, 0.2, 0.5])

@@ -11,6 +11,8 @@ from molmo_ros.perception.outline import in_hull
 
 STACKED = 0.9  # share of a part above the object's footprint that makes it part of the object
 BRIDGE = np.ones((2, 2), np.uint8)  # over one empty cell
+RIM_M = 0.12  # from a point on a floor to the rim around it
+SECTORS, MOST_SECTORS = 12, 10  # directions in which a rim is looked for, and must be found
 AROUND = np.ones((3, 3), np.uint8)
 
 
@@ -35,6 +37,26 @@ def within_reach(flat: Array, seed: Array, gap: float, reach: float) -> Mask:
         cv2.fillConvexPoly(spot, cv2.convexHull(np.argwhere(touched[parts])[:, ::-1].astype(np.int32)), 1)
         touched[parts[cv2.dilate(spot, AROUND) > 0]] = True
     return np.asarray(touched[parts[row, column]])
+
+
+def rim_around(flat: Array, height: Array, seed: Array, least: float) -> int | None:
+    """Return the index of the nearest point of a rim all around a seed (2,) m, or None.
+
+    flat (N,2) m and height (N,) m of points. A rim has points higher than least m in most
+    of SECTORS.
+    """
+    off = flat - seed
+    distance = np.hypot(off[:, 0], off[:, 1])
+    high = np.flatnonzero((height > least) & (distance < RIM_M))
+    if len(high) == 0:
+        return None
+    turn = np.arctan2(off[high, 1], off[high, 0]) / (2 * np.pi) + 0.5
+    sector = (turn * SECTORS).astype(np.intp) % SECTORS
+    nearest = np.full(SECTORS, np.inf)
+    np.minimum.at(nearest, sector, distance[high])
+    if np.count_nonzero(np.isfinite(nearest)) < MOST_SECTORS:
+        return None
+    return int(high[np.argmin(distance[high])])
 
 
 def with_stacked(flat: Array, height: Array, labels: Index, own: Mask, cell: float) -> Mask:

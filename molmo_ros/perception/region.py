@@ -75,6 +75,16 @@ class Region:
             sigma=float(depth.sigma_m(seed[2], fx)),
         )
 
+    def grid(self, cells: Cells, chosen: Mask | None = None) -> Mask:
+        """Return (h,w) where cells (N,), or some of them, lie."""
+        there = np.zeros(self.z.shape, dtype=np.bool_)
+        there[cells.row, cells.column] = True if chosen is None else chosen
+        return there
+
+    def bounds(self) -> tuple[int, int, int, int]:
+        """Return the first and last row, and the first and last column, of the image that it was cut from."""
+        return int(self.v[0]), int(self.v[-1]), int(self.u[0]), int(self.u[-1])
+
     def cells(self, row: Index, column: Index) -> Cells:
         """Return the cells at row, column (N,)."""
         z = self.z[row, column].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Ctrl-C in a node. Imports next to nothing: before these lines Python answers, by dying of the signal.
+"""Ctrl-C in a node, from rclpy.init on; before, the scripts in scripts/bin end the process at once.
 
 rclpy.init adds a handler that ends its contexts, and so the spinning; what is set here stays beneath it, for
 before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
@@ -6,22 +6,13 @@ before and after. On Ctrl-C a process hears the signal twice, from the terminal 
 
 from __future__ import annotations
 
-import os
 import signal
 
 _noted: list[int] = []
 
 
-def leave_on_interrupt() -> None:
-    """SIGINT ends the process with 0: for while modules are imported, when nothing is open or under way.
-
-    The exception that Python raises otherwise comes out of the middle of some library's import.
-    """
-    signal.signal(signal.SIGINT, lambda number, _: os._exit(0))
-
-
 def note_interrupts() -> None:
-    """SIGINT is noted from now on, for ``interrupted``: something is open that must be closed."""
+    """SIGINT is noted from now on, where Python would raise KeyboardInterrupt wherever the program is."""
     signal.signal(signal.SIGINT, lambda number, _: _noted.append(number))
 
 

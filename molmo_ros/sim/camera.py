@@ -80,7 +80,7 @@ class SimCamera:
         if self._sensor == DROPOUT:
             depth = noisy_depth(r.depth, self.K[0, 0], self._noise, self._rng)
         else:
-            depth = sensed_depth(SensorView(r.depth, r.rgb), self.K, self._sensor, self._rng)
+            depth = sensed_depth(SensorView(r.depth, r.rgb, r.material), self.K, self._sensor, self._rng)
         rgb = noisy_color(r.rgb, self._rng, sigma=3.0 * self._noise.scale)
         return RgbdFrame(rgb, depth, self.K, FRAME_ID, stamp_ns)
 

@@ -17,19 +17,19 @@ from molmo_ros.datatypes import Array, Depth, Image
 from molmo_ros.errors import ParameterError
 from molmo_ros.sim.fields import pixels, smooth_field
 from molmo_ros.sim.noise import NoiseModel, noisy_depth
+from molmo_ros.sim.skin import DARK, SHINY, TRANSPARENT
 from molmo_ros.sim.stereo import random_stereo, random_structured_light, stereo_depth
 from molmo_ros.sim.tof import random_tof, tof_depth
 
 PERFECT, STEREO, STRUCTURED_LIGHT, TOF, DROPOUT = "perfect", "stereo", "structured_light", "tof", "dropout"
 SENSORS = (STEREO, STRUCTURED_LIGHT, TOF, PERFECT, DROPOUT)
-DARK, SHINY, TRANSPARENT = 1, 2, 4  # flags of a material
 
 
 @dataclass(frozen=True)
 class SensorView:
     """What there is to see: true depth (H,W) m along z, NaN where nothing is; rgb (H,W,3) uint8.
 
-    material (H,W) uint8, if known: the flags DARK, SHINY, TRANSPARENT. behind (H,W) m, if known: depth
+    material (H,W) uint8, if known: flags of skin.py, as Render.material has. behind (H,W) m, if known: depth
     without what is TRANSPARENT, which sensors see in part.
     """
 

@@ -85,7 +85,7 @@ def simulated(K: Array, seeds: Iterable[int]) -> Iterator[tuple[Image, dict[str,
         T = case.scene.T_world_camera.copy()
         T[:3, 3] -= rng.uniform(*FARTHER_M) * T[:3, 2]
         seen, matched = matched_depth(Renderer(case.scene, 1), K, SIZE, T, rng)
-        view = SensorView(seen.depth, seen.rgb)
+        view = SensorView(seen.depth, seen.rgb, seen.material)
         yield seen.rgb, {**{s: sensed_depth(view, K, s, rng) for s in SENSORS}, MATCHED: matched}
 
 

@@ -83,7 +83,7 @@ INTERRUPTED_WHILE_MADE = """
 import os, signal, sys, time
 import rclpy
 from rclpy.node import Node
-from molmo_ros.ros.processes import run_node
+from molmo_ros.ros.entry import run_node
 
 def make():
     node = Node("interrupted_while_made")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, TargetStatus
-from molmo_ros.errors import DepthError, GraspError, SegmentError
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.grasp.planner import plan_grasps
-from molmo_ros.perception.complete import complete_shape
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
+from molmo_ros.target import find_target
 from molmo_ros.tools.grasp_physics.view import View
 from molmo_ros.transforms import transform_grasp
 
@@ -36,18 +33,12 @@ class Plan:
 def plan(view: View, point: ImagePoint, gripper: Gripper, true_mask: bool = False) -> Plan:
     """Plan as Grounder.grasp does, from a given point; with the true mask of the target if wanted."""
     start = time.thread_time()
-    done = Plan(None, TargetStatus.OK)
-    try:
-        lifted = lift_point(view.frame, point)
-        done = replace(done, lifted=lifted)
-        segment = segment_object(view.frame, point, lifted, view.up, view.mask if true_mask else None)
-        done = replace(done, segment=segment)
-        views = complete_shape(segment, view.up)
-        grasp = plan_grasps(segment, lifted, gripper, view.up, views=views)[0]
-        done = replace(done, grasp=transform_grasp(view.case.scene.T_world_camera, grasp))
-    except (DepthError, SegmentError, GraspError) as error:
-        done = replace(done, status=TargetStatus[error.code], text=str(error))
-    return replace(done, cpu_ms=1000 * (time.thread_time() - start))
+    segmenter = (lambda frame, point: view.mask) if true_mask else None
+    target = find_target(view.frame, point, gripper, view.up, segmenter=segmenter)
+    cpu_ms = 1000 * (time.thread_time() - start)
+    grasp = None if target.grasp is None else transform_grasp(view.case.scene.T_world_camera, target.grasp)
+    lifted = None if target.position is None else lift_point(view.frame, point)
+    return Plan(grasp, target.status, target.status_text, lifted, target.segment, cpu_ms)
 
 
 def iou(mask: Mask, truth: Mask) -> float:

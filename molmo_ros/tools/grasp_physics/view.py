@@ -69,7 +69,9 @@ def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
     if view.case.variant == NOTHING and not view.case.feasible:
         inner = empty_table(view)
     elif view.case.family == MUG_FLOOR:
-        inner = inner_floor(view.case.thing, view.case.scene.T_world_camera, view.frame.K, view.mask, view.depth)
+        inner = inner_floor(
+            view.case.thing, view.case.scene.T_world_camera, view.frame.K, view.mask, view.depth
+        )
     else:
         inside = cv2.distanceTransform(np.pad(view.mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         inner = inside >= 0.5 * inside.max()

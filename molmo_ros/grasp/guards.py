@@ -1,0 +1,199 @@
+"""May this grasp be sent to a robot? Each guard returns what speaks against it, or None.
+
+They look at the frame itself, all of it, and not at what segmentation and planner made of it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFrame
+from molmo_ros.errors import GraspError
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.sweep import TRAVEL_M
+from molmo_ros.perception.depth import valid_depth
+from molmo_ros.transforms import invert, pose_matrix, transform_points
+
+FAR_M = 0.15  # from the point to the contact: who points farther away means something else
+STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
+OUTLINE_PX = 3  # depth so near the object's outline is smeared
+FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
+SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
+FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of the hand is no noise
+AGREE_M, AGREE = 0.010, 6  # a real surface has so many of 8 neighbours at its depth
+HIDDEN_M = 0.015  # behind what was seen
+MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
+NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
+BORDER_PX = 4
+
+
+def check_grasp(
+    frame: RgbdFrame,
+    segment: ObjectSegment,
+    camera_point: CameraPoint,
+    grasp: Grasp,
+    gripper: Gripper,
+    min_quality: float = 0.0,
+) -> None:
+    """Raises: GraspError with code AMBIGUOUS, COLLISION, UNSEEN or LOW_QUALITY if it may not be sent."""
+    for code, objection in (
+        ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
+        ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
+        ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
+        ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
+        ("UNSEEN", way_unseen(frame, grasp, gripper)),
+        ("LOW_QUALITY", poor(grasp, min_quality)),
+    ):
+        if objection is not None:
+            raise GraspError(objection, code=code)
+
+
+def contact_of(grasp: Grasp, gripper: Gripper) -> Array:
+    """Return the middle between the pads (3,) m."""
+    T = pose_matrix(grasp.pose)
+    return np.asarray(T[:3, 3] - gripper.pad_length / 2 * T[:3, 2])
+
+
+def far_from_point(
+    camera_point: CameraPoint, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
+) -> str | None:
+    """Object to a grasp that is farther from the point than a thing for one hand reaches."""
+    distance = float(np.linalg.norm(contact_of(grasp, gripper) - camera_point.position))
+    if distance <= FAR_M:
+        return None
+    size = float(np.linalg.norm(np.ptp(segment.cloud_m, axis=0)))
+    return (
+        f"The grasp lies {1000 * distance:.0f} mm from the point, more than {1000 * FAR_M:.0f}, on a segment "
+        f"of {1000 * size:.0f} mm: it may be another thing; point at where it should be held."
+    )
+
+
+def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to a grasp at neither contact of which the object's edge was measured."""
+    local = transform_points(invert(pose_matrix(grasp.pose)), segment.cloud_m)
+    beside = np.abs(local[:, 0]) < gripper.finger_width / 2 + NEAR_CONTACT_M
+    beside &= (local[:, 2] > -gripper.finger_length) & (local[:, 2] < NEAR_CONTACT_M)
+    y = local[beside, 1]
+    seen = [int(np.count_nonzero(np.abs(y - s * grasp.width / 2) < NEAR_CONTACT_M)) for s in (1, -1)]
+    if max(seen) >= LEAST_SEEN:
+        return None
+    return (
+        f"At the contacts of the grasp only {seen[0]} and {seen[1]} points of the object were measured, of "
+        f"{LEAST_SEEN} needed at one: they lie in a hole or on a smeared edge of the depth; look from "
+        "another side."
+    )
+
+
+def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to a grasp whose contact lies at the border of the image: the thing goes on outside."""
+    x, y, z = contact_of(grasp, gripper)
+    height, width = frame.depth.shape
+    u = frame.K[0, 0] * x / max(z, 1e-6) + frame.K[0, 2]
+    v = frame.K[1, 1] * y / max(z, 1e-6) + frame.K[1, 2]
+    inside = BORDER_PX <= u <= width - 1 - BORDER_PX and BORDER_PX <= v <= height - 1 - BORDER_PX
+    if inside:
+        return None
+    return (
+        f"The contact of the grasp lies at ({u:.0f}, {v:.0f}), at the border of the {width}x{height} image "
+        "or outside, where the thing is not seen; turn the camera to it."
+    )
+
+
+def hits_measured(
+    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
+) -> str | None:
+    """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
+    u, v, points = _measured(frame, segment, grasp)
+    x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
+    x, y = np.abs(x), np.abs(y)
+    length = gripper.finger_length
+    half_x, half_y, depth = gripper.palm[0] / 2, gripper.palm[1] / 2, gripper.palm[2]
+    inner, outer = grasp.opening / 2 + SKIN_M, grasp.opening / 2 + gripper.finger_thickness - SKIN_M
+    finger = (x < gripper.finger_width / 2 - SKIN_M) & (y > inner) & (y < outer)
+    finger &= (z > -length - TRAVEL_M) & (z < -SKIN_M)
+    palm = (x < half_x - SKIN_M) & (y < half_y - SKIN_M)
+    palm &= (z > -length - depth - TRAVEL_M) & (z < -length - SKIN_M)
+    pixel = (STEP_PX * points[:, 2] / frame.K[0, 0]) ** 2
+    for name, inside, most in (("a finger", finger, FINGER_HIT_M2), ("the palm", palm, PALM_HIT_M2)):
+        hit = np.flatnonzero(inside)
+        hit = hit[_real(frame, v[hit], u[hit])]
+        area = float(pixel[hit].sum())
+        if area > most:
+            return (
+                f"On its way in, {name} would meet {1e4 * area:.1f} cm2 of what was measured near pixel "
+                f"({np.median(u[hit]):.0f}, {np.median(v[hit]):.0f}); clear that, or look from another side."
+            )
+    return None
+
+
+def _measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp) -> tuple[Array, Array, Array]:
+    """Return column and row (N,) and place (N,3) m of what was measured near the hand, but the object."""
+    wide = cv2.dilate(segment.mask.astype(np.uint8), np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))
+    z = frame.depth[::STEP_PX, ::STEP_PX]
+    with np.errstate(invalid="ignore"):
+        near = valid_depth(z) & (np.abs(z - np.float32(grasp.pose.position[2])) < 0.4)
+    v, u = np.nonzero(near & (wide[::STEP_PX, ::STEP_PX] == 0))
+    z = z[v, u].astype(np.float64)
+    v, u = STEP_PX * v, STEP_PX * u
+    K = frame.K
+    points = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], axis=1)
+    if segment.plane is not None:
+        high = points @ segment.plane[:3] + segment.plane[3] > FLOOR_M
+        return u[high], v[high], points[high]
+    return u, v, points
+
+
+def _real(frame: RgbdFrame, v: Array, u: Array) -> Array:
+    """Mark which pixels (N,) lie on a surface, and not on a ramp or alone."""
+    height, width = frame.depth.shape
+    count = np.zeros(len(v), dtype=np.intp)
+    with np.errstate(invalid="ignore"):
+        for dv in (-1, 0, 1):
+            for du in (-1, 0, 1):
+                there = frame.depth[np.clip(v + dv, 0, height - 1), np.clip(u + du, 0, width - 1)]
+                count += np.abs(there - frame.depth[v, u]) < AGREE_M
+    return count > AGREE  # itself, too
+
+
+def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to a palm that comes in through space that nobody saw: behind things, or without depth."""
+    share = hidden_share(frame, grasp, gripper)
+    if share <= MOST_HIDDEN:
+        return None
+    return (
+        f"The camera did not see {share:.0%} of the hand's way in, and may have missed what is there, of at "
+        f"most {MOST_HIDDEN:.0%} allowed; look from another side."
+    )
+
+
+def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
+    """Return the share of the palm's way in that lies behind what was seen; out of view counts half."""
+    x, y, depth = gripper.palm
+    axes = (
+        np.linspace(-x / 2, x / 2, 3),
+        np.linspace(-y / 2, y / 2, 7),
+        -gripper.finger_length - np.linspace(0.0, depth + TRAVEL_M, 6),
+    )
+    local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    camera = transform_points(pose_matrix(grasp.pose), local)
+    z = np.maximum(camera[:, 2], 1e-3)
+    u = np.round(frame.K[0, 0] * camera[:, 0] / z + frame.K[0, 2]).astype(np.intp)
+    v = np.round(frame.K[1, 1] * camera[:, 1] / z + frame.K[1, 2]).astype(np.intp)
+    height, width = frame.depth.shape
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    seen = frame.depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
+    with np.errstate(invalid="ignore"):
+        hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
+    unknown = ~inside | ~np.isfinite(seen)
+    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
+
+
+def poor(grasp: Grasp, min_quality: float) -> str | None:
+    """Object to a quality below the floor that the user set."""
+    if grasp.quality >= min_quality:
+        return None
+    return (
+        f"The best grasp has a quality of {grasp.quality:.2f}, less than min_quality {min_quality:.2f}; "
+        "lower that, or look from another side."
+    )

@@ -1,0 +1,79 @@
+"""Is this segment one thing, the one that was pointed at? Each guard returns what speaks against it, or None.
+
+They see a mask, not who made it, so that they hold for geometry, a learned mask and one from elsewhere alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from molmo_ros.datatypes import Mask, ObjectSegment
+from molmo_ros.errors import SegmentError
+
+CUT_PX, BAND_PX = 12, 6  # so long an outline along the border of what was looked at is a cut
+IMAGE_PX = 8  # a region that ends so near to the border of the image was cut by that, and so is the thing
+LEAST_KEPT = 0.45  # share of the depth in a mask that must be the object's own
+LEAST_COMMON = 0.5  # share of the smaller mask that two masks of one thing have in common
+
+
+def check_segment(segment: ObjectSegment) -> None:
+    """Raises: SegmentError with code AMBIGUOUS if the segment is hardly the one thing that was meant."""
+    for objection in (cut_by_region(segment.mask, segment.bounds), other_layers(segment.kept)):
+        if objection is not None:
+            raise SegmentError(objection, code="AMBIGUOUS")
+
+
+def cut_by_region(mask: Mask, bounds: tuple[int, int, int, int] | None) -> str | None:
+    """Object to a mask (H,W) cut straight by the border of what was looked at, but not by that of the image.
+
+    bounds: first and last row, first and last column that were looked at.
+    """
+    if bounds is None:
+        return None
+    height, width = mask.shape
+    top, bottom, left, right = bounds
+    bands = []
+    if top > IMAGE_PX:
+        bands.append(mask[top : top + BAND_PX].any(axis=0))
+    if bottom < height - 1 - IMAGE_PX:
+        bands.append(mask[bottom - BAND_PX + 1 : bottom + BAND_PX].any(axis=0))
+    if left > IMAGE_PX:
+        bands.append(mask[:, left : left + BAND_PX].any(axis=1))
+    if right < width - 1 - IMAGE_PX:
+        bands.append(mask[:, right - BAND_PX + 1 : right + BAND_PX].any(axis=1))
+    cut = max((int(np.count_nonzero(band)) for band in bands), default=0)
+    if cut < CUT_PX:
+        return None
+    return (
+        f"The segment goes on beyond the {right - left}x{bottom - top} px around the point that were looked "
+        f"at: {cut} px of its outline lie on that border. It is several things, or furniture; point at the "
+        "middle of one thing, or move away what touches it."
+    )
+
+
+def other_layers(kept: float) -> str | None:
+    """Object to a mask of whose depth only a share `kept` belongs to one thing above the support."""
+    if kept >= LEAST_KEPT:
+        return None
+    return (
+        f"Only {kept:.0%} of the depth in the mask belongs to one thing that stands out of its support, of "
+        f"{LEAST_KEPT:.0%} needed: the mask covers several surfaces; point at the middle of the thing, or "
+        "look from another side."
+    )
+
+
+def masks_disagree(mask: Mask, other: Mask) -> str | None:
+    """Object to two masks (H,W) of what should be the same thing.
+
+    One may hold the other, as a thing its part, or a heap that geometry cannot part.
+    """
+    smaller = min(int(np.count_nonzero(mask)), int(np.count_nonzero(other)))
+    if smaller == 0:
+        return "One of two segmentations found nothing at the point; point at the middle of the thing."
+    common = np.count_nonzero(mask & other) / smaller
+    if common >= LEAST_COMMON:
+        return None
+    return (
+        f"Two segmentations of the thing at the point have only {common:.0%} of the smaller one in common, "
+        f"of {LEAST_COMMON:.0%} needed; point at the middle of the thing, or look from another side."
+    )

@@ -1,0 +1,84 @@
+"""The points of an object whose mask is given: without what depth shows to be of another layer."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from molmo_ros.datatypes import Array, Depth, Mask
+from molmo_ros.perception.cloud import Index
+from molmo_ros.perception.ramps import STEP_M, regrown
+from molmo_ros.perception.region import Cells, Region
+
+STEP_PER_SPACING = 2.2  # neighbours farther apart in depth are of different layers
+NEAR_M = 0.03  # a layer nearer than this to the point's own is of the same thing
+LARGE = 0.15  # share of the mask from which a layer is believed wherever it is
+SMALL = 0.25  # share of an object up to which a layer that begins where it ends is its part
+ALL_RAMPS = 0.4  # a thing of which less than this share is no ramp is kept with its ramps
+
+
+def own_cells(region: Region, cells: Cells, mask: Mask, ramp: Mask, seed: Array) -> Mask:
+    """Mark which cells (N,) of a region are the object's, by its mask (H,W).
+
+    Ramps are left out, and strips of other layers at the mask's border. Args: ramp (N,), which cells lie on
+    ramps; seed (3,) m, the lifted point.
+    """
+    inside = mask[cells.v, cells.u]
+    firm = inside & ~ramp
+    if np.count_nonzero(firm) < ALL_RAMPS * np.count_nonzero(inside):
+        firm = inside
+    if not firm.any():
+        return firm
+    layers = _layers(region, cells.row[firm], cells.column[firm])
+    firm[np.flatnonzero(firm)] = _believed(cells.points[firm], layers, seed)
+    own = regrown(region.z, region.grid(cells, firm), region.grid(cells, inside & ramp), STEP_M)
+    return np.asarray(own[cells.row, cells.column])
+
+
+def _layers(region: Region, row: Index, column: Index) -> Index:
+    """Label cells (N,) of a region that are connected in the image without a step in depth."""
+    z = np.full(region.z.shape, np.nan, dtype=np.float32)
+    z[row, column] = region.z[row, column]
+    whole = np.isfinite(z) & ~_steps(z, STEP_M + STEP_PER_SPACING * region.spacing)
+    label = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)[1]
+    grown = cv2.dilate(label.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.intp)
+    return np.where(label > 0, label, grown)[row, column]
+
+
+def with_small_parts(region: Region, own: Mask, rest: Cells) -> Mask:
+    """Add to an object's cells own (h,w) the small layers of the rest that begin where it ends: handles."""
+    if len(rest.v) == 0:
+        return own
+    label = np.zeros(region.z.shape, dtype=np.intp)
+    label[rest.row, rest.column] = _layers(region, rest.row, rest.column)
+    beside = regrown(region.z, own, label > 0, STEP_M, rounds=1) & ~own
+    size = np.bincount(label.ravel())
+    small = size < SMALL * np.count_nonzero(own)
+    joined = np.zeros(len(size), dtype=np.bool_)
+    joined[np.unique(label[beside])] = True
+    joined[0] = False
+    return np.asarray(own | (joined & small)[label])
+
+
+def _steps(z: Depth, least: float) -> Mask:
+    """Mark the cells (h,w) that are behind a neighbour by more than least m; NaN is no neighbour."""
+    known = np.isfinite(z)
+    nearest = cv2.erode(np.where(known, z, np.float32(np.inf)), np.ones((3, 3), np.uint8))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(known & (z - nearest > least))
+
+
+def _believed(points: Array, layers: Index, seed: Array) -> Mask:
+    """Mark the points (N,3) of the seed's layer, of large ones, and of those that lie near it in space."""
+    distance = np.linalg.norm(points - seed, axis=1)
+    main = layers[int(np.argmin(np.where(layers > 0, distance, np.inf)))]
+    size = np.bincount(layers)
+    believed = size >= LARGE * len(layers)
+    believed[main], believed[0] = True, False
+    body = points[believed[layers]]
+    for label in np.flatnonzero(~believed & (size > 0)):
+        part = points[layers == label]
+        few, many = part[:: max(1, len(part) // 20)], body[:: max(1, len(body) // 200)]
+        gap = np.linalg.norm(few[:, None] - many, axis=2)
+        believed[label] = float(np.median(gap.min(axis=1))) < NEAR_M
+    return np.asarray(believed[layers])

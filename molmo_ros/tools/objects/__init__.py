@@ -1,0 +1,1 @@
+"""Recorded RGB-D frames with points on objects: what the package makes of them."""

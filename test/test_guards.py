@@ -1,0 +1,158 @@
+"""What must not be sent to a robot is refused: each guard with what it stops and what it lets pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from solids import View, block, can, look, smeared, sphere, to_camera
+
+from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
+from molmo_ros.errors import SegmentError
+from molmo_ros.grasp import guards
+from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.perception.guards import check_segment, cut_by_region, masks_disagree
+from molmo_ros.target import find_target
+from molmo_ros.transforms import make_transform, pose_from_matrix
+
+FRANKA = Gripper.load("franka_hand")
+DOWN = np.diag([1.0, -1.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def can_view() -> View:
+    return look(can(0, 0, 0.03, 0.1), elevation_deg=50, size=(640, 480), distance=0.7)
+
+
+def straight_down(view: View, tips: list[float], opening: float = 0.08, width: float = 0.06) -> Grasp:
+    """A grasp from above with the tips at a place in the world."""
+    T = np.linalg.inv(view.T_world_camera) @ make_transform(DOWN, np.array(tips))
+    pose = pose_from_matrix(T)
+    pre = Pose(pose.position - 0.1 * T[:3, 2], pose.orientation)
+    return Grasp(pose, pre, width=width, quality=0.9, opening=opening)
+
+
+def test_a_good_grasp_passes(can_view: View) -> None:
+    target = find_target(can_view.frame, can_view.middle(), FRANKA, can_view.up)
+    assert target.status is TargetStatus.OK, target.status_text
+    guards.check_grasp(
+        can_view.frame, can_view.segment(), can_view.lifted(), straight_down(can_view, [0, 0, 0.07]), FRANKA
+    )
+
+
+def test_a_mask_cut_by_the_region_is_told_and_one_cut_by_the_image_is_not() -> None:
+    mask = np.zeros((120, 160), dtype=np.bool_)
+    mask[40:80, 60:101] = True
+    assert "goes on beyond" in str(cut_by_region(mask, (20, 100, 20, 100)))
+    assert cut_by_region(mask, (20, 100, 20, 110)) is None
+    mask[40:80, 60:160] = True
+    assert cut_by_region(mask, (20, 100, 20, 158)) is None
+    assert cut_by_region(mask, None) is None
+
+
+def test_a_mask_over_several_layers_is_told(can_view: View) -> None:
+    segment = can_view.segment()
+    check_segment(segment)
+    with pytest.raises(SegmentError, match="Only 31% of the depth") as caught:
+        check_segment(replace(segment, kept=0.31))
+    assert caught.value.code == "AMBIGUOUS"
+
+
+def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
+    """The segmenter took the table along: what stands there is less than half of it."""
+    wide = np.zeros(can_view.ids.shape, dtype=np.bool_)
+    v, u = np.nonzero(can_view.mask())
+    wide[v.min() - 40 : v.max() + 40, u.min() - 60 : u.max() + 60] = True
+    target = find_target(
+        can_view.frame, can_view.middle(), FRANKA, can_view.up, segmenter=lambda frame, point: wide
+    )
+    assert target.status is TargetStatus.AMBIGUOUS
+    assert target.grasp is None
+
+
+def test_two_masks_agree_if_one_holds_the_other() -> None:
+    a = np.zeros((50, 50), dtype=np.bool_)
+    part, beside = a.copy(), a.copy()
+    a[10:30, 10:30] = part[10:15, 10:15] = beside[25:45, 25:45] = True
+    assert masks_disagree(a, part) is None
+    assert "6% of the smaller one" in str(masks_disagree(a, beside))
+    assert masks_disagree(a, np.zeros_like(a)) is not None
+
+
+def test_far_from_the_point(can_view: View) -> None:
+    grasp, segment = straight_down(can_view, [0, 0, 0.07]), can_view.segment()
+    near, far = (CameraPoint(to_camera(can_view, [x, 0, 0.05]), np.eye(3) * 1e-6) for x in (0.03, 0.2))
+    assert guards.far_from_point(near, segment, grasp, FRANKA) is None
+    assert "mm from the point" in str(guards.far_from_point(far, segment, grasp, FRANKA))
+
+
+def test_a_hand_meets_what_was_measured_wherever_it_is() -> None:
+    """A wall that no segmentation knows of, in the way of the palm."""
+    wall = block(0, 0.09, (0.05, 0.04, 0.16))
+    view = look(can(0, 0, 0.03, 0.1), wall, elevation_deg=60, azimuth_deg=190, size=(640, 480), distance=0.7)
+    segment = replace(view.segment(), scene_m=np.zeros((0, 3)))
+    across, along = straight_down(view, [0, 0, 0.07]), straight_down(view, [0, 0, 0.07])
+    turned = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, -1]])
+    T = np.linalg.inv(view.T_world_camera) @ make_transform(turned, np.array([0, 0, 0.07]))
+    along = replace(along, pose=pose_from_matrix(T))
+    assert "the palm would meet" in str(guards.hits_measured(view.frame, segment, across, FRANKA))
+    assert guards.hits_measured(view.frame, segment, along, FRANKA) is None
+
+
+def test_smeared_edges_are_no_obstacle() -> None:
+    view = smeared(look(can(0, 0, 0.03, 0.1), elevation_deg=50, size=(640, 480), distance=0.7))
+    segment = replace(view.segment(), mask=view.mask())
+    assert guards.hits_measured(view.frame, segment, straight_down(view, [0, 0, 0.06]), FRANKA) is None
+
+
+def test_a_contact_without_depth_is_told(can_view: View) -> None:
+    segment, grasp = can_view.segment(), straight_down(can_view, [0, 0, 0.07])
+    assert guards.contact_unknown(segment, grasp, FRANKA) is None
+    middle = np.linalg.norm(can_view.world(segment.cloud_m)[:, :2], axis=1) < 0.015
+    holed = replace(segment, cloud_m=segment.cloud_m[middle])
+    assert "points of the object were measured" in str(guards.contact_unknown(holed, grasp, FRANKA))
+
+
+def test_a_contact_at_the_border_of_the_image_is_told(can_view: View) -> None:
+    assert guards.outside_of_view(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) is None
+    away = straight_down(can_view, [0.5, 0.4, 0.07])
+    assert "border of the 640x480 image" in str(guards.outside_of_view(can_view.frame, away, FRANKA))
+
+
+def test_a_way_through_what_nobody_saw_is_told(can_view: View) -> None:
+    assert guards.hidden_share(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) < 0.5
+    crate = block(0, 0, (0.3, 0.3, 0.3))
+    view = look(crate, elevation_deg=20, azimuth_deg=180, distance=1.2, size=(640, 480))
+    behind = straight_down(view, [0.25, 0, 0.02])
+    assert "did not see" in str(guards.way_unseen(view.frame, behind, FRANKA))
+
+
+def test_quality_has_a_floor(can_view: View) -> None:
+    high = find_target(can_view.frame, can_view.middle(), FRANKA, can_view.up, min_quality=1.0)
+    assert high.status is TargetStatus.LOW_QUALITY
+    assert "min_quality 1.00" in high.status_text
+
+
+def test_two_things_joined_by_a_ramp_are_parted() -> None:
+    """Depth runs from a ball over 6 px to a box 8 cm behind it: the ball alone is the segment."""
+    view = smeared(
+        look(
+            sphere(-0.06, 0, 0.03),
+            block(0.06, 0, (0.05, 0.12, 0.12)),
+            elevation_deg=30,
+            azimuth_deg=180,
+            size=(640, 480),
+            distance=0.8,
+        )
+    )
+    mask, truth = view.segment(1).mask, view.mask(1)
+    assert np.count_nonzero(mask & view.mask(2)) < 0.1 * np.count_nonzero(view.mask(2))
+    assert np.count_nonzero(mask & truth) > 0.75 * np.count_nonzero(mask | truth)
+
+
+def test_the_status_is_kept_with_what_is_known(can_view: View) -> None:
+    point = ImagePoint(5.0, 470.0, "table")
+    target = find_target(can_view.frame, point, FRANKA, can_view.up)
+    assert target.status is TargetStatus.NO_OBJECT
+    assert target.position is not None
