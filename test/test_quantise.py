@@ -367,7 +367,7 @@ def test_a_run_that_was_ended_goes_on(
     monkeypatch.setattr(whole, "round_layer", ended)
     with pytest.raises(KeyboardInterrupt):
         quantise(qwen, folder, small(), pictures(12, 0))
-    with pytest.raises(CheckpointError, match="config.json is missing"):  # not a checkpoint yet
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):  # not a checkpoint yet
         load_checkpoint(str(folder))
     with pytest.raises(ParameterError, match="unfinished quantisation with other options"):
         quantise(qwen, folder, small(method="rtn"), pictures(12, 0))

@@ -40,5 +40,7 @@ def text(result: dict[str, Any]) -> str:
     width = max(len(name) for name in rows) + 2
     lines = [f"{'':<20}" + "".join(f"{name:>{width}}" for name in rows)]
     for quantity in next(iter(rows.values())):
-        lines.append(f"{quantity:<20}" + "".join(f"{number(row[quantity]):>{width}}" for row in rows.values()))
+        lines.append(
+            f"{quantity:<20}" + "".join(f"{number(row[quantity]):>{width}}" for row in rows.values())
+        )
     return "\n".join(lines)

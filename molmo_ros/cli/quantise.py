@@ -16,7 +16,9 @@ HELP = "round to int4 or int8 with AWQ and GPTQ; the folder that results is a ch
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the action."""
-    parser.add_argument("--checkpoint", type=path, metavar="C", default="tiny", help="folder, cached hub id, or tiny")
+    parser.add_argument(
+        "--checkpoint", type=path, metavar="C", default="tiny", help="folder, cached hub id, or tiny"
+    )
     parser.add_argument("--precision", choices=("int4", "int8"), default="int4", help="default int4")
     parser.add_argument(
         "--method",
@@ -34,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=integer(1, 100_000), default=128, metavar="N", help="questions (default 128)"
     )
-    parser.add_argument("--out", type=path, metavar="DIR", help="folder (default: below the user's data folder)")
+    parser.add_argument(
+        "--out", type=path, metavar="DIR", help="folder (default: below the user's data folder)"
+    )
     data = parser.add_argument_group("calibration data (default: simulated scenes)")
     source = data.add_mutually_exclusive_group()
     source.add_argument("--images", type=path, metavar="DIR", help="folder of your own pictures")
