@@ -76,7 +76,7 @@ def segment_object(
         mask = mask(plane)
     if mask is not None and (radius := _radius(frame, mask, seed, options.radius_m)) > options.radius_m:
         region = Region.around(frame, seed, radius, options.spacing_m, options.depth)
-    ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
+    ramp = ramps(region, frame.K, None if plane is None else plane[:3])
     if mask is None:
         cells, whole = _by_geometry(frame, point, camera_point, region, plane, ramp, least, options)
         kept = 1.0
