@@ -24,9 +24,10 @@ from molmo_ros.grasp.guards import check_grasp
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.complete import Views, complete_shape
-from molmo_ros.perception.find_object import AUTO, Segmenter, find_object
+from molmo_ros.perception.find_object import Segmenter, find_object
 from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO
 
 ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
 

@@ -7,7 +7,8 @@ import numpy as np
 from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
-from molmo_ros.perception.find_object import AUTO, Segmenter
+from molmo_ros.perception.find_object import Segmenter
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.target import find_target
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 600.0

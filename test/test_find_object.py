@@ -10,9 +10,10 @@ import pytest
 from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.errors import ParameterError, SegmentError
 from molmo_ros.perception import find_object as module
-from molmo_ros.perception.find_object import AUTO, GEOMETRY, LEARNED, find_object
+from molmo_ros.perception.find_object import find_object
 from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED
 from molmo_ros.sim import SimCamera
 
 SEED = 5

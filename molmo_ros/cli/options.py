@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.errors import FrameError
+from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def add_segmenter(parser: argparse.ArgumentParser) -> None:
     """Add --segmenter."""
     parser.add_argument(
         "--segmenter",
-        choices=["auto", "learned", "geometry"],
+        choices=SEGMENTERS,
         default="auto",
         help="what finds the mask of the object: a network, geometry, or whichever is sure (auto)",
     )

@@ -10,12 +10,11 @@ from molmo_ros.errors import ParameterError, SegmentError
 from molmo_ros.perception.guards import masks_disagree
 from molmo_ros.perception.learned_mask import LearnedMask, MaskNetwork
 from molmo_ros.perception.segment import segment_object
+from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED, SEGMENTERS
 
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
-AUTO, LEARNED, GEOMETRY = "auto", "learned", "geometry"
-SEGMENTERS = (AUTO, LEARNED, GEOMETRY)
 SURE = 0.5  # expected IoU from which the learned mask is taken as it is
-LEAST = 0.2  # below it the network saw no thing at the point
+LEAST = 0.3  # below it the network saw no thing at the point
 
 
 def check_segmenter(name: str) -> str:

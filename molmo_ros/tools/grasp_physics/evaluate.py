@@ -14,8 +14,8 @@ import numpy as np
 from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import DepthError
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.find_object import AUTO
 from molmo_ros.perception.lift import lift_point, pixel_ray
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.pipeline import Grounder
 from molmo_ros.sim.sensors import STEREO
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down

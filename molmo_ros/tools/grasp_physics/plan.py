@@ -9,8 +9,9 @@ import numpy as np
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, TargetStatus
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.find_object import AUTO, Segmenter
+from molmo_ros.perception.find_object import Segmenter
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.target import find_target
 from molmo_ros.tools.grasp_physics.view import View
 from molmo_ros.transforms import transform_grasp
