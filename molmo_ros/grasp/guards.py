@@ -5,6 +5,8 @@ They look at the frame itself, all of it, and not at what segmentation and plann
 
 from __future__ import annotations
 
+from itertools import product
+
 import cv2
 import numpy as np
 
@@ -12,6 +14,7 @@ from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFr
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
+from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
@@ -102,7 +105,7 @@ def hits_measured(
     frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
 ) -> str | None:
     """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
-    u, v, points = _measured(frame, segment, grasp)
+    u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
     x, y = np.abs(x), np.abs(y)
     length = gripper.finger_length
@@ -125,15 +128,19 @@ def hits_measured(
     return None
 
 
-def _measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp) -> tuple[Array, Array, Array]:
+def _measured(
+    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
+) -> tuple[Index, Index, Array]:
     """Return column and row (N,) and place (N,3) m of what was measured near the hand, but the object."""
-    wide = cv2.dilate(segment.mask.astype(np.uint8), np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))
-    z = frame.depth[::STEP_PX, ::STEP_PX]
+    cut, low, high_z = _window(frame, grasp, gripper)
+    part = segment.mask[cut].astype(np.uint8)
+    wide = cv2.dilate(part, np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))[::STEP_PX, ::STEP_PX]
+    z = frame.depth[cut][::STEP_PX, ::STEP_PX]
     with np.errstate(invalid="ignore"):
-        near = valid_depth(z) & (np.abs(z - np.float32(grasp.pose.position[2])) < 0.4)
-    v, u = np.nonzero(near & (wide[::STEP_PX, ::STEP_PX] == 0))
+        near = valid_depth(z) & (z > low) & (z < high_z)
+    v, u = np.nonzero(near & (wide == 0))
     z = z[v, u].astype(np.float64)
-    v, u = STEP_PX * v, STEP_PX * u
+    v, u = STEP_PX * v + cut[0].start, STEP_PX * u + cut[1].start
     K = frame.K
     points = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], axis=1)
     if segment.plane is not None:
@@ -142,7 +149,28 @@ def _measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp) -> tuple[A
     return u, v, points
 
 
-def _real(frame: RgbdFrame, v: Array, u: Array) -> Array:
+def _window(
+    frame: RgbdFrame, grasp: Grasp, gripper: Gripper
+) -> tuple[tuple[slice, slice], float, float]:
+    """Return which part of the image the hand can be in on its way, and its least and largest depth in m."""
+    x, y, depth = gripper.palm
+    back = gripper.finger_length + depth + TRAVEL_M
+    wide = max(y, gripper.max_opening + 2 * gripper.finger_thickness)
+    half = np.array([max(x, gripper.finger_width), wide, back]) / 2
+    corners = half * np.array(list(product((-1, 1), repeat=3))) - [0, 0, back / 2]
+    camera = transform_points(pose_matrix(grasp.pose), corners)
+    low, high = float(camera[:, 2].min()), float(camera[:, 2].max())
+    height, width = frame.depth.shape
+    if low < 0.05:  # it comes in from behind the camera
+        return (slice(0, height), slice(0, width)), low, high
+    pixel = camera @ frame.K.T
+    first = np.floor((pixel[:, :2] / pixel[:, 2:]).min(axis=0)).astype(int)
+    last = np.ceil((pixel[:, :2] / pixel[:, 2:]).max(axis=0)).astype(int) + 1
+    u, v = np.clip([first, last], 0, [width, height]).T.tolist()
+    return (slice(v[0], v[1]), slice(u[0], u[1])), low, high
+
+
+def _real(frame: RgbdFrame, v: Index, u: Index) -> Array:
     """Mark which pixels (N,) lie on a surface, and not on a ramp or alone."""
     height, width = frame.depth.shape
     count = np.zeros(len(v), dtype=np.intp)

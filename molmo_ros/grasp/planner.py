@@ -180,8 +180,8 @@ def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusa
     if len(alone) == 0 and narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
             f"What is connected at the point is {1000 * narrowest:.0f} mm wide at its narrowest, "
-            f"{gripper.name} opens {1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper, "
-            "or, if it is several things, move them apart.",
+            f"{gripper.name} opens {1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a "
+            "wider gripper, or, if it is several things, move them apart.",
             code="TOO_WIDE",
         )
     # without its neighbours none would fit either: then it does not help to clear them away

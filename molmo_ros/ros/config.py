@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from molmo_ros.errors import ParameterError
+from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
@@ -101,6 +102,12 @@ class NodeConfig:
     )
     gripper: str = _setting(
         "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", at_configure=True
+    )
+    segmenter: str = _setting(
+        "auto",
+        "What finds the mask of an object: a network, geometry, or whichever is sure.",
+        choices=SEGMENTERS,
+        at_configure=True,
     )
     max_tilt_deg: float = _setting(
         180.0,
