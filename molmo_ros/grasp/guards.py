@@ -72,11 +72,7 @@ def far_from_point(
 
 def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to a grasp at neither contact of which the object's edge was measured."""
-    local = transform_points(invert(pose_matrix(grasp.pose)), segment.cloud_m)
-    beside = np.abs(local[:, 0]) < gripper.finger_width / 2 + NEAR_CONTACT_M
-    beside &= (local[:, 2] > -gripper.finger_length) & (local[:, 2] < NEAR_CONTACT_M)
-    y = local[beside, 1]
-    seen = [int(np.count_nonzero(np.abs(y - s * grasp.width / 2) < NEAR_CONTACT_M)) for s in (1, -1)]
+    seen = seen_at_contacts(segment, grasp, gripper)
     if max(seen) >= LEAST_SEEN:
         return None
     return (
@@ -84,6 +80,15 @@ def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> s
         f"{LEAST_SEEN} needed at one: they lie in a hole or on a smeared edge of the depth; look from "
         "another side."
     )
+
+
+def seen_at_contacts(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> list[int]:
+    """Count the measured points of the object at each contact, or above it between the fingers."""
+    local = transform_points(invert(pose_matrix(grasp.pose)), segment.cloud_m)
+    beside = np.abs(local[:, 0]) < gripper.finger_width / 2 + NEAR_CONTACT_M
+    beside &= (local[:, 2] > -gripper.finger_length) & (local[:, 2] < NEAR_CONTACT_M)
+    y = local[beside, 1]
+    return [int(np.count_nonzero(np.abs(y - s * grasp.width / 2) < NEAR_CONTACT_M)) for s in (1, -1)]
 
 
 def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
