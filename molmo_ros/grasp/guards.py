@@ -111,7 +111,8 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
 def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to fingers that pinch a surface, as the floor of a bowl, where nothing stands out of it."""
     width = max(grasp.width, 0.004)
-    corners = np.array([[s * gripper.finger_width, t * (width + 0.03), 0.0] for s in (1, -1) for t in (1, -1)])
+    ends = gripper.finger_width, width + 0.03
+    corners = np.array([[s * ends[0], t * ends[1], 0.0] for s in (1, -1) for t in (1, -1)])
     camera = transform_points(pose_matrix(grasp.pose), corners)
     u = frame.K[0, 0] * camera[:, 0] / camera[:, 2] + frame.K[0, 2]
     v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]

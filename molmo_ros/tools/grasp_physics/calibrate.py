@@ -18,7 +18,9 @@ import numpy as np
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.quality import EVIDENCE, evidence
+from molmo_ros.perception.find_object import Segmenter
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.target import find_target
 from molmo_ros.tools.grasp_physics.families import REPORT_FROM, draw_case
 from molmo_ros.tools.grasp_physics.quality import reliability
@@ -46,7 +48,7 @@ def try_target(family: str, seed: int, sensor: str, true_mask: bool) -> Tried | 
     case = draw_case(family, seed)
     view = look(case, sensor=sensor)
     point = click(view)
-    segmenter = (lambda frame, point: view.mask) if true_mask else None
+    segmenter: Segmenter | str = (lambda frame, point: view.mask) if true_mask else AUTO
     target = find_target(view.frame, point, gripper, view.up, segmenter=segmenter, calibrate=False)
     if target.grasp is None or target.segment is None:
         return None
