@@ -22,6 +22,7 @@ from molmo_ros.errors import CancelledError, DepthError, GraspError, SegmentErro
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.guards import check_grasp
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
+from molmo_ros.grasp.quality import calibrated
 from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.complete import Views, complete_shape
 from molmo_ros.perception.find_object import Segmenter, find_object
@@ -41,6 +42,7 @@ def find_target(
     planner: GraspPlanner = plan_grasps,
     segmenter: Segmenter | str = AUTO,
     grasp: bool = True,
+    calibrate: bool = True,
     stages: dict[str, float] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> GraspTarget:
@@ -49,7 +51,8 @@ def find_target(
     Whatever fails is told by the target's status and text; what was found until then is kept.
 
     Args: up (3,), away from the ground, or None; planner: see docs/other_planners.md; segmenter: see
-    `find_object`; grasp False: the position only; stages, to which each stage's ms are added.
+    `find_object`; grasp False: the position only; calibrate False: leave the quality as the planner rates
+    it; stages, to which each stage's ms are added.
     Raises: CancelledError as soon as should_stop returns True; FrameError, CameraInfoError.
     """
     stages = {} if stages is None else stages
@@ -76,6 +79,8 @@ def find_target(
             best = _best(frame, segment, views, lifted, gripper, up, planner)
         except (SegmentError, GraspError) as error:
             return _refused(target, error)
+    if calibrate:
+        best = replace(best, quality=calibrated(frame, segment, lifted, best, gripper))
     return replace(target, grasp=best)
 
 
