@@ -122,6 +122,16 @@ class TransformError(MolmoRosError):
     code = "NO_TRANSFORM"
 
 
+class PolicyError(MolmoRosError):
+    """The policy refuses what was asked for, or wants a person to be asked first (``asks``)."""
+
+    code = "REFUSED_BY_POLICY"
+
+    def __init__(self, message: str, *, asks: bool = False) -> None:
+        super().__init__(message)
+        self.code = "ASK_BY_POLICY" if asks else type(self).code
+
+
 class BusyError(MolmoRosError):
     """The queue of queries is full."""
 

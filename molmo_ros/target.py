@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,7 +13,6 @@ from molmo_ros.datatypes import (
     Grasp,
     GraspTarget,
     ImagePoint,
-    Mask,
     ObjectSegment,
     RgbdFrame,
     ShouldStop,
@@ -26,11 +25,11 @@ from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.grasp.quality import calibrated
 from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.complete import Views, complete_shape
+from molmo_ros.perception.find_object import Segmenter, find_object
 from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
+from molmo_ros.perception.segmenters import AUTO
 
-Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
 
 
@@ -41,7 +40,7 @@ def find_target(
     up: Array | None = None,
     *,
     planner: GraspPlanner = plan_grasps,
-    segmenter: Segmenter | None = None,
+    segmenter: Segmenter | str = AUTO,
     grasp: bool = True,
     calibrate: bool = True,
     stages: dict[str, float] | None = None,
@@ -51,9 +50,9 @@ def find_target(
 
     Whatever fails is told by the target's status and text; what was found until then is kept.
 
-    Args: up (3,), away from the ground, or None; planner, segmenter: see docs/other_planners.md (segmenter
-    None: by geometry); grasp False: the position only; calibrate False: leave the quality as the
-    planner rates it; stages, to which each stage's ms are added.
+    Args: up (3,), away from the ground, or None; planner: see docs/other_planners.md; segmenter: see
+    `find_object`; grasp False: the position only; calibrate False: leave the quality as the planner rates
+    it; stages, to which each stage's ms are added.
     Raises: CancelledError as soon as should_stop returns True; FrameError, CameraInfoError.
     """
     stages = {} if stages is None else stages
@@ -68,8 +67,7 @@ def find_target(
         if not grasp:
             return target
         with timed(stages, "segment"):
-            mask = None if segmenter is None else segmenter(frame, point)
-            segment = segment_object(frame, point, lifted, up, mask)
+            segment = find_object(frame, point, lifted, up, segmenter)
     except (DepthError, SegmentError) as error:
         return _refused(target, error)
     check_cancelled(should_stop)

@@ -7,7 +7,9 @@ import numpy as np
 from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
-from molmo_ros.target import Segmenter, find_target
+from molmo_ros.perception.find_object import Segmenter
+from molmo_ros.perception.segmenters import AUTO
+from molmo_ros.target import find_target
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 600.0
 CAMERA_M, DOWN = 0.5, np.radians(50.0)  # above the table, and how far the camera looks down
@@ -16,7 +18,7 @@ ROUNDS = 2
 
 
 def warm_up(
-    gripper: Gripper, planner: GraspPlanner = plan_grasps, segmenter: Segmenter | None = None
+    gripper: Gripper, planner: GraspPlanner = plan_grasps, segmenter: Segmenter | str = AUTO
 ) -> None:
     """Go the whole way from a pixel to a grasp on made-up frames; what comes of it does not matter."""
     frame, point = made_up_frame()

@@ -75,6 +75,7 @@ class ModelHost:
                 precision=config.precision,
                 allow_download=config.allow_download,
                 max_tilt_deg=config.max_tilt_deg,
+                segmenter=config.segmenter,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
                 remote=_remote_options(config),
             )

@@ -246,7 +246,7 @@ def table_albedo(table: Table, xy: np.ndarray) -> np.ndarray:
 
 def _length(vectors: np.ndarray) -> np.ndarray:
     """Length (N,1) of vectors (N,3)."""
-    return np.sqrt(_dot(vectors, vectors))
+    return np.asarray(np.sqrt(_dot(vectors, vectors)))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def lump(rng: np.random.Generator, size: Array, roughness: float) -> Mesh:
     for _ in range(int(rng.integers(4, 12))):
         ridge = rng.normal(size=3) * rng.uniform(1.5, 7.0)
         wave = np.sin(way @ ridge + rng.uniform(0, 2 * np.pi))
-        reach = reach + roughness * rng.uniform(0.3, 1.0) * wave / max(np.linalg.norm(ridge) / 2, 1)
+        reach = reach + roughness * rng.uniform(0.3, 1.0) * wave / max(float(np.linalg.norm(ridge)) / 2, 1.0)
     points = way * reach[..., None]
     points[..., 2] = np.where(points[..., 2] < 0, 0.25 * points[..., 2], points[..., 2])  # it sags
     points = (points - points.min(axis=(0, 1))) / np.ptp(points, axis=(0, 1)) * size

@@ -40,7 +40,7 @@ class Layout:
     def pose(self, thing: Shape) -> Array:
         """A pose (4,4), upright or as it may lie, turned about z; its middle is above the origin."""
         k = 0 if self._rng.random() < 0.6 else int(self._rng.choice(len(thing.poses), p=thing.shares))
-        return turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k]
+        return np.asarray(turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k])
 
     def holds(self, thing: Shape, T: Array) -> bool:
         """Tell whether all of a thing at a pose in the world is above the table."""

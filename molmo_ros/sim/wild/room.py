@@ -36,7 +36,8 @@ def random_top(rng: np.random.Generator) -> TableTop:
 
 def random_room(rng: np.random.Generator, top: TableTop, eye: Array) -> Room:
     """A room around a table, seen from eye (3,) m: walls and furniture stand where they do not hide it."""
-    fixtures = [_table(rng, top), *_legs(rng, top), _floor(rng, top), *_walls(rng, eye, top)]
+    fixtures: list[Fixture | None] = [_table(rng, top), *_legs(rng, top), _floor(rng, top)]
+    fixtures += _walls(rng, eye, top)
     fixtures += [_furniture(rng, top, eye) for _ in range(int(rng.integers(0, 7)))]
     lamps = tuple(random_lamp(rng, rng.uniform(0.05, 0.5)) for _ in range(int(rng.integers(0, 3))))
     return Room(top, tuple(f for f in fixtures if f is not None), lamps, np.ones(3), rng.uniform(0.3, 1.3))

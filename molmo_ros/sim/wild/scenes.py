@@ -49,12 +49,13 @@ def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics:
 
 
 def _add_heap(rng: np.random.Generator, layout: Layout, numbers: Sequence[int]) -> None:
-    """One of the heaps of these shapes, turned; some of its upper things may be missing."""
+    """One of the heaps of these shapes, turned and shifted, if there is room for it on the table."""
     placed = heaps.heap(int(rng.integers(HEAPS)), numbers[0], len(numbers))
     turn = turned(2, rng.uniform(0, 2 * np.pi))
-    placed = heaps.moved(placed, *rng.normal(0, 0.03, 2).tolist(), turn)
-    if all(layout.holds(thing, T) for thing, T in placed):
-        for thing, T in placed:
+    x, y = rng.normal(0, 0.03, 2).tolist()
+    there = heaps.moved(placed, x, y, turn)
+    if all(layout.holds(thing, T) for thing, T in there):
+        for thing, T in there:
             layout.keep(thing, T)
 
 

@@ -63,7 +63,8 @@ def _surface(m: Mesh, rng: np.random.Generator) -> Array:
     count = int(np.clip(area.sum() / 2 / _POINT_AREA_M2, 150, 1500))
     face = rng.choice(len(area), count, p=area / area.sum())
     a, b = np.sqrt(rng.random(count)), rng.random(count)
-    return np.einsum("nc,ncd->nd", np.stack([1 - a, a * (1 - b), a * b], axis=1), corners[face])
+    weights = np.stack([1 - a, a * (1 - b), a * b], axis=1)
+    return np.asarray(np.einsum("nc,ncd->nd", weights, corners[face]))
 
 
 def _known(kind: str) -> Callable[[np.random.Generator], Mesh]:

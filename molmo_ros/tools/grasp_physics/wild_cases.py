@@ -67,8 +67,8 @@ def _arranged(family: str, rng: np.random.Generator, numbers: range) -> Scene:
     if family in (HEAP, BIN):
         top = TableTop(np.zeros(2), np.full(2, rng.uniform(1.0, 1.8)), top.turn, top.thickness, top.floor)
         box = heaps.bin_shape(rng) if family == BIN else None
-        things = heaps.draw_things(rng, int(rng.integers(5, 13)), numbers, KINDS)
-        placed = heaps.drop(rng, things, box)
+        shapes = heaps.draw_things(rng, int(rng.integers(5, 13)), numbers, KINDS)
+        placed = heaps.drop(rng, shapes, box)
         placed += [] if box is None else [(box, np.eye(4))]
     else:
         layout = Layout(rng, top, numbers)
