@@ -18,7 +18,7 @@ from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
-FAR_M = 0.15  # from the point to the contact: who points farther away means something else
+FAR_M = 0.12  # from the point to the contact: who points farther away means something else
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
 OUTLINE_PX = 3  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
