@@ -144,7 +144,7 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
         return None
     return (
         f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
-        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is a part of a surface; "
+        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
         "point at an edge or a rim, or look from another side."
     )
 
