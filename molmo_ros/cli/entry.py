@@ -99,7 +99,7 @@ def _fail(error: Exception, as_json: bool) -> int:
         print_error(str(error), error.code, as_json=as_json)
         return MISTAKE if isinstance(error, MISTAKES) else FAILURE
     if isinstance(error, ModuleNotFoundError):
-        line = f"the Python package {error.name} is missing; {_mend(error.name or '')}"
+        line = f"the Python package {error.name} is missing; {_fix(error.name or '')}"
         print_error(line, "MISSING_PACKAGE", as_json=as_json)
         return FAILURE
     print_error(
@@ -110,7 +110,7 @@ def _fail(error: Exception, as_json: bool) -> int:
     return FAILURE
 
 
-def _mend(package: str) -> str:
+def _fix(package: str) -> str:
     """Where a missing package comes from."""
     if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
         return "it comes with ROS 2: source one and build with colcon, or run make demo"

@@ -1,4 +1,4 @@
-"""What hangs together in a cloud, by distance, colour and shape."""
+"""Connected parts of a cloud, by distance, colour and shape."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index, moments, normals_of_moments
+from molmo_ros.datatypes import Array, Index, Mask
+from molmo_ros.perception.cloud import moments, normals_of_moments
 
 SAME_COLOUR = 14.0  # in 8-bit L*a*b*, in which lightness counts less
 VALLEY = 0.1  # sine-like measure of how much two faces look at each other, mean of a border
@@ -19,7 +19,7 @@ LOW_M, LOW_VALLEY = 0.018, 0.7  # of what is so low the table hides most; its no
 def clusters(
     points: Array, colour: Array, height: Array, eps: float, near: float, min_neighbours: int
 ) -> Index:
-    """Label points (N,3) m that hang together; -1 is noise. colour (N,3), height (N,) m above the support.
+    """Label connected points (N,3) m; -1 is noise. colour (N,3), height (N,) m above the support.
 
     Patches of one colour are found first, by DBSCAN (Ester et al. 1996) with neighbours within eps m. Then
     patches that meet are joined, unless they meet in a valley: that is what things do that touch, while a

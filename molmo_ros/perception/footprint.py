@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.outline import in_hull
 
 STACKED = 0.9  # share of a part above the object's footprint that makes it part of the object
@@ -19,7 +18,7 @@ AROUND = np.ones((3, 3), np.uint8)
 def within_reach(flat: Array, seed: Array, gap: float, reach: float) -> Mask:
     """Mark the points (N,2) m that no gap parts from what is within reach m of seed (2,), or around it.
 
-    What is less than `gap` m apart hangs together; up to half as much more may. Most of what stands on a
+    What is less than `gap` m apart is connected; up to half as much more may. Most of what stands on a
     table is left out so by a look at a small image.
     """
     cell = gap / 2

@@ -9,8 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Depth, Index, Mask
 
 REACH_PX = 2  # slopes are taken over twice as much: less is at the mercy of noise
 GRAZING = 0.45  # |cos| of ray and normal: what is seen so flat is a ramp, or not measured well

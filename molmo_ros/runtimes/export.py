@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Progress
 from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.decoder_in_place import build_decoder_in_place
@@ -33,7 +34,6 @@ GRAPH_VERSION = 4
 # Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
 LARGE = 1 << 20
 
-Progress = Callable[[str, float], None]
 
 
 class _Counter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,13 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.query import parse_query
-from molmo_ros.datatypes import Answer, Image
+from molmo_ros.datatypes import Answer, CountProgress, Float32, Image, Index
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+from molmo_ros.runtimes.base import Cache, Runtime
 from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera
-
-Progress = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ class Recorder:
 
 
 def compare_precisions(
-    scenes: int, seed: int, progress: Progress | None = None, checkpoint: str = "tiny"
+    scenes: int, seed: int, progress: CountProgress | None = None, checkpoint: str = "tiny"
 ) -> dict[str, Any]:
     """Ask for each object of each scene in every precision and by every runtime that works on this CPU.
 
