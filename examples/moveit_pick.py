@@ -10,6 +10,7 @@ import sys
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
 
 from molmo_ros.msg import GraspTarget
@@ -18,15 +19,37 @@ from molmo_ros.ros.client import GraspClient
 BASE, ARM, HAND, TIP = "panda_link0", "panda_arm", "hand", "panda_hand_tcp"  # TIP: z approach, y closing
 MOVEIT_CONFIG = "moveit_resources_panda"  # MoveIt's own package of this robot, with moveit_cpp.yaml
 LIFT_M, SQUEEZE_M = 0.12, 0.006
+# What this robot acts on. The node has limits of its own (docs/safety.md); who moves an arm checks again.
+LEAST_CONFIDENCE, LEAST_QUALITY = 0.5, 0.2
+MOST_SIGMA_M, MOST_AGE_S = 0.01, 5.0
+
+
+def objection(target: GraspTarget, now_s: float) -> str:
+    """Why not to grasp a target, empty if nothing speaks against it. What is not known (NaN) does."""
+    if target.status != GraspTarget.OK:
+        return target.status_text
+    sigma = float(np.sqrt(np.linalg.eigvalsh(np.reshape(target.position_covariance, (3, 3)))[-1]))
+    age_s = now_s - target.header.stamp.sec - target.header.stamp.nanosec * 1e-9
+    for good, fact in (
+        (target.point.confidence >= LEAST_CONFIDENCE, f"confidence {target.point.confidence:.2f}"),
+        (target.quality >= LEAST_QUALITY, f"quality of the grasp {target.quality:.2f}"),
+        (sigma <= MOST_SIGMA_M, f"position known to {1000 * sigma:.0f} mm"),
+        (age_s <= MOST_AGE_S, f"image {age_s:.1f} s old"),
+    ):
+        if not good:
+            return f"not good enough: {fact}"
+    return ""
 
 
 def best_target(client: GraspClient, query: str) -> GraspTarget:
-    """The first target that can be grasped: they come best first. Exits with the reason if there is none."""
+    """The first target that nothing speaks against. Exits with the reasons if there is none."""
     response = client.find(query, target_frame=BASE, grasp=True)
+    now_s = client.node.get_clock().now().nanoseconds * 1e-9
+    reasons = []
     for target in response.targets:
-        if target.status == GraspTarget.OK:
+        if not (reason := objection(target, now_s)):
             return target
-    reasons = [f"{target.point.label}: {target.status_text}" for target in response.targets]
+        reasons.append(f"{target.point.label}: {reason}")
     sys.exit("; ".join(reasons) or response.message)
 
 
@@ -45,7 +68,6 @@ def move(robot: Any, goal: PoseStamped | float) -> bool:
     part = robot.get_planning_component(ARM if isinstance(goal, PoseStamped) else HAND)
     part.set_start_state_to_current_state()
     if isinstance(goal, PoseStamped):
-        goal.header.stamp.sec = goal.header.stamp.nanosec = 0  # the newest tf: the pose is fixed in BASE
         part.set_goal_state(pose_stamped_msg=goal, pose_link=TIP)
     else:
         from moveit.core.robot_state import RobotState

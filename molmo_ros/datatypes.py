@@ -131,7 +131,8 @@ class ObjectSegment:
     mask (H,W) bool; cloud_m (M,3) and its colors (M,3) uint8; scene_m (S,3) the other foreground points;
     plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found;
     kept, share of the depth in the mask that is the object's own; bounds, first and last row, first and last
-    column of the image that were looked at, or None: all.
+    column of the image that were looked at, or None: all; confidence 0..1, the expected IoU of the mask, 1 if
+    nothing tells.
     """
 
     mask: Mask
@@ -141,6 +142,7 @@ class ObjectSegment:
     plane: Array | None
     kept: float = 1.0
     bounds: tuple[int, int, int, int] | None = None
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)

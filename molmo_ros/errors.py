@@ -109,7 +109,7 @@ class SegmentError(MolmoRosError):
 
 
 class GraspError(MolmoRosError):
-    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS, UNSEEN or LOW_QUALITY."""
+    """No grasp passes: ``code`` is TOO_WIDE, COLLISION, AMBIGUOUS or UNSEEN."""
 
     def __init__(self, message: str, code: str = "COLLISION") -> None:
         super().__init__(message)
@@ -120,6 +120,16 @@ class TransformError(MolmoRosError):
     """The pose of the camera in the target frame is not known at the stamp of the image."""
 
     code = "NO_TRANSFORM"
+
+
+class PolicyError(MolmoRosError):
+    """The policy refuses what was asked for, or wants a person to be asked first (``asks``)."""
+
+    code = "REFUSED_BY_POLICY"
+
+    def __init__(self, message: str, *, asks: bool = False) -> None:
+        super().__init__(message)
+        self.code = "ASK_BY_POLICY" if asks else type(self).code
 
 
 class BusyError(MolmoRosError):

@@ -44,19 +44,24 @@ class Box:
         return enter <= leave
 
 
-def boxes(numbers: Sequence[float], name: str) -> tuple[Box, ...]:
-    """Six numbers a box, x y z of the lower corner and of the higher one. Raises: ParameterError."""
-    if len(numbers) % 6:
-        raise ParameterError(f"{name} has {len(numbers)} numbers; give six a box: x y z, lower corner first.")
-    found = []
-    for i in range(0, len(numbers), 6):
-        low, high = tuple(map(float, numbers[i : i + 3])), tuple(map(float, numbers[i + 3 : i + 6]))
-        if not all(a < b for a, b in zip(low, high, strict=True)):
-            raise ParameterError(
-                f"{name}: {low} is not below {high}; give the lower corner first, in metres."
-            )
-        found.append(Box((low[0], low[1], low[2]), (high[0], high[1], high[2])))
-    return tuple(found)
+def parse_boxes(texts: Sequence[str], name: str) -> tuple[Box, ...]:
+    """Boxes from text, six numbers each: x y z of the lower corner and of the higher one; '' is none.
+
+    Raises: ParameterError with the name of the parameter.
+    """
+    return tuple(_parse_box(text, name) for text in texts if text.strip())
+
+
+def _parse_box(text: str, name: str) -> Box:
+    try:
+        a, b, c, d, e, f = (float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        raise ParameterError(
+            f"{name} is {text[:80]!r}; give six numbers in m, x y z of the lower corner, then of the higher."
+        ) from None
+    if not (a < d and b < e and c < f) or not all(map(math.isfinite, (a, b, c, d, e, f))):
+        raise ParameterError(f"{name} is {text[:80]!r}; the first corner must lie below the second one.")
+    return Box((a, b, c), (d, e, f))
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def enforce(
     T_limits_target: Array | None = None,
     leased: bool = True,
 ) -> tuple[GraspTarget, ...]:
-    """The targets with the status of the first limit that each exceeds; those that may be used come first.
+    """The targets, in their order, with the status of the first limit that each exceeds.
 
     age_s: of the image, now. T_limits_target (4,4): the frame of the targets in that of the limits; None: it
     is the same. leased: whether somebody renews the lease, where one is wanted.
@@ -105,7 +110,7 @@ def enforce(
                 )
             usable += reason is None
         checked.append(target if reason is None else replace(target, status=reason[0], status_text=reason[1]))
-    return tuple(sorted(checked, key=lambda target: target.status is not TargetStatus.OK))
+    return tuple(checked)
 
 
 def _exceeded(
@@ -126,13 +131,13 @@ def _exceeded(
 def _out_of_bounds(target: GraspTarget, limits: Limits, T: Array | None) -> Reason | None:
     if limits.workspace is None and not limits.keep_out:
         return None
-    places = {"position": target.position}
+    places = {"position": np.full(3, np.nan) if target.position is None else target.position}
     if target.grasp is not None:
         places["grasp"] = target.grasp.pose.position
         places["pregrasp"] = target.grasp.pregrasp.position
-    if any(place is None for place in places.values()):
-        return TargetStatus.OUT_OF_WORKSPACE, "The position is not known, so it may be anywhere."
     named = {name: place if T is None else transform_points(T, place) for name, place in places.items()}
+    if not all(np.isfinite(place).all() for place in named.values()):
+        return TargetStatus.OUT_OF_WORKSPACE, "The place is not known, so it may be anywhere."
     where = f"in {limits.frame or target.frame_id!r}"
     for name, place in named.items():
         if limits.workspace is not None and not limits.workspace.contains(place[None]):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 
-# Modules whose package has another name.
+# Modules whose package has another name, and those that an extra of this package brings.
 PACKAGES = {
     "PIL": "pillow",
     "cuda": "cuda-python",
     "cv2": "opencv-python-headless",
-    "open3d": "open3d-cpu" if platform.machine() == "x86_64" else "open3d",
     "yaml": "pyyaml",
+}
+EXTRAS = {
+    "matplotlib": "eval",
+    "mujoco": "eval",
+    "open3d": "sim",
+    "rosbags": "bag",
+    "torch": "eager",
+    "transformers": "eager",
 }
 ROS = ("rclpy", "ament_index_python", "tf2_ros", "launch", "launch_ros")
 
@@ -25,7 +31,7 @@ def missing_package(error: ModuleNotFoundError) -> str:
             "installation and the workspace, or run make demo."
         )
     where = "" if sys.prefix != sys.base_prefix else ", in the virtual environment of README (On a robot)"
-    return (
-        f"The Python package {module} is missing in {sys.executable}: "
-        f"python3 -m pip install {PACKAGES.get(module, module)}{where}"
-    )
+    command = f"python3 -m pip install {PACKAGES.get(module, module)}"
+    if module in EXTRAS:
+        command = f'python3 -m pip install ".[{EXTRAS[module]}]" in the folder of molmo_ros'
+    return f"The Python package {module} is missing in {sys.executable}: {command}{where}"

@@ -38,7 +38,9 @@ from molmo_ros.errors import AnswerError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
 from molmo_ros.perception.camera_info import check_frame
-from molmo_ros.target import Segmenter, find_target
+from molmo_ros.perception.find_object import Segmenter, check_segmenter
+from molmo_ros.perception.segmenters import AUTO
+from molmo_ros.target import find_target
 from molmo_ros.transforms import check_transform, transform_target
 
 if TYPE_CHECKING:
@@ -54,14 +56,20 @@ MAX_ANSWER_TOKENS = 192
 class Grounder:
     """Molmo, and what turns its points into targets. Not thread-safe: one query at a time.
 
-    planner and segmenter may be replaced (docs/other_planners.md). segmenter: (frame, point) -> mask (H,W) of
-    the object, in place of its geometry; None: by geometry.
+    planner and segmenter may be replaced (docs/other_planners.md). segmenter: "auto", "learned",
+    "geometry", or (frame, point) -> mask (H,W) of the object (`perception.find_object`).
     """
 
-    def __init__(self, model: Model, gripper: Gripper, max_tilt_deg: float = 180.0) -> None:
+    def __init__(
+        self,
+        model: Model,
+        gripper: Gripper,
+        max_tilt_deg: float = 180.0,
+        segmenter: Segmenter | str = AUTO,
+    ) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
-        self.segmenter: Segmenter | None = None
+        self.segmenter = check_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
 
     @staticmethod
     def load(
@@ -74,6 +82,7 @@ class Grounder:
         allow_download: bool = False,
         max_crops: int | None = None,
         max_tilt_deg: float = 180.0,
+        segmenter: Segmenter | str = AUTO,
         remote: RemoteOptions | None = None,
     ) -> Grounder:
         """Load a model and a gripper.
@@ -82,8 +91,9 @@ class Grounder:
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
         bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache;
         max_crops, high-resolution crops of an image if not as many as the checkpoint says; max_tilt_deg, how
-        far grasps may lean from straight down on what the object stands on; remote, the server of runtime
-        "remote", which has the checkpoint then.
+        far grasps may lean from straight down on what the object stands on; segmenter, what finds the mask of
+        an object (`perception.find_object`); remote, the server of runtime "remote", which has the checkpoint
+        then.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
         from molmo_ros.answer.molmo import Molmo
@@ -92,7 +102,8 @@ class Grounder:
         if runtime == "remote":
             from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
-            return Grounder(RemoteMolmo.load(remote or RemoteOptions(), progress), hand, max_tilt_deg)
+            served = RemoteMolmo.load(remote or RemoteOptions(), progress)
+            return Grounder(served, hand, max_tilt_deg, segmenter)
         model = Molmo.load(
             str(checkpoint),
             runtime,
@@ -101,7 +112,13 @@ class Grounder:
             allow_download=allow_download,
             max_crops=max_crops,
         )
-        return Grounder(model, hand, max_tilt_deg)
+        return Grounder(model, hand, max_tilt_deg, segmenter)
+
+    def warm_up(self) -> None:
+        """Segment and plan on made-up frames, so that the first query does not wait for what is done once."""
+        from molmo_ros.warm_up import warm_up
+
+        warm_up(self.gripper, self.planner, self.segmenter)
 
     def close(self) -> None:
         """Free the model's memory."""

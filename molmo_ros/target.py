@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,7 +13,6 @@ from molmo_ros.datatypes import (
     Grasp,
     GraspTarget,
     ImagePoint,
-    Mask,
     ObjectSegment,
     RgbdFrame,
     ShouldStop,
@@ -23,13 +22,14 @@ from molmo_ros.errors import CancelledError, DepthError, GraspError, SegmentErro
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.guards import check_grasp
 from molmo_ros.grasp.planner import GraspPlanner, plan_grasps
+from molmo_ros.grasp.quality import calibrated
 from molmo_ros.perception.box import oriented_box
 from molmo_ros.perception.complete import Views, complete_shape
+from molmo_ros.perception.find_object import Segmenter, find_object
 from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segment import segment_object
+from molmo_ros.perception.segmenters import AUTO
 
-Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
 
 
@@ -40,9 +40,9 @@ def find_target(
     up: Array | None = None,
     *,
     planner: GraspPlanner = plan_grasps,
-    segmenter: Segmenter | None = None,
-    min_quality: float = 0.0,
+    segmenter: Segmenter | str = AUTO,
     grasp: bool = True,
+    calibrate: bool = True,
     stages: dict[str, float] | None = None,
     should_stop: ShouldStop | None = None,
 ) -> GraspTarget:
@@ -50,9 +50,9 @@ def find_target(
 
     Whatever fails is told by the target's status and text; what was found until then is kept.
 
-    Args: up (3,), away from the ground, or None; planner, segmenter: see docs/other_planners.md (segmenter
-    None: by geometry); min_quality 0..1, of a grasp that may be sent; grasp False: the position only;
-    stages, to which each stage's ms are added.
+    Args: up (3,), away from the ground, or None; planner: see docs/other_planners.md; segmenter: see
+    `find_object`; grasp False: the position only; calibrate False: leave the quality as the planner rates
+    it; stages, to which each stage's ms are added.
     Raises: CancelledError as soon as should_stop returns True; FrameError, CameraInfoError.
     """
     stages = {} if stages is None else stages
@@ -67,8 +67,7 @@ def find_target(
         if not grasp:
             return target
         with timed(stages, "segment"):
-            mask = None if segmenter is None else segmenter(frame, point)
-            segment = segment_object(frame, point, lifted, up, mask)
+            segment = find_object(frame, point, lifted, up, segmenter)
     except (DepthError, SegmentError) as error:
         return _refused(target, error)
     check_cancelled(should_stop)
@@ -77,9 +76,11 @@ def find_target(
             views = complete_shape(segment, up)
             target = replace(target, segment=segment, box=oriented_box(segment, up, views))
             check_segment(segment)
-            best = _best(frame, segment, views, lifted, gripper, up, planner, min_quality)
+            best = _best(frame, segment, views, lifted, gripper, up, planner)
         except (SegmentError, GraspError) as error:
             return _refused(target, error)
+    if calibrate:
+        best = replace(best, quality=calibrated(frame, segment, lifted, best, gripper))
     return replace(target, grasp=best)
 
 
@@ -91,7 +92,6 @@ def _best(
     gripper: Gripper,
     up: Array | None,
     planner: GraspPlanner,
-    min_quality: float,
 ) -> Grasp:
     """Return the best grasp that the guards let pass; more than one is planned only if they object to it.
 
@@ -101,7 +101,7 @@ def _best(
     for count in (1, ALTERNATIVES):
         for grasp in planner(segment, lifted, gripper, up, max_grasps=count, views=views):
             try:
-                check_grasp(frame, segment, lifted, grasp, gripper, min_quality)
+                check_grasp(frame, segment, lifted, grasp, gripper)
             except GraspError as error:
                 refusal = refusal or error
             else:

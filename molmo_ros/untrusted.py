@@ -18,7 +18,7 @@ _DEEP = f"it is nested more than {YAML_DEPTH} deep"
 JSON_BYTES = 100_000_000  # an index of a large checkpoint has a few megabytes
 
 
-class _Bounded(yaml.SafeLoader):
+class _Bounded(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
     """SafeLoader without aliases and deep nesting."""
 
     _depth = 0

@@ -45,9 +45,9 @@ class Spinning:
 def running(settings: Mapping[str, Any], **options: Any) -> Iterator[MolmoNode]:
     """A node molmo with these settings, brought up by itself; ``options`` are those of a Node.
 
-    The machine may be busy with other work: it is patient with frames.
+    The machine may be busy with other work: it is patient with frames. Cameras may be anywhere.
     """
-    values = {"max_frame_age_s": 20.0, **settings}
+    values = {"max_frame_age_s": 20.0, "max_target_age_s": 60.0, "workspace": "", **settings}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = MolmoNode(parameter_overrides=overrides, **options)
     spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))

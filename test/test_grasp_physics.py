@@ -23,7 +23,8 @@ from molmo_ros.grasp.score import probability
 from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
-from molmo_ros.sim.scene import Scene
+from molmo_ros.sim.scene import Scene, TableTop
+from molmo_ros.sim.wild import POOLS
 from molmo_ros.tools import measure_plan
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
 from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
@@ -34,6 +35,9 @@ from molmo_ros.tools.grasp_physics.report import summary, table
 from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep, sweep_table
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
+from molmo_ros.tools.grasp_physics.view import click, look
+from molmo_ros.tools.grasp_physics.wild_cases import NUMBERS
+from molmo_ros.tools.grasp_physics.world import settled
 from molmo_ros.transforms import make_transform, pose_from_matrix
 
 FRANKA = Gripper.load("franka_hand")
@@ -280,3 +284,50 @@ def test_time_of_planning_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     told = re.fullmatch(r"single: CPU p50 ([\d.]+), p95 ([\d.]+) ms, 2 scenes\n", capsys.readouterr().out)
     assert told is not None
     assert 1 < float(told[1]) <= float(told[2])
+
+
+@pytest.mark.parametrize("family", ["heap", "bin", "mug_floor", "wild"])
+def test_wild_targets_repeat_rest_and_can_be_pointed_at(family: str) -> None:
+    case, again = draw_case(family, 1), draw_case(family, 1)
+    assert np.array_equal(case.thing.mesh.vertices, again.thing.mesh.vertices)
+    assert case.scene.room is not None
+    view = look(case)
+    assert view.mask.sum() >= 250
+    point = click(view)
+    assert view.mask[round(point.y), round(point.x)]
+    assert not case.thing.fixed
+    assert sum(o.fixed for o in case.scene.objects) == (family == "bin")
+    far = replace(from_above(z=0.9), width=0.0)
+    assert not try_grasp(case.scene, case.target, far, FRANKA).restless
+    if family == "mug_floor":
+        T = case.scene.T_world_camera
+        ray = np.linalg.inv(view.frame.K) @ [round(point.x), round(point.y), 1.0]
+        spot = T[:3, :3] @ (ray * view.depth[round(point.y), round(point.x)]) + T[:3, 3]
+        walls = case.thing.mesh.vertices
+        assert spot[2] < walls[:, 2].min() + 0.02  # far below the rim
+        assert np.linalg.norm(spot[:2] - walls[:, :2].mean(axis=0)) < 0.05
+
+
+def test_tuning_and_reporting_draw_other_shapes() -> None:
+    tuning, reporting = (range(*NUMBERS[name]) for name in ("tuning", "reporting"))
+    assert not set(tuning) & set(reporting)
+    assert min(tuning) > max(max(pool) for pool in POOLS.values())
+
+
+def test_the_table_of_a_room_ends_in_physics_too() -> None:
+    """A block on the table stays; one beside its edge falls to the floor."""
+    case = draw_case("wild", 0)
+    top = TableTop(np.zeros(2), np.array([0.6, 0.6]), 0.3, 0.03, -0.5)
+    assert case.scene.room is not None
+    things = [put("box", "red", box((0.04, 0.04, 0.06)), x, 0.0, 0.0) for x in (0.1, 0.6)]
+    scene = replace(case.scene, objects=tuple(things), room=replace(case.scene.room, top=top))
+    low = [o.mesh.vertices[:, 2].min() for o in settled(scene).objects]
+    assert low == pytest.approx([0.0, -0.5], abs=0.002)
+
+
+def test_a_bin_does_not_move_when_it_is_hit() -> None:
+    thing = replace(put("box", "red", box((0.04, 0.04, 0.06)), 0.0, 0.0, 0.0), fixed=True)
+    scene = replace(block(), objects=(thing,))
+    outcome = try_grasp(scene, 0, from_above(), FRANKA)
+    assert not outcome.held
+    assert outcome.stage == "lift"

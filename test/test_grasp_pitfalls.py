@@ -201,3 +201,15 @@ def test_the_told_opening_is_never_inside_the_thing() -> None:
     fits = hand_on(shape, view, [0, 0, 0.045])
     wall = replace(shape, scene=np.concatenate([shape.scene, shape.points[:400] * [1.02, 1.02, 1.0]]))
     assert known_opening(wall, fits, 0, FRANKA) > 0.060
+
+
+def test_a_lone_thing_is_not_told_to_clear_its_surroundings() -> None:
+    """Too low for a hand that must keep off the table: no neighbour is to blame."""
+    view = look(cup(0, 0, 0.045, 0.09), elevation_deg=60, noise=1)
+    long_palm = replace(FRANKA, finger_length=0.012, pad_length=0.011, max_opening=0.02)
+    segment = view.segment()
+    low = replace(segment, cloud_m=segment.cloud_m[view.world(segment.cloud_m)[:, 2] < 0.02])
+    with pytest.raises(GraspError) as caught:
+        plan_grasps(low, view.lifted(), replace(long_palm, palm=(0.3, 0.3, 0.06)), view.up)
+    assert "clear its surroundings" not in str(caught.value)
+    assert "look from another side" in str(caught.value) or caught.value.code == "TOO_WIDE"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from molmo_ros.datatypes import Grasp, GraspTarget, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import ParameterError
-from molmo_ros.limits import Box, Limits, boxes, enforce
+from molmo_ros.limits import Box, Limits, enforce, parse_boxes
 
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # 180 degrees about x: the approach points along -z
 STRICT = Limits(
@@ -53,7 +53,6 @@ def test_a_good_target_passes_as_it_is() -> None:
         ({"at": (0.9, 0.0, 0.05)}, "workspace", "OUT_OF_WORKSPACE", "position"),
         ({"at": (0.5, 0.0, -0.01)}, "workspace", "OUT_OF_WORKSPACE", "position"),
         ({"at": (0.5, 0.0, 0.55)}, "workspace", "OUT_OF_WORKSPACE", "pregrasp"),
-        ({"at": (0.5, math.nan, 0.1)}, "workspace", "OUT_OF_WORKSPACE", "nan"),
         ({"at": (0.3, 0.3, 0.1)}, "keep_out", "KEEP_OUT", "box 0"),
         ({"covariance": np.diag([1e-6, 1e-6, 1.1e-4])}, "max_sigma_m", "UNCERTAIN", "10 mm"),
         ({"covariance": np.full((3, 3), 1e-4)}, "max_sigma_m", "UNCERTAIN", "17 mm"),
@@ -73,6 +72,12 @@ def test_each_limit_alone_stops_a_target(changes: dict[str, Any], limit: str, st
     assert passed.status is TargetStatus.OK, "another limit stopped it too"
 
 
+@pytest.mark.parametrize("limits", [STRICT, replace(STRICT, workspace=None), replace(STRICT, keep_out=())])
+@pytest.mark.parametrize("changes", [{"at": (0.5, math.nan, 0.1)}, {"position": None}])
+def test_a_place_that_is_not_known_may_be_anywhere(limits: Limits, changes: dict[str, Any]) -> None:
+    assert enforce([target(**dict(changes))], limits, age_s=0.0)[0].status is TargetStatus.OUT_OF_WORKSPACE
+
+
 @pytest.mark.parametrize("age_s", [1.01, 13.3, math.inf, math.nan])
 def test_an_old_image_is_stale(age_s: float) -> None:
     (stopped,) = enforce([target()], STRICT, age_s=age_s)
@@ -90,8 +95,8 @@ def test_the_way_from_pregrasp_to_grasp_is_kept_out_of_boxes_too() -> None:
 def test_more_targets_than_allowed_are_told_but_not_usable() -> None:
     bad = target(at=(0.9, 0.0, 0.05))
     found = enforce([bad, *[target(confidence=0.9 - 0.01 * i) for i in range(4)]], STRICT, age_s=0.0)
-    assert [t.status.name for t in found] == ["OK", "OK", "OUT_OF_WORKSPACE", "TOO_MANY", "TOO_MANY"]
-    assert [t.point.confidence for t in found[:2]] == [0.9, 0.89]
+    assert [t.status.name for t in found] == ["OUT_OF_WORKSPACE", "OK", "OK", "TOO_MANY", "TOO_MANY"]
+    assert [t.point.confidence for t in found[1:3]] == [0.9, 0.89]
 
 
 def test_without_a_lease_nothing_is_usable() -> None:
@@ -122,10 +127,18 @@ def test_boxes_may_be_in_another_frame() -> None:
     assert "(0.000, 0.300, 0.050) in 'table'" in out.status_text
 
 
-@pytest.mark.parametrize("numbers", [[0.0] * 5, [0.0] * 6, [0, 0, 0, 1, 1, -1], [0, 0, 0, 1, 1, math.nan]])
-def test_boxes_that_are_none(numbers: list[float]) -> None:
+@pytest.mark.parametrize(
+    "text", ["1 2 3", "0 0 0 0 0 0", "0 0 0 1 1 -1", "0 0 0 1 1 nan", "0 0 0 1 1 inf", "a b c d e f"]
+)
+def test_boxes_that_are_none(text: str) -> None:
     with pytest.raises(ParameterError, match="workspace"):
-        boxes(numbers, "workspace")
+        parse_boxes([text], "workspace")
+
+
+def test_boxes_from_text() -> None:
+    assert parse_boxes(["0 0 0 1 1 1", "", "-1, -2, -3, 1, 2, 3"], "keep_out") == (
+        Box((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), Box((-1.0, -2.0, -3.0), (1.0, 2.0, 3.0))
+    )  # fmt: skip
 
 
 def six(low: float, high: float) -> st.SearchStrategy[list[float]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from molmo_ros.errors import BusyError, CancelledError, QueryError
+from molmo_ros.ros.turns import Turns
 from molmo_ros.ros.worker import Job, Worker
 
 
@@ -173,6 +174,69 @@ def test_background_work_is_cancelled_with_the_rest(worker: Worker) -> None:
     with pytest.raises(CancelledError, match="over"):
         waiting.result()
     assert waiting.done
+
+
+@pytest.mark.parametrize("cause", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_an_exception_that_is_no_error_is_answered_and_the_worker_lives(cause: BaseException) -> None:
+    """A native library may panic, or call exit: whoever waits gets an error, and the next is served."""
+    worker = Worker(2)
+
+    def work(job: Job[int]) -> int:
+        raise cause
+
+    with pytest.raises(RuntimeError, match=type(cause).__name__):
+        worker.submit(work, 5.0).result()
+    assert worker.submit(lambda job: 7, 5.0).result() == 7
+    worker.close()
+
+
+def test_clients_take_turns() -> None:
+    """One client fills the queue first; the other's jobs come between."""
+    worker = Worker(8)
+    gate, served = threading.Event(), []
+    worker.submit(lambda job: gate.wait(5.0), 30.0)
+    jobs = [
+        worker.submit(lambda job, name=name: served.append(name), 30.0, client=name) for name in "aaaabb"
+    ]
+    gate.set()
+    for job in jobs:
+        job.result()
+    assert "".join(served) == "ababaa"
+    worker.close()
+
+
+def test_ten_clients_that_ask_again_and_again_are_served_alike() -> None:
+    """Ten threads, a queue of four, a job of 10 ms; each asks again at once, or when it was told to."""
+    worker = Worker(4)
+    end = time.monotonic() + 60.0
+    done = dict.fromkeys("abcdefghij", 0)
+
+    def ask(name: str) -> None:
+        while sum(done.values()) < 200 and time.monotonic() < end:
+            try:
+                worker.submit(lambda job: time.sleep(0.01), 30.0, client=name).result()
+                done[name] += 1
+            except BusyError:
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in done]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    worker.close()
+    assert min(done.values()) > 0.4 * max(done.values()), done
+
+
+def test_a_place_that_is_kept_is_free_again_after_a_while() -> None:
+    turns = Turns()
+    turns.refuse("a", 1.0)
+    turns.refuse("b", 10.0)
+    assert (turns.before("a"), turns.before("b"), turns.before("c")) == (0, 1, 2)
+    time.sleep(1.1)
+    assert (turns.before("b"), turns.before("c")) == (0, 1)
+    turns.admit("b")
+    assert turns.before("c") == 0
 
 
 def test_time_of_background_work_starts_when_it_runs(worker: Worker) -> None:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.preprocess import ImageConfig
 from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encoder_class
+from molmo_ros.checkpoint.rounded import RoundedWeights, read_rounded
 from molmo_ros.datatypes import Float32, Progress
 from molmo_ros.errors import CheckpointError
 from molmo_ros.network.config import ModelConfig, parse_config
@@ -36,13 +37,27 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet."""
+    """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet.
+
+    ``rounded``: matrices that were quantised beforehand, for the precision that they were made for.
+    """
 
     folder: Path
     config: ModelConfig
     image: ImageConfig
     encoder: PromptEncoder
     weights: Weights
+    rounded: RoundedWeights | None = None
+
+    @property
+    def source(self) -> Path:
+        """The folder with the weights as they were released."""
+        return self.folder if self.rounded is None else self.rounded.checkpoint
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """All files that decide the network's numbers."""
+        return self.weights.files + (self.rounded.files if self.rounded else ())
 
 
 @dataclass
@@ -139,9 +154,11 @@ def load_checkpoint(
     _check_vocabulary(encoder, config, folder)
     if progress:
         progress("checking weights", 0.0)
-    weights = open_weights(folder)
-    check_weights(weights, config, folder)
-    return Checkpoint(folder, config, image, encoder, weights)
+    rounded = read_rounded(folder)
+    source = folder if rounded is None else rounded.checkpoint
+    weights = open_weights(source)
+    check_weights(weights, config, source)
+    return Checkpoint(folder, config, image, encoder, weights, rounded)
 
 
 def resolve(name: str, allow_download: bool = False) -> Path:

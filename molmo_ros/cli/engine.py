@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from molmo_ros.cli import quantise
 from molmo_ros.cli.options import integer, path
 from molmo_ros.cli.output import progress, say
 from molmo_ros.errors import ParameterError
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="gpu",
         help="what int8 and int4 are laid out for (default gpu)",
     )
+    quantise.add_arguments(actions.add_parser("quantise", help=quantise.HELP))
     actions.add_parser("list", help="the engines in the default place, or below --out")
     check = actions.add_parser("check", help="whether an engine is complete, and fits")
     check.add_argument("folder", type=path, metavar="FOLDER", help="folder of the engine")
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do what the action says."""
-    actions = {"build": _build, "export": _export, "list": _list, "check": _check}
+    actions = {"build": _build, "export": _export, "list": _list, "check": _check, "quantise": quantise.run}
     return {"action": args.action, **actions[args.action](args)}
 
 
@@ -185,6 +187,8 @@ def _facts(folder: Path, manifest: Manifest) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """Return one line for each engine."""
+    if result["action"] == "quantise":
+        return quantise.text(result)
     if result["action"] != "list":
         return _line(result) + ("\ncomplete and unchanged" if result.get("ok") else "")
     lines = [_line(entry) for entry in result["engines"]]

@@ -21,6 +21,7 @@ from molmo_ros.errors import (
     QueryError,
     RuntimeUnavailableError,
 )
+from molmo_ros.packages import missing_package
 
 COMMANDS = (demo, ground, evaluate, bench, engine, info, policy, replay, sim)
 MISTAKES = (
@@ -99,8 +100,7 @@ def _fail(error: Exception, as_json: bool) -> int:
         print_error(str(error), error.code, as_json=as_json)
         return MISTAKE if isinstance(error, MISTAKES) else FAILURE
     if isinstance(error, ModuleNotFoundError):
-        line = f"the Python package {error.name} is missing; {_fix(error.name or '')}"
-        print_error(line, "MISSING_PACKAGE", as_json=as_json)
+        print_error(missing_package(error), "MISSING_PACKAGE", as_json=as_json)
         return FAILURE
     print_error(
         f"{type(error).__name__}: {error} (a bug: report it with the trace that --debug shows)",
@@ -108,12 +108,3 @@ def _fail(error: Exception, as_json: bool) -> int:
         as_json=as_json,
     )
     return FAILURE
-
-
-def _fix(package: str) -> str:
-    """Where a missing package comes from."""
-    if package.endswith(("rclpy", "_msgs", ".msg", ".srv", ".action", "ament_index_python")):
-        return "it comes with ROS 2: source one and build with colcon, or run make demo"
-    extras = {"open3d": "sim", "rosbags": "bag", "mujoco": "eval", "matplotlib": "eval"}
-    extra = extras.get(package.split(".")[0], "eager")
-    return f'in the folder of molmo_ros: pip install ".[{extra}]"'

@@ -92,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.add_gripper(parser)
     options.add_model(parser)
+    options.add_segmenter(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     setting = Setting(
         gripper=args.gripper,
         points=args.checkpoint if args.points == "model" else "truth",
-        true_mask=args.true_mask,
+        segmenter="truth" if args.true_mask else args.segmenter,
         friction=args.friction,
         pose_error_m=args.pose_error / 1000,
         jitter_px=args.jitter,

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="PNG", help="contact sheet to write")
     options.add_gripper(parser)
+    options.add_segmenter(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     gripper = Gripper.load(args.gripper)
 
     def find(frame: RgbdFrame, label: Labelled, up: Array | None) -> GraspTarget:
-        return find_target(frame, label.point, gripper, up)
+        return find_target(frame, label.point, gripper, up, segmenter=args.segmenter)
 
     results = evaluate(read_folder(args.data), find)
     with tqdm(results, unit="target", file=sys.stderr, disable=None) as bar:

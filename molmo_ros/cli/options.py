@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmo_ros.errors import FrameError
+from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 if TYPE_CHECKING:
@@ -85,6 +86,16 @@ def add_gripper(parser: argparse.ArgumentParser) -> None:
     """Add --gripper."""
     parser.add_argument(
         "--gripper", metavar="G", default="franka_hand", help="preset name or YAML file (default franka_hand)"
+    )
+
+
+def add_segmenter(parser: argparse.ArgumentParser) -> None:
+    """Add --segmenter."""
+    parser.add_argument(
+        "--segmenter",
+        choices=SEGMENTERS,
+        default="auto",
+        help="what finds the mask of the object: a network, geometry, or whichever is sure (auto)",
     )
 
 

@@ -5,10 +5,12 @@ They look at the frame itself, all of it, and not at what segmentation and plann
 
 from __future__ import annotations
 
+from itertools import product
+
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
@@ -26,6 +28,7 @@ HIDDEN_M = 0.015  # behind what was seen
 MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
+LEAST_RELIEF_M, AROUND_M, LEAST_POINTS = 0.004, 0.006, 6  # what is held stands out of what is beside it
 
 
 def check_grasp(
@@ -34,16 +37,15 @@ def check_grasp(
     camera_point: CameraPoint,
     grasp: Grasp,
     gripper: Gripper,
-    min_quality: float = 0.0,
 ) -> None:
-    """Raises: GraspError with code AMBIGUOUS, COLLISION, UNSEEN or LOW_QUALITY if it may not be sent."""
+    """Raises: GraspError with code AMBIGUOUS, COLLISION or UNSEEN if it may not be sent."""
     for code, objection in (
         ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
         ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
         ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
+        ("AMBIGUOUS", on_surface(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
-        ("LOW_QUALITY", poor(grasp, min_quality)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -71,11 +73,7 @@ def far_from_point(
 
 def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to a grasp at neither contact of which the object's edge was measured."""
-    local = transform_points(invert(pose_matrix(grasp.pose)), segment.cloud_m)
-    beside = np.abs(local[:, 0]) < gripper.finger_width / 2 + NEAR_CONTACT_M
-    beside &= (local[:, 2] > -gripper.finger_length) & (local[:, 2] < NEAR_CONTACT_M)
-    y = local[beside, 1]
-    seen = [int(np.count_nonzero(np.abs(y - s * grasp.width / 2) < NEAR_CONTACT_M)) for s in (1, -1)]
+    seen = seen_at_contacts(segment, grasp, gripper)
     if max(seen) >= LEAST_SEEN:
         return None
     return (
@@ -83,6 +81,15 @@ def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> s
         f"{LEAST_SEEN} needed at one: they lie in a hole or on a smeared edge of the depth; look from "
         "another side."
     )
+
+
+def seen_at_contacts(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> list[int]:
+    """Count the measured points of the object at each contact, or above it between the fingers."""
+    local = transform_points(invert(pose_matrix(grasp.pose)), segment.cloud_m)
+    beside = np.abs(local[:, 0]) < gripper.finger_width / 2 + NEAR_CONTACT_M
+    beside &= (local[:, 2] > -gripper.finger_length) & (local[:, 2] < NEAR_CONTACT_M)
+    y = local[beside, 1]
+    return [int(np.count_nonzero(np.abs(y - s * grasp.width / 2) < NEAR_CONTACT_M)) for s in (1, -1)]
 
 
 def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
@@ -100,11 +107,52 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
     )
 
 
+def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to fingers that pinch a surface, as the floor of a bowl, where nothing stands out of it."""
+    width = max(grasp.width, 0.004)
+    ends = gripper.finger_width, width + 0.03
+    corners = np.array([[s * ends[0], t * ends[1], 0.0] for s in (1, -1) for t in (1, -1)])
+    camera = transform_points(pose_matrix(grasp.pose), corners)
+    u = frame.K[0, 0] * camera[:, 0] / camera[:, 2] + frame.K[0, 2]
+    v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]
+    rows = slice(max(int(v.min()) - 8, 0), max(int(v.max()) + 8, 0))
+    columns = slice(max(int(u.min()) - 8, 0), max(int(u.max()) + 8, 0))
+    z = frame.depth[rows, columns].astype(np.float64)
+    i, j = np.nonzero(np.isfinite(z))
+    z = z[i, j]
+    seen = np.stack(
+        [
+            (j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z,
+            (i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z,
+            z,
+        ],
+        axis=1,
+    )
+    x, y, depth = transform_points(invert(pose_matrix(grasp.pose)), seen).T
+    strip = (np.abs(x) < gripper.finger_width / 2) & (depth > -0.05) & (depth < 0.05)
+    held = strip & (np.abs(y) < width / 2)
+    if np.count_nonzero(held) < LEAST_POINTS:
+        return None
+    top = float(np.quantile(depth[held], 0.2))
+    relief = []
+    for side in (1, -1):
+        beside = strip & (side * y > width / 2 + 0.002) & (side * y < width / 2 + 0.002 + AROUND_M)
+        if np.count_nonzero(beside) >= LEAST_POINTS:
+            relief.append(float(np.median(depth[beside])) - top)
+    if not relief or max(relief) >= LEAST_RELIEF_M:
+        return None
+    return (
+        f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
+        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is a part of a surface; "
+        "point at an edge or a rim, or look from another side."
+    )
+
+
 def hits_measured(
     frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
 ) -> str | None:
     """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
-    u, v, points = _measured(frame, segment, grasp)
+    u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
     x, y = np.abs(x), np.abs(y)
     length = gripper.finger_length
@@ -127,15 +175,19 @@ def hits_measured(
     return None
 
 
-def _measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp) -> tuple[Array, Array, Array]:
+def _measured(
+    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
+) -> tuple[Index, Index, Array]:
     """Return column and row (N,) and place (N,3) m of what was measured near the hand, but the object."""
-    wide = cv2.dilate(segment.mask.astype(np.uint8), np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))
-    z = frame.depth[::STEP_PX, ::STEP_PX]
+    cut, low, high_z = _window(frame, grasp, gripper)
+    part = segment.mask[cut].astype(np.uint8)
+    wide = cv2.dilate(part, np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))[::STEP_PX, ::STEP_PX]
+    z = frame.depth[cut][::STEP_PX, ::STEP_PX]
     with np.errstate(invalid="ignore"):
-        near = valid_depth(z) & (np.abs(z - np.float32(grasp.pose.position[2])) < 0.4)
-    v, u = np.nonzero(near & (wide[::STEP_PX, ::STEP_PX] == 0))
+        near = valid_depth(z) & (z > low) & (z < high_z)
+    v, u = np.nonzero(near & (wide == 0))
     z = z[v, u].astype(np.float64)
-    v, u = STEP_PX * v, STEP_PX * u
+    v, u = STEP_PX * v + cut[0].start, STEP_PX * u + cut[1].start
     K = frame.K
     points = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], axis=1)
     if segment.plane is not None:
@@ -144,7 +196,28 @@ def _measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp) -> tuple[A
     return u, v, points
 
 
-def _real(frame: RgbdFrame, v: Array, u: Array) -> Array:
+def _window(
+    frame: RgbdFrame, grasp: Grasp, gripper: Gripper
+) -> tuple[tuple[slice, slice], float, float]:
+    """Return which part of the image the hand can be in on its way, and its least and largest depth in m."""
+    x, y, depth = gripper.palm
+    back = gripper.finger_length + depth + TRAVEL_M
+    wide = max(y, gripper.max_opening + 2 * gripper.finger_thickness)
+    half = np.array([max(x, gripper.finger_width), wide, back]) / 2
+    corners = half * np.array(list(product((-1, 1), repeat=3))) - [0, 0, back / 2]
+    camera = transform_points(pose_matrix(grasp.pose), corners)
+    low, high = float(camera[:, 2].min()), float(camera[:, 2].max())
+    height, width = frame.depth.shape
+    if low < 0.05:  # it comes in from behind the camera
+        return (slice(0, height), slice(0, width)), low, high
+    pixel = camera @ frame.K.T
+    first = np.floor((pixel[:, :2] / pixel[:, 2:]).min(axis=0)).astype(int)
+    last = np.ceil((pixel[:, :2] / pixel[:, 2:]).max(axis=0)).astype(int) + 1
+    u, v = np.clip([first, last], 0, [width, height]).T.tolist()
+    return (slice(v[0], v[1]), slice(u[0], u[1])), low, high
+
+
+def _real(frame: RgbdFrame, v: Index, u: Index) -> Array:
     """Mark which pixels (N,) lie on a surface, and not on a ramp or alone."""
     height, width = frame.depth.shape
     count = np.zeros(len(v), dtype=np.intp)
@@ -187,13 +260,3 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
         hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
     unknown = ~inside | ~np.isfinite(seen)
     return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
-
-
-def poor(grasp: Grasp, min_quality: float) -> str | None:
-    """Object to a quality below the floor that the user set."""
-    if grasp.quality >= min_quality:
-        return None
-    return (
-        f"The best grasp has a quality of {grasp.quality:.2f}, less than min_quality {min_quality:.2f}; "
-        "lower that, or look from another side."
-    )

@@ -178,13 +178,15 @@ def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusa
     alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(SEARCH_STAGES[0][0]), gripper)
     if len(alone) == 0 and narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
-            f"What is connected there is {1000 * narrowest:.0f} mm wide at its narrowest, {gripper.name} "
-            f"opens {1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a wider gripper, "
-            "or, if it is several things, move them apart.",
+            f"What is connected at the point is {1000 * narrowest:.0f} mm wide at its narrowest, "
+            f"{gripper.name} opens {1000 * gripper.max_opening:.0f} mm, and no edge of it can be held; use a "
+            "wider gripper, or, if it is several things, move them apart.",
             code="TOO_WIDE",
         )
+    # without its neighbours none would fit either: then it does not help to clear them away
+    fix = "point at a part that can be held" if len(alone) == 0 else "clear its surroundings"
     return GraspError(
         f"None of {len(tried)} grasps of an object {1000 * narrowest:.0f} mm wide is free "
-        f"({refusals.text()}); clear its surroundings, or look from another side.",
+        f"({refusals.text()}); {fix}, or look from another side.",
         code="COLLISION",
     )

@@ -55,6 +55,10 @@ def matrices(graph: Graph, read: Read, name: str) -> Matrices:
     weight = read(name)  # (E,out,in)
     if not graph.precision.rounds_experts:
         return Matrices(graph.weight(name, np.ascontiguousarray(weight.transpose(0, 2, 1))))
+    if graph.rounded is not None and graph.rounded.kind(name) is not None:
+        held = graph.rounded.matrix(name)
+        integers = graph.int8_weight(f"{name}.int8", held.values)
+        return Matrices(integers, graph.weight(f"{name}.scale", held.scales[:, None]))
     rounded = [round_outputs(expert) for expert in weight]
     values = graph.int8_weight(f"{name}.int8", np.stack([v for v, _ in rounded]))
     scales = np.stack([scale for _, scale in rounded])[:, None]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -30,6 +30,9 @@ from molmo_ros.network.precision import (
     round_outputs,
     transposed,
 )
+
+if TYPE_CHECKING:
+    from molmo_ros.checkpoint.rounded import RoundedWeights
 
 OPSET = 18
 ROUNDED_OPSET = 21
@@ -77,11 +80,12 @@ class WeightSink:
 
 @dataclass
 class Graph:
-    """An ONNX graph under construction."""
+    """An ONNX graph under construction. ``rounded``: matrices that are not to be rounded anew."""
 
     name: str
     sink: WeightSink = field(default_factory=WeightSink)
     precision: Precision = FP32
+    rounded: RoundedWeights | None = None
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _weights: dict[str, TensorProto] = field(default_factory=dict)
     _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -251,6 +255,8 @@ class Graph:
         The only place where linear weights are added.
         """
         kind = self.precision.head if head else self.precision.weights
+        if self.rounded is not None:
+            kind = self.rounded.kind(f"{name}.weight") or kind
         if kind == "dynamic":
             y = self._dynamic(x, f"{name}.weight", weight)
         elif kind in ("int8", "int4"):
@@ -267,20 +273,31 @@ class Graph:
 
     def _rounded_weight(self, name: str, weight: AnyArray, kind: str) -> Value:
         """weight (out,in) -> (in,out) as integers and scales, multiplied out by the kernel that uses them."""
-        if kind == "int8" and not self.precision.int8_blocks:
-            values, scale = round_outputs(weight)
-            place: dict[str, int] = {"axis": 1}
-        else:
-            block = block_size(weight.shape[1])
-            values, scale = round_blocks(weight, 8 if kind == "int8" else 4, block)
-            place = {"axis": 0, "block_size": block}
+        one_each = kind == "int8" and not self.precision.int8_blocks
+        block = 0 if one_each else block_size(weight.shape[1])
+        place = {"axis": 1} if one_each else {"axis": 0, "block_size": block}
+        values, scale = self._integers(name, weight, kind, block)
         integers = f"{name}.{kind}"
         if kind == "int8":
             self._weights[integers] = self.sink.tensor(integers, values)
         else:
-            data = pack_int4(values)
-            self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), values.shape, data)
+            shape, data = weight.shape[::-1], values.tobytes()
+            self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), shape, data)
         return self.op("DequantizeLinear", integers, self.weight(f"{name}.scale", scale), **place)
+
+    def _integers(self, name: str, weight: AnyArray, kind: str, block: int) -> tuple[AnyArray, AnyArray]:
+        """Integers (in,out), int4 as packed bytes, and scales: made beforehand, or rounded to nearest.
+
+        ``block``: inputs that share a scale, 0 for one scale an output.
+        """
+        if self.rounded is not None and self.rounded.kind(name) is not None:
+            held = self.rounded.matrix(name)
+            repeat = weight.shape[1] // block if kind == "int8" and block else 0
+            return held.values, np.tile(held.scales, (repeat, 1)) if repeat else held.scales
+        if not block:
+            return round_outputs(weight)
+        values, scales = round_blocks(weight, 8 if kind == "int8" else 4, block)
+        return (values if kind == "int8" else np.frombuffer(pack_int4(values), np.uint8)), scales
 
     def _dynamic(self, x: Value, name: str, weight: AnyArray) -> Value:
         """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""

@@ -1,4 +1,4 @@
-"""Connected parts of a cloud, by distance, colour and shape."""
+"""What is connected in a cloud, by distance, colour and shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOW_M, LOW_VALLEY = 0.018, 0.7  # of what is so low the table hides most; its no
 def clusters(
     points: Array, colour: Array, height: Array, eps: float, near: float, min_neighbours: int
 ) -> Index:
-    """Label connected points (N,3) m; -1 is noise. colour (N,3), height (N,) m above the support.
+    """Label points (N,3) m that are connected; -1 is noise. colour (N,3), height (N,) m above the support.
 
     Patches of one colour are found first, by DBSCAN (Ester et al. 1996) with neighbours within eps m. Then
     patches that meet are joined, unless they meet in a valley: that is what things do that touch, while a

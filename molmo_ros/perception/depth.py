@@ -140,7 +140,7 @@ def _window(image: Any, x: float, y: float, size: int) -> tuple[Any, Array, Arra
 
 
 def _same_colour(rgb: Image, seed: int) -> Mask:
-    """Mark the pixels (h,w) that are connected to a seed (its flat index) in colour."""
+    """Mark the pixels (h,w) that are connected with a seed (its flat index) in colour."""
     import cv2
 
     smooth = cv2.medianBlur(np.ascontiguousarray(rgb), 3)

@@ -18,7 +18,7 @@ AROUND = np.ones((3, 3), np.uint8)
 def within_reach(flat: Array, seed: Array, gap: float, reach: float) -> Mask:
     """Mark the points (N,2) m that no gap parts from what is within reach m of seed (2,), or around it.
 
-    What is less than `gap` m apart is connected; up to half as much more may. Most of what stands on a
+    What is less than `gap` m apart is connected; up to half as much more may be. Most of what stands on a
     table is left out so by a look at a small image.
     """
     cell = gap / 2

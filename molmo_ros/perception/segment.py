@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -41,6 +42,7 @@ class SegmentOptions:
     plane: PlaneOptions = field(default_factory=PlaneOptions)
 
 
+Masker = Callable[[Array | None], Mask]
 DEFAULT_SEGMENT = SegmentOptions()
 RISES_M, CONTAINER_M = 0.012, 0.14  # a rim is so much higher than its floor, and so near to a point on it
 SHADING = 0.3  # how much a difference in lightness counts beside one in hue
@@ -54,24 +56,27 @@ def segment_object(
     point: ImagePoint,
     camera_point: CameraPoint,
     up: Array | None = None,
-    mask: Mask | None = None,
+    mask: Mask | Masker | None = None,
     options: SegmentOptions = DEFAULT_SEGMENT,
 ) -> ObjectSegment:
     """Separate the object at an image point from its support and from its neighbours.
 
     Args: camera_point, the same point lifted; up (3,), direction away from the ground in the camera
-    frame, or None; mask (H,W), the object if something else has segmented it already. The frame must have
-    passed `camera_info.check_frame`.
+    frame, or None; mask (H,W), the object if something else segments it, or a function of the support plane
+    that returns it. The frame must have passed `camera_info.check_frame`.
     Raises: SegmentError if nothing stands out of the support there, or nothing is separable.
     Source: Ester et al. 1996 (DBSCAN), on voxels.
     """
     seed = np.asarray(camera_point.position, dtype=np.float64)
-    radius = options.radius_m if mask is None else _radius(frame, mask, seed, options.radius_m)
-    region = Region.around(frame, seed, radius, options.spacing_m, options.depth)
+    region = Region.around(frame, seed, options.radius_m, options.spacing_m, options.depth)
     tolerance = max(0.004, 2 * region.sigma)
     plane = support_plane(region.thinned(PLANE_POINTS), seed, tolerance, up, options.plane)
     least = max(options.min_height_m, 2.5 * region.sigma)
-    ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
+    if callable(mask):
+        mask = mask(plane)
+    if mask is not None and (radius := _radius(frame, mask, seed, options.radius_m)) > options.radius_m:
+        region = Region.around(frame, seed, radius, options.spacing_m, options.depth)
+    ramp = ramps(region, frame.K, None if plane is None else plane[:3])
     if mask is None:
         cells, whole = _by_geometry(frame, point, camera_point, region, plane, ramp, least, options)
         kept = 1.0
@@ -138,7 +143,7 @@ def _by_geometry(
     all_cells = all_cells.take(region.attached(frame, all_cells))
     steep = ramp[all_cells.row, all_cells.column]
     cells = all_cells.take(~steep)
-    own = _hangs_together(frame, cells, camera_point, plane, region, options)
+    own = _with_container(frame, cells, camera_point, plane, region, options)
     if plane is None and own.mean() > 0.6:
         raise SegmentError(
             f"No support plane was found, and {own.mean():.0%} of the surroundings are connected with the "
@@ -152,7 +157,7 @@ def _by_geometry(
     return mine, region.full_mask(frame, mine, plane, least)
 
 
-def _hangs_together(
+def _with_container(
     frame: RgbdFrame,
     cells: Cells,
     camera_point: CameraPoint,

@@ -28,7 +28,7 @@ def surroundings(
     middle, reach = (low + high) / 2, float(np.linalg.norm((high - low)[:2]) / 2)
     region = Region.around(frame, middle, reach + HAND_M, COARSE_M / 3, depth)
     cells = region.above(plane, least)
-    ramp = ramps(frame.depth, region.v, region.u, frame.K, None if plane is None else plane[:3])
+    ramp = ramps(region, frame.K, None if plane is None else plane[:3])
     wide = cv2.dilate(mask.astype(np.uint8), np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8)) > 0
     other = ~wide[cells.v, cells.u] & ~ramp[cells.row, cells.column] & region.attached(frame, cells)
     points = cells.points[other]

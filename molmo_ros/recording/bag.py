@@ -243,7 +243,9 @@ class _Decoder:
     def __call__(self, triple: Triple) -> RgbdFrame:
         image: Any = triple.image.payload
         depth: Any = triple.depth.payload
-        rgb = decode_compressed_color(image) if _is_compressed(image) else decode_color(image)
+        info: Any = triple.camera_info.payload
+        size = (int(info.width), int(info.height)) if info.width and info.height else None
+        rgb = decode_compressed_color(image, size) if _is_compressed(image) else decode_color(image)
         metres = decode_compressed_depth(depth) if _is_compressed(depth) else decode_depth(depth)
         camera = None
         if is_apart(rgb, image.header, metres, depth.header, self._topics.depth):
@@ -251,7 +253,6 @@ class _Decoder:
                 camera = self._depth_camera(metres, image.header, depth.header)
             except (CameraInfoError, TransformError) as error:
                 raise refusal(rgb, image.header, metres, depth.header, str(error)) from error
-        info = triple.camera_info.payload
         return make_frame(rgb, metres, info, image.header, self._rectified, self._depth_rectified, camera)
 
     def _depth_camera(self, depth: Depth, color: Any, header: Any) -> DepthCamera:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop, TargetStatus
@@ -63,13 +63,24 @@ class Answering:
         T = self._context.transforms.lookup(
             query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
         )
-        grounding = self._grounding(job, query, frame, T)
+        found = self._grounding(job, query, frame, T)
+        self._context.guard.permit(
+            query.query.text,
+            frame,
+            found,
+            self._context.model.grounder(),
+            config,
+            job.should_stop,
+        )
         if job.should_stop():  # its caller has been told so: no robot may be sent there any more
             raise CancelledError("The query was given up before its targets were published.")
         frame_id = query.target_frame or frame.frame_id
-        age_s = max(0.0, query.camera.age_s(frame.stamp_ns))
+        age_s = query.camera.age_s(frame.stamp_ns)
+        limited = self._context.guard.enforce(found.targets, frame_id, frame.stamp_ns, abs(age_s), config)
+        usable_first = sorted(limited, key=lambda target: target.status is not TargetStatus.OK)
+        grounding = replace(found, targets=tuple(usable_first[: query.max_targets]))
         told = raw_grounding(grounding, frame.lens)
-        targets = target_array(told, frame_id, frame.frame_id, frame.stamp_ns, age_s)
+        targets = target_array(told, frame_id, frame.frame_id, frame.stamp_ns, max(0.0, age_s))
         self._context.outputs.publish_targets(targets)
         job.deliver(targets)
         total_ms = (time.perf_counter() - started) * 1e3
@@ -90,7 +101,6 @@ class Answering:
             query.query,
             T_target_camera=T,
             target_frame=query.target_frame,
-            max_targets=query.max_targets,
             should_stop=job.should_stop,
         )
 

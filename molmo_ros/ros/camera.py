@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from rclpy.node import Node
@@ -16,7 +17,7 @@ from std_msgs.msg import Header
 
 from molmo_ros.camera.compressed import decode_compressed_color, decode_compressed_depth
 from molmo_ros.camera.conversions import decode_color, decode_depth, make_frame, stamp_to_ns
-from molmo_ros.camera.frames import JUMP_BACK_NS, TOPICS, FramePairer, Triple
+from molmo_ros.camera.frames import JUMP_BACK_NS, TOPICS, FramePairer, Sample, Triple
 from molmo_ros.camera.unaligned_depth import depth_camera, is_apart, refusal
 from molmo_ros.datatypes import Depth, DepthCamera, RgbdFrame, ShouldStop
 from molmo_ros.errors import CameraInfoError, CancelledError, FrameError, TransformError
@@ -61,7 +62,11 @@ class CameraInput:
         with self._lock:
             for topic, subscription in self._subscriptions.items():
                 for _ in range(2 * self.pairer.size):  # bounded: a fast publisher must not hold us here
-                    taken = take(subscription)
+                    try:
+                        taken = take(subscription)
+                    except FrameError as error:  # the others on this topic may be good
+                        self._node.get_logger().warning(str(error), throttle_duration_sec=5.0)
+                        continue
                     if taken is None:
                         break
                     self.pairer.add(topic, taken)
@@ -150,10 +155,12 @@ class CameraInput:
             return self.pairer.newest()
 
     def _decode(self, triple: Triple, config: NodeConfig) -> RgbdFrame:
-        color = deserialize_message(triple.image.payload, self._subscriptions["image"].msg_type)
-        depth = deserialize_message(triple.depth.payload, self._subscriptions["depth"].msg_type)
-        info = deserialize_message(triple.camera_info.payload, CameraInfo)
-        rgb = decode_compressed_color(color) if self._color_compressed else decode_color(color)
+        color, depth, info = (
+            self._deserialize(topic, sample)
+            for topic, sample in zip(TOPICS, (triple.image, triple.depth, triple.camera_info), strict=True)
+        )
+        size = (int(info.width), int(info.height)) if info.width and info.height else None
+        rgb = decode_compressed_color(color, size) if self._color_compressed else decode_color(color)
         metres = decode_compressed_depth(depth) if self._depth_compressed else decode_depth(depth)
         rectified, depth_rectified = (is_rectified(self.topic_name(topic)) for topic in ("image", "depth"))
         camera = None
@@ -163,6 +170,15 @@ class CameraInput:
             except (CameraInfoError, TransformError) as error:
                 raise refusal(rgb, color.header, metres, depth.header, str(error)) from error
         return make_frame(rgb, metres, info, color.header, rectified, depth_rectified, camera)
+
+    def _deserialize(self, topic: str, sample: Sample) -> Any:
+        """Raises: FrameError if the bytes are no message of the topic's type."""
+        try:
+            return deserialize_message(sample.payload, self._subscriptions[topic].msg_type)
+        except Exception as error:  # the middleware has classes of its own
+            raise FrameError(
+                f"A message on {self.topic_name(topic)} cannot be read ({error}); look at who publishes it."
+            ) from error
 
     def _depth_camera(
         self, depth: Depth, color: Header, header: Header, rectified: bool, config: NodeConfig

@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from molmo_ros.errors import ParameterError
+from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
@@ -102,6 +103,12 @@ class NodeConfig:
     gripper: str = _setting(
         "franka_hand", "Gripper: the name of a preset in config/grippers, or a YAML file.", at_configure=True
     )
+    segmenter: str = _setting(
+        "auto",
+        "What finds the mask of an object: a network, geometry, or whichever is sure.",
+        choices=SEGMENTERS,
+        at_configure=True,
+    )
     max_tilt_deg: float = _setting(
         180.0,
         "How far the approach of a grasp may lean from straight down, for arms that reach no other way.",
@@ -187,6 +194,61 @@ class NodeConfig:
     )
     max_tracks: int = _setting(
         4, "Goals of ~/track that may run side by side; more are told 'busy'.", low=1, high=16, read_only=True
+    )
+    workspace: str = _setting(
+        "-1.5 -1.5 -1.0 1.5 1.5 2.0",
+        "Limit: box in which position, grasp and pregrasp must lie, 'x y z x y z' of its lower and higher "
+        "corner in limits_frame; '' is anywhere.",
+        unit="m",
+    )
+    keep_out: tuple[str, ...] = _setting(
+        ("",),
+        "Limit: boxes that targets, and the way from pregrasp to grasp, must not touch; each as workspace.",
+        unit="m",
+    )
+    limits_frame: str = _setting("", "Limit: frame of workspace and keep_out; '' is that of the targets.")
+    max_sigma: float = _setting(
+        0.03, "Limit: standard deviation of the position along its worst axis.", unit="m", low=0.0, high=10.0
+    )
+    max_target_age_s: float = _setting(
+        10.0, "Limit: age of the image when its targets are published.", unit="s", low=0.01, high=3600.0
+    )
+    min_confidence: float = _setting(
+        0.0,
+        "Limit: least confidence of the model; 0 does not ask. Unknown counts as too low.",
+        low=0.0,
+        high=1.0,
+    )
+    min_quality: float = _setting(0.0, "Limit: least quality of a grasp; 0 does not ask.", low=0.0, high=1.0)
+    limit_targets: int = _setting(
+        50, "Limit: targets of one answer that may be used, the best ones; 0 is any number.", low=0, high=1000
+    )
+    max_pose_rate_hz: float = _setting(
+        0.0,
+        "Limit: poses on ~/grasp_pose at most this often; 0 is no limit.",
+        unit="Hz",
+        low=0.0,
+        high=1000.0,
+    )
+    lease_s: float = _setting(
+        0.0,
+        "Limit: targets may be used only if ~/lease (std_msgs/Empty) came within this time; 0 does not ask.",
+        unit="s",
+        low=0.0,
+        high=600.0,
+    )
+    policy: str = _setting(
+        "",
+        "Policy that is asked about every request: home, lab, or a YAML file; '' is none. Advice, not a "
+        "safety function.",
+        read_only=True,
+    )
+    policy_people: bool = _setting(
+        True,
+        "With a policy: ask the model for people, hands and children beside the targets (three questions).",
+    )
+    policy_near: float = _setting(
+        0.4, "With a policy: people so near to a target are beside it.", unit="m", low=0.0, high=10.0
     )
     diagnostics_period_s: float = _setting(
         1.0, "Time between two diagnostics messages.", unit="s", low=0.1, high=60.0, read_only=True

@@ -13,6 +13,7 @@ from molmo_ros.errors import FrameError, MolmoRosError
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.diagnostics import LatencyLog
+from molmo_ros.ros.guard import Guard
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.tf import TransformLookup
@@ -34,6 +35,7 @@ class NodeContext:
     worker: Worker
     transforms: TransformLookup
     outputs: Outputs
+    guard: Guard
     latency: LatencyLog
 
     def camera(self, name: str) -> CameraInput:

@@ -13,9 +13,17 @@ import numpy as np
 from molmo_ros.action import Track
 from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame, TargetStatus
-from molmo_ros.errors import CancelledError, FrameError, LostError, MolmoRosError, TransformError
+from molmo_ros.errors import (
+    CancelledError,
+    FrameError,
+    LostError,
+    MolmoRosError,
+    PolicyError,
+    TransformError,
+)
 from molmo_ros.perception.rectify import raw_target
 from molmo_ros.pipeline import rank
+from molmo_ros.ros.callers import Callers
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
@@ -67,6 +75,7 @@ class Following:
         self._started = self._framed = self._seen = time.monotonic()
         self._told = 0.0
         self._stamp_ns = 0
+        self._callers = Callers(self._context.node)
         self.targets: list[Any] = []
 
     @property
@@ -113,6 +122,8 @@ class Following:
             raise CancelledError("The node is shutting down.")
         if self._cancelled.is_set() or self._goal.is_cancel_requested:
             raise CancelledError("The goal was cancelled.")
+        if self._callers.gone():
+            raise CancelledError("Nobody listens to this goal any more: its client has ended without a word.")
         self._context.model.grounder()  # raises if the node was deactivated
         now = time.monotonic()
         if 0 < self._query.duration_s <= now - self._started:
@@ -174,6 +185,8 @@ class Following:
         """Carry the answer through the views since. Raises: what the model did, unless it follows."""
         try:
             views, seeds, self._answer = self._question.take()
+        except PolicyError:
+            raise
         except MolmoRosError as error:
             if not self._following and not isinstance(error, CancelledError):
                 raise
@@ -200,8 +213,14 @@ class Following:
         seen = [t for t in self._tracker.targets() if not t.lost] if self._answered else []
         self._found = self._found or bool(seen)
         pairs = [(_target(t, frame, T, self._query.target_frame), _planned_ns(t)) for t in seen]
+        signed_s = self._query.camera.age_s(frame.stamp_ns)
+        age_s = max(0.0, signed_s)
         pairs.sort(key=lambda pair: rank(pair[0]))
-        age_s = max(0.0, self._query.camera.age_s(frame.stamp_ns))
+        limited = self._context.guard.enforce(
+            [target for target, _ in pairs], frame_id, frame.stamp_ns, abs(signed_s), self._context.config()
+        )
+        pairs = [(target, planned_ns) for target, (_, planned_ns) in zip(limited, pairs, strict=True)]
+        pairs.sort(key=lambda pair: rank(pair[0]))
         messages = [
             target_message(
                 raw_target(target, frame.lens),

@@ -11,6 +11,7 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from molmo_ros.datatypes import Array, Grasp, GraspTarget, OrientedBox, Pose, TargetStatus
+from molmo_ros.limits import Limits
 from molmo_ros.ros.messages import make_header, pose_message
 from molmo_ros.transforms import matrix_from_quaternion, quaternion_from_matrix
 
@@ -22,15 +23,42 @@ WHITE, RED = (1.0, 1.0, 1.0, 1.0), (0.95, 0.25, 0.2, 0.6)
 IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
 
 
-def target_markers(targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> MarkerArray:
-    """All markers of an answer, led by one that deletes those of the answer before."""
+def target_markers(
+    targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int, limits: Limits | None = None
+) -> MarkerArray:
+    """All markers of an answer, led by one that deletes those of the last; and the boxes of the limits."""
     wipe = Marker(header=make_header(frame_id, stamp_ns), action=Marker.DELETEALL)
     markers = [wipe]
     for target in targets:
         markers += _of_target(target)
+    if limits is not None:
+        markers += _of_limits(make_header(limits.frame or frame_id, stamp_ns), limits)
     for number, marker in enumerate(markers):
         marker.id = number
     return MarkerArray(markers=markers)
+
+
+def _of_limits(header: Header, limits: Limits) -> list[Marker]:
+    """The edges of the workspace, and the boxes that are kept out of."""
+    markers = []
+    if limits.workspace is not None:
+        low, high = np.array(limits.workspace.low), np.array(limits.workspace.high)
+        edges = _marker(
+            header, Marker.LINE_LIST, "workspace", Pose(np.zeros(3), IDENTITY), (0.004, 0, 0), GREEN
+        )
+        corners = [np.where([i & 1, i & 2, i & 4], high, low) for i in range(8)]
+        pairs = [(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]
+        edges.points = [
+            Point(x=float(x), y=float(y), z=float(z))
+            for pair in pairs
+            for x, y, z in (corners[i] for i in pair)
+        ]
+        markers.append(edges)
+    for box in limits.keep_out:
+        low, high = np.array(box.low), np.array(box.high)
+        middle = Pose((low + high) / 2, IDENTITY)
+        markers.append(_marker(header, Marker.CUBE, "keep_out", middle, list(high - low), (*RED[:3], 0.3)))
+    return markers
 
 
 def _of_target(target: GraspTarget) -> list[Marker]:

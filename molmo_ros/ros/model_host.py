@@ -75,13 +75,14 @@ class ModelHost:
                 precision=config.precision,
                 allow_download=config.allow_download,
                 max_tilt_deg=config.max_tilt_deg,
+                segmenter=config.segmenter,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
                 remote=_remote_options(config),
             )
         except ModuleNotFoundError as missing:
-            error = RuntimeUnavailableError(missing_package(missing))
-            self.error, self.error_code = str(error), error.code
-            raise error from missing
+            told = RuntimeUnavailableError(missing_package(missing))
+            self.error, self.error_code = str(told), told.code
+            raise told from missing
         except Exception as error:
             known = isinstance(error, MolmoRosError)
             self.error = str(error) if known else f"{type(error).__name__}: {error}"

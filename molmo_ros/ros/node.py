@@ -26,6 +26,7 @@ from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
 from molmo_ros.ros.entry import run_node
+from molmo_ros.ros.guard import Guard, limits_of
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
@@ -60,6 +61,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             name: CameraInput(self, name, self.config, self._transforms)
             for name in self.config.cameras or ("",)
         }
+        self.guard = Guard(self, self.config, self._transforms)
         context = NodeContext(
             node=self,
             config=lambda: self.config,
@@ -67,7 +69,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             model=self.model,
             worker=self.worker,
             transforms=self._transforms,
-            outputs=Outputs(self),
+            outputs=Outputs(self, lambda: self.config),
+            guard=self.guard,
             latency=self.latency,
         )
         self.interfaces = Interfaces(context)
@@ -168,6 +171,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return bool(self._state_machine.current_state[1] != "unconfigured")
 
     def _set_config(self, config: NodeConfig) -> None:
+        """Raises: ParameterError for a box that is none."""
+        limits_of(config)
         self.config = config
 
     def _diagnose(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.lifecycle import LifecycleNode
@@ -14,6 +15,8 @@ from visualization_msgs.msg import MarkerArray
 from molmo_ros.camera.conversions import image_message
 from molmo_ros.datatypes import GraspTarget, Grounding, RgbdFrame
 from molmo_ros.msg import GraspTargetArray
+from molmo_ros.ros.config import NodeConfig
+from molmo_ros.ros.guard import limits_of
 from molmo_ros.ros.markers import target_markers
 from molmo_ros.ros.messages import cloud_message, grasp_pose_stamped, make_header
 
@@ -24,7 +27,8 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 class Outputs:
     """Publishers of one node; they are silent while the node is not active."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNode, config: Callable[[], NodeConfig]) -> None:
+        self._config, self._posed_at = config, float("-inf")
         make = node.create_lifecycle_publisher
         self._targets = make(GraspTargetArray, "~/targets", LATCHED)
         self._grasp_pose = make(PoseStamped, "~/grasp_pose", 1)
@@ -36,13 +40,21 @@ class Outputs:
         """The targets, and the pose of the best one that can be grasped."""
         self._targets.publish(targets)
         best = next((target for target in targets.targets if target.status == target.OK), None)
-        if best is not None and not math.isnan(best.width):  # NaN: no grasp was asked for
+        # NaN: no grasp was asked for
+        if best is not None and not math.isnan(best.width) and self._pose_is_due():
             self._grasp_pose.publish(grasp_pose_stamped(best))
+
+    def _pose_is_due(self) -> bool:
+        rate_hz, now = self._config().max_pose_rate_hz, time.monotonic()
+        if rate_hz > 0 and now - self._posed_at < 1 / rate_hz:
+            return False
+        self._posed_at = now
+        return True
 
     def publish_markers(self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> None:
         """Markers of targets that are being followed, if somebody looks."""
         if self._markers.get_subscription_count():
-            self._markers.publish(target_markers(targets, frame_id, stamp_ns))
+            self._markers.publish(self._all_markers(targets, frame_id, stamp_ns))
 
     def publish_points(self, targets: Sequence[GraspTarget], optical_frame: str, stamp_ns: int) -> None:
         """The cloud of targets that are being followed, if somebody looks."""
@@ -52,9 +64,12 @@ class Outputs:
     def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
         """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""
         self._points.publish(cloud_message(grounding.targets, frame.frame_id, frame.stamp_ns))
-        self._markers.publish(target_markers(grounding.targets, frame_id, frame.stamp_ns))
+        self._markers.publish(self._all_markers(grounding.targets, frame_id, frame.stamp_ns))
         if self._annotated.get_subscription_count():
             self._annotated.publish(_annotated(frame, grounding))
+
+    def _all_markers(self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> MarkerArray:
+        return target_markers(targets, frame_id, stamp_ns, limits_of(self._config()))
 
 
 def _annotated(frame: RgbdFrame, grounding: Grounding) -> Image:

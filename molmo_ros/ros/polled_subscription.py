@@ -13,6 +13,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from molmo_ros.camera.frames import NS, Sample
+from molmo_ros.errors import FrameError
 from molmo_ros.ros.distribution import received_ns
 
 
@@ -71,7 +72,10 @@ def stamp_of(serialized: bytes) -> int:
     """Nanoseconds of the header stamp that a serialized message starts with.
 
     Source: CDR (OMG): 4 bytes of encapsulation, byte 1 odd for little endian; then int32 sec, uint32 nanosec.
+    Raises: FrameError if it is shorter than that.
     """
+    if len(serialized) < 12:
+        raise FrameError(f"A message of {len(serialized)} bytes holds no header; look at who publishes it.")
     order = "<" if serialized[1] & 1 else ">"
     sec = int(np.frombuffer(serialized, order + "i4", 1, 4)[0])
     nanosec = int(np.frombuffer(serialized, order + "u4", 1, 8)[0])

@@ -60,7 +60,8 @@ class Question:
         self._when, self._T = time.monotonic(), T
 
         def work(job: Job[Grounding]) -> Grounding:
-            return self._context.model.grounder().grasp(
+            grounder = self._context.model.grounder()
+            found = grounder.grasp(
                 frame,
                 self._query,
                 T_target_camera=T,
@@ -68,6 +69,8 @@ class Question:
                 max_targets=config.max_targets or None,
                 should_stop=job.should_stop,
             )
+            self._context.guard.permit(self._query.text, frame, found, grounder, config, job.should_stop)
+            return found
 
         try:
             self._job = self._context.worker.submit(work, config.timeout_s, background=background)

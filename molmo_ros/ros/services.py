@@ -61,7 +61,9 @@ class Interfaces:
                 timeout_s=_timeout(request.timeout_s, config),
             )
             frame, answer = self._context.worker.submit(
-                lambda job: self._answering.ask(job, query, config), query.timeout_s
+                lambda job: self._answering.ask(job, query, config),
+                query.timeout_s,
+                client=query.question.text,
             ).result()
             response.success, response.answer = True, answer.text
             points = [raw_point(point, frame.lens) for point in answer.points]
@@ -89,7 +91,7 @@ class Interfaces:
     def _submit_ground(self, query: GroundQuery) -> Job[GraspTargetArray]:
         config = self._context.config()
         return self._context.worker.submit(
-            lambda job: self._answering.ground(job, query, config), query.timeout_s
+            lambda job: self._answering.ground(job, query, config), query.timeout_s, client=query.query.text
         )
 
     def _ground_query(self, request: Any) -> GroundQuery:

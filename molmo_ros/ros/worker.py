@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from molmo_ros.errors import BusyError, CancelledError
+from molmo_ros.ros.turns import Turns
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
+KEEP_S = 1.0  # a client that was refused has a place kept for so long, beside the wait that it was told
 LOOK_S = 0.5  # how often who waits for a result looks at the deadline, which a start can set
 SMOOTHING = 0.3  # weight of the newest job in the running mean of the durations
 
@@ -24,8 +26,10 @@ class Job(Generic[R]):
     ``waits``: the time in the queue does not count, for nobody waits for the answer.
     """
 
-    def __init__(self, work: Callable[[Job[R]], R], timeout_s: float, waits: bool = False) -> None:
-        self._work = work
+    def __init__(
+        self, work: Callable[[Job[R]], R], timeout_s: float, client: str = "", waits: bool = False
+    ) -> None:
+        self._work, self.client = work, client
         self.timeout_s = timeout_s
         self.deadline = math.inf if waits else time.monotonic() + timeout_s
         self._cancelled = threading.Event()
@@ -83,7 +87,7 @@ class Job(Generic[R]):
         except BaseException as error:
             if self._done.is_set():  # nobody waits any more who could be told
                 logger.exception("failed after the answer was delivered")
-            self._error = error
+            self._error = error if isinstance(error, Exception) else _as_error(error)
         finally:
             self._done.set()
 
@@ -101,13 +105,25 @@ class Job(Generic[R]):
         )
 
 
+def _as_error(cause: BaseException) -> RuntimeError:
+    """SystemExit, or a panic of a native library, would end the thread of who waits without an answer."""
+    error = RuntimeError(f"the work ended by {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
 class Worker:
-    """Runs jobs one after the other; ``submit`` never waits and refuses what does not fit the queue."""
+    """Runs jobs one after the other; ``submit`` never waits and refuses what does not fit the queue.
+
+    Clients take turns: of those that wait, who was served longest ago comes first; and who was refused has a
+    place kept for a while, which others that were served meanwhile do not get.
+    """
 
     def __init__(self, queue_size: int) -> None:
         self._queue: deque[Job[object]] = deque()
         self._background: deque[Job[object]] = deque()
         self._queue_size = queue_size
+        self._turns = Turns()
         self._wake = threading.Condition()
         self._current: Job[object] | None = None
         self._started_at = 0.0
@@ -116,13 +132,15 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[Job[R]], R], timeout_s: float, background: bool = False) -> Job[R]:
-        """Queue a piece of work; background work starts only when nothing else waits, and is never refused.
+    def submit(
+        self, work: Callable[[Job[R]], R], timeout_s: float, background: bool = False, client: str = ""
+    ) -> Job[R]:
+        """Queue the work of a client; background work starts when nothing else waits, and is never refused.
 
         ``timeout_s`` counts from now, for background work from its start.
         Raises: BusyError with the expected wait if the queue is full.
         """
-        job = Job(work, timeout_s, waits=background)
+        job = Job(work, timeout_s, client, waits=background)
         with self._wake:
             if self._closed:
                 raise CancelledError("The node is shutting down.")
@@ -131,11 +149,14 @@ class Worker:
                 self._background.append(job)  # type: ignore[arg-type]
                 self._wake.notify_all()
                 return job
-            if len(self._queue) >= self._queue_size:
+            kept = self._turns.before(client) if self._queue else 0
+            if len(self._queue) + kept >= self._queue_size:
+                self._turns.refuse(client, KEEP_S + self._expected_wait())
                 raise BusyError(
                     f"Busy: {len(self._queue)} queries are waiting, the next one would start in about "
                     f"{self._expected_wait():.1f} s; ask again then, or raise queue_size."
                 )
+            self._turns.admit(client)
             self._queue.append(job)  # type: ignore[arg-type]
             self._wake.notify_all()
         return job
@@ -192,6 +213,13 @@ class Worker:
         running = max(0.0, self._mean_s - (time.monotonic() - self._started_at)) if self.busy else 0.0
         return running + self._mean_s * len(self._queue)
 
+    def _next(self) -> Job[object]:
+        if not self._queue:
+            return self._background.popleft()
+        job = self._turns.choose(self._queue)
+        self._queue.remove(job)
+        return job
+
     def _loop(self) -> None:
         while True:
             with self._wake:
@@ -199,7 +227,7 @@ class Worker:
                     self._wake.wait()
                 if self._closed:
                     return
-                job = self._current = (self._queue or self._background).popleft()
+                job = self._current = self._next()
                 self._started_at = time.monotonic()
             job.run()
             duration = time.monotonic() - self._started_at

@@ -70,7 +70,7 @@ class EagerRuntime:
             progress("loading transformers", 0.1)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = Molmo2ForConditionalGeneration.from_pretrained(
-            str(checkpoint.folder), dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            str(checkpoint.source), dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
         self._model = model.to(self._device).eval()
         self._image = checkpoint.image

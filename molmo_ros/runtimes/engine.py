@@ -247,11 +247,20 @@ def checkpoint_hash(checkpoint: Checkpoint) -> str:
 
     All of a large checkpoint would take a minute at each start.
     """
+    return _hash(checkpoint.folder, checkpoint.weight_files)
+
+
+def source_hash(checkpoint: Checkpoint) -> str:
+    """Of the checkpoint that a folder of quantised weights was made of; else as ``checkpoint_hash``."""
+    return _hash(checkpoint.source, checkpoint.weights.files)
+
+
+def _hash(folder: Path, files: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
-        path = checkpoint.folder / name
+        path = folder / name
         digest.update(path.read_bytes() if path.is_file() else b"")
-    for path in checkpoint.weights.files:
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.checkpoint.rounded import RoundedWeights
 from molmo_ros.datatypes import Progress
+from molmo_ros.errors import CheckpointError
 from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.decoder_in_place import build_decoder_in_place
@@ -24,6 +27,9 @@ from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 from molmo_ros.network.weights import HEAD
+from molmo_ros.runtimes.engine import source_hash
+
+log = logging.getLogger(__name__)
 
 VISION = "vision"
 DECODER = "decoder"
@@ -55,12 +61,15 @@ def build_graph(
     on_read: Callable[[str], None] | None = None,
 ) -> bytes:
     """The serialised graph of one part; its weights go to ``sink``, and ``on_read`` is told their names."""
+    rounded = _rounded(checkpoint, precision) if part == DECODER else None
     kind = FusedGraph if precision.fused else Graph
-    graph = kind(part, sink, precision.of_vision() if part == VISION else precision)
+    graph = kind(part, sink, precision.of_vision() if part == VISION else precision, rounded)
 
     def read(name: str) -> npt.NDArray[Any]:
         if on_read is not None:
             on_read(name)
+        if rounded is not None and name in rounded.folded:
+            return rounded.tensor(name)
         cast = name == HEAD and not graph.precision.head  # the largest by far, and perhaps stored in fp32
         tensor = checkpoint.weights.read(name, graph.precision.dtype if cast else None)
         return tensor if tensor.size > LARGE else tensor.astype(np.float32, copy=False)
@@ -74,6 +83,23 @@ def build_graph(
     else:
         build_decoder(graph, read, checkpoint.config)
     return bytes(graph.model().SerializeToString())
+
+
+def _rounded(checkpoint: Checkpoint, precision: Precision) -> RoundedWeights | None:
+    """The matrices that were quantised for this precision; others are read from the checkpoint.
+
+    Raises: CheckpointError if that is no longer the one they were made of.
+    """
+    rounded = checkpoint.rounded
+    if rounded is None:
+        return None
+    if rounded.precision != precision.name:
+        made = rounded.folder, rounded.precision, precision.name, checkpoint.source
+        log.info("%s was quantised for %s; %s takes the weights of %s", *made)
+        return None
+    if rounded.checkpoint_hash != source_hash(checkpoint):
+        raise CheckpointError(f"{checkpoint.source} is not what {rounded.folder} was made of; quantise anew.")
+    return rounded
 
 
 def export(
@@ -123,6 +149,6 @@ def _cache_dir() -> Path:
 
 def _key(checkpoint: Checkpoint, precision: Precision) -> str:
     """Changes with the weights' files, the configuration, and the code that builds the graphs."""
-    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weights.files]
+    files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weight_files]
     facts = [GRAPH_VERSION, OPSET, repr(precision), files, repr(checkpoint.config), repr(checkpoint.image)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -29,6 +29,8 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
+    if precision == "auto" and checkpoint.rounded is not None and name not in (CUDA, "eager"):
+        precision = checkpoint.rounded.precision
     if name in TENSORRT:
         from molmo_ros.runtimes.trt import TrtRuntime
 

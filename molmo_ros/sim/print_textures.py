@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import cv2
 import numpy as np
 
@@ -34,8 +36,8 @@ def _color(rng: np.random.Generator) -> Color:
     if rng.random() < 0.35:
         grey = int(rng.choice([20, 40, 120, 225, 240, 250]))
         return grey, grey, grey
-    hsv = np.uint8([[[rng.integers(180), rng.integers(110, 256), rng.integers(90, 256)]]])  # type: ignore[call-overload]
-    r, g, b = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    hue, full, value = rng.random(), rng.uniform(0.43, 1), rng.uniform(0.35, 1)
+    r, g, b = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, full, value))
     return r, g, b
 
 

@@ -27,14 +27,16 @@ _HIT = ("geometry_ids", "primitive_ids", "primitive_uvs", "t_hit")
 class Render:
     """rgb (H,W,3) uint8; depth (H,W) m along z, NaN: nothing was hit; ids (H,W), 0: none, i: object i-1.
 
-    material: (H,W) uint8, flags of skin.py: DARK, SHINY, TRANSPARENT (depth is that of the clear thing). All 0
-    in scenes without a room.
+    material: (H,W) uint8, flags of skin.py: DARK, SHINY, TRANSPARENT (depth is that of the clear thing);
+    all 0 in scenes without a room. behind: (H,W) m, the depth without clear things;
+    None if none are in sight.
     """
 
     rgb: Image
     depth: Depth
     ids: np.ndarray
     material: np.ndarray
+    behind: Depth | None = None
 
 
 class Renderer:
@@ -89,12 +91,12 @@ class Renderer:
             linear = np.zeros((height, width, 3), np.float32)
             linear[seen] = self._plain(self._hits(self._caster, rays[seen], hit, seen))
             rgb = (255 * np.clip(linear, 0, 1) ** (1 / 2.2) + 0.5).astype(np.uint8)
-            material = np.zeros((height, width), np.uint8)
+            material, behind = np.zeros((height, width), np.uint8), None
         else:
-            linear, material = self._furnished(room, rays, hit)
+            linear, material, behind = self._furnished(room, rays, hit)
             rgb = expose(linear, room)
         clean = np.where(np.isfinite(depth), depth, np.nan).astype(np.float32)
-        return Render(rgb, clean, self._instance_ids(geometry), material)
+        return Render(rgb, clean, self._instance_ids(geometry), material, behind)
 
     def brightness(self, K: Array, width: int, height: int) -> float:
         """Mean linear radiance of the scene's view, in a room, before the camera's gain."""
@@ -102,7 +104,7 @@ class Renderer:
         if room is None:
             raise ValueError("Only a scene with a room has an exposure.")
         rays = self._rays(K, width, height, self._pose(None))
-        linear, _ = self._furnished(room, rays, self._cast(self._caster, rays))
+        linear, _, _ = self._furnished(room, rays, self._cast(self._caster, rays))
         return float(np.minimum(linear, 1.0).mean())
 
     def exposed(self, gain: Array) -> Renderer:
@@ -141,12 +143,15 @@ class Renderer:
 
     def _furnished(
         self, room: Room, rays: np.ndarray, hit: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Linear colour (H,W,3) and material (H,W) in a room; what is behind clear things shows."""
+    ) -> tuple[np.ndarray, np.ndarray, Depth | None]:
+        """Linear colour (H,W,3), material (H,W) and depth behind clear things in a room; it shows through."""
         linear, material = self._appearance(room, self._caster, rays, hit)
-        if (material & TRANSPARENT).any():
-            self._see_through(room, rays, linear, material)
-        return linear, material
+        clear = (material & TRANSPARENT) > 0
+        if not clear.any():
+            return linear, material, None
+        behind = np.where(np.isfinite(hit["t_hit"]), hit["t_hit"], np.nan).astype(np.float32)
+        behind[clear] = self._see_through(room, rays, linear, clear)
+        return linear, material, behind
 
     def _appearance(
         self, room: Room, caster: Any, rays: np.ndarray, hit: dict[str, np.ndarray]
@@ -159,9 +164,8 @@ class Renderer:
         linear[seen], material[seen] = shade_room(self._scene, room, hits, color, gloss), flags
         return linear, material
 
-    def _see_through(self, room: Room, rays: np.ndarray, linear: np.ndarray, material: np.ndarray) -> None:
-        """Mix into linear (H,W,3) what the rays meet behind all clear things."""
-        clear = (material & TRANSPARENT) > 0
+    def _see_through(self, room: Room, rays: np.ndarray, linear: np.ndarray, clear: np.ndarray) -> np.ndarray:
+        """Mix into linear (H,W,3) what is behind all clear things; return its depth (m) at clear (H,W)."""
         things = enumerate(self._scene.objects, start=self._first_object)
         opaque = [i for i, o in things if o.skin is None or not o.skin.transparent]
         which = np.array([*range(self._first_object), *opaque])
@@ -173,6 +177,7 @@ class Renderer:
         hit["geometry_ids"] = which[np.minimum(hit["geometry_ids"], len(which) - 1)]
         behind, _ = self._appearance(room, caster, rest, hit)
         linear[clear] = seen_through(linear[clear], behind, hits)
+        return np.where(np.isfinite(hit["t_hit"]), hit["t_hit"], np.nan)
 
     def _pose(self, T_world_camera: Array | None) -> Array:
         return self._scene.T_world_camera if T_world_camera is None else T_world_camera
@@ -241,7 +246,7 @@ def table_albedo(table: Table, xy: np.ndarray) -> np.ndarray:
 
 def _length(vectors: np.ndarray) -> np.ndarray:
     """Length (N,1) of vectors (N,3)."""
-    return np.sqrt(_dot(vectors, vectors))
+    return np.asarray(np.sqrt(_dot(vectors, vectors)))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fixture:
-    """A part of the room: its mesh in the world, its skin, and the pose (4,4) in which the skin lies on it."""
+    """A part of the room: its mesh in the world, its skin, and the pose (4,4) of the skin's own frame."""
 
     mesh: Mesh
     skin: Skin
@@ -99,7 +99,7 @@ class TableTop:
 class Room:
     """What is around the things, in place of the plain table and floor: all of it has instance id 0.
 
-    lamps: beside Scene.light, without shadows. gain: (3,) of the camera's channels: exposure and white balance.
+    lamps: beside Scene.light, without shadows. gain: (3,) of the channels, for exposure and white balance.
     blur: px at a width of 640, standard deviation of the optics.
     """
 

@@ -36,7 +36,9 @@ def skin_of(thing: SimObject) -> Skin:
     """Skin of a thing; a thing without one has the plain colours of its kind."""
     if thing.skin is not None:
         return thing.skin
-    return Skin(tuple(Paint(np.tile(color, (3, 1)), gloss=0.3) for color in objects.palette(thing.kind, thing.color)))
+    return Skin(
+        tuple(Paint(np.tile(color, (3, 1)), gloss=0.3) for color in objects.palette(thing.kind, thing.color))
+    )
 
 
 def surface(scene: Scene, room: Room, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

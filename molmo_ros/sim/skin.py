@@ -46,12 +46,12 @@ class Skin:
         return self.paints[min(part, len(self.paints) - 1)]
 
 
-def albedo(paint: Paint, points: Array, normals: Array) -> Array:
+def albedo(paint: Paint, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Linear albedo (N,3) at points (N,3) m with unit normals (N,3), both in the thing's own frame."""
     if paint.texture == "plain":
         return np.broadcast_to(paint.ramp[1].astype(np.float32), points.shape)
     image = texture(paint.texture, paint.index)
-    cell = (_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
+    cell = np.floor(_uv(paint, points, normals) * np.float32(image.shape[0])).astype(np.int32)
     cell %= image.shape[0]
     value = image[cell[:, 1], cell[:, 0]]
     if paint.texture == PRINT:
@@ -59,7 +59,7 @@ def albedo(paint: Paint, points: Array, normals: Array) -> Array:
     return np.asarray(_ramp_table(paint)[value])
 
 
-def _ramp_table(paint: Paint) -> Array:
+def _ramp_table(paint: Paint) -> np.ndarray:
     """Albedo (256,3) of the values of a texture."""
     value = np.arange(256) / 127.5
     low, high = np.clip(value, 0, 1)[:, None], np.clip(value - 1, 0, 1)[:, None]
@@ -67,16 +67,16 @@ def _ramp_table(paint: Paint) -> Array:
     return np.asarray((first + (middle - first) * low + (last - middle) * high).astype(np.float32))
 
 
-def material_flags(paint: Paint, transparent: bool, color: Array) -> np.ndarray:
+def material_flags(paint: Paint, transparent: bool, color: np.ndarray) -> np.ndarray:
     """Flags (N,) uint8 of surface points with linear albedo color (N,3)."""
     flags = np.where(color.max(axis=1) < DARK_ALBEDO, DARK, 0)
     flags |= SHINY if paint.gloss >= SHINY_GLOSS else 0
     return (flags | (TRANSPARENT if transparent else 0)).astype(np.uint8)
 
 
-def _uv(paint: Paint, points: Array, normals: Array) -> Array:
+def _uv(paint: Paint, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Texture coordinates (N,2), in periods."""
-    period = np.float32([0.1] * 3) if paint.period is None else paint.period.astype(np.float32)
+    period = np.full(3, 0.1, np.float32) if paint.period is None else paint.period.astype(np.float32)
     local = points if paint.origin is None else points - paint.origin.astype(np.float32)
     local = local / period
     upright = np.abs(normals[:, 2])
@@ -84,7 +84,9 @@ def _uv(paint: Paint, points: Array, normals: Array) -> Array:
         repeats = np.float32(max(round(0.3 / float(period[0])), 1) / (2 * np.pi))
         u = np.arctan2(points[:, 1], points[:, 0]) * repeats
         flat = upright > 0.7
-        return np.stack([np.where(flat, local[:, 0], u), np.where(flat, -local[:, 1], 1 - local[:, 2])], axis=1)
+        return np.stack(
+            [np.where(flat, local[:, 0], u), np.where(flat, -local[:, 1], 1 - local[:, 2])], axis=1
+        )
     along_x = np.abs(normals[:, 0]) > np.abs(normals[:, 1])
     flat = upright > np.maximum(np.abs(normals[:, 0]), np.abs(normals[:, 1]))
     mirror = np.where(along_x, np.sign(normals[:, 0]), -np.sign(normals[:, 1]))  # print reads from outside

@@ -24,7 +24,7 @@ def texture(name: str, index: int) -> np.ndarray:
     rng = np.random.default_rng([index, *name.encode()])
     if name == PRINT:
         return printed(rng, SIZE)
-    return (255 * np.clip(_MAKERS[name](rng), 0, 1)).astype(np.uint8)
+    return np.asarray(255 * np.clip(_MAKERS[name](rng), 0, 1), dtype=np.float64).astype(np.uint8)
 
 
 def field(rng: np.random.Generator, power: float, stretch: float = 1.0, low: float = 1.0) -> np.ndarray:
@@ -87,7 +87,7 @@ def _tiles(rng: np.random.Generator) -> np.ndarray:
 
 def _grain(rng: np.random.Generator) -> np.ndarray:
     """Wood: long streaks, and now and then the arches of a plain-sawn board."""
-    u, v = _grid()
+    _, v = _grid()
     streaks = field(rng, 0.9, stretch=rng.uniform(10, 40), low=3)
     arches = np.sin(2 * np.pi * (rng.integers(3, 9) * v + rng.uniform(0.5, 3.0) * field(rng, 2.2, stretch=3)))
     return np.asarray(0.5 + rng.uniform(0.4, 1.2) * (streaks - 0.5) + rng.uniform(0.0, 0.28) * arches)

@@ -238,6 +238,16 @@ def _attentions(checkpoint: Checkpoint) -> dict[str, int]:
     return {VISION: config.vision.num_layers + 1, DECODER: config.text.num_layers}
 
 
+def _quantisation(checkpoint: Checkpoint, precision: Precision) -> dict[str, Any]:
+    """How weights were rounded, and with what error, as far as it was measured."""
+    facts = {"weights": precision.weights, "head": precision.head, "block": BLOCK}
+    rounded = checkpoint.rounded
+    if rounded is None or rounded.precision != precision.name:
+        return {**facts, "method": "round to nearest, symmetric" if precision.weights else ""}
+    errors = {name: entry["error"] for name, entry in rounded.matrices.items()}
+    return {**facts, **rounded.facts, "errors": errors}
+
+
 def _manifest(
     checkpoint: Checkpoint,
     precision: Precision,
@@ -254,10 +264,7 @@ def _manifest(
         checkpoint=str(checkpoint.folder),
         checkpoint_hash=checkpoint_hash(checkpoint),
         precision=precision.name,
-        quantisation={
-            "weights": precision.weights, "head": precision.head, "block": BLOCK,
-            "method": "round to nearest, symmetric" if precision.weights else "",
-        },
+        quantisation=_quantisation(checkpoint, precision),
         runtime=recipe.runtime,
         runtime_version=version,
         gpu=recipe.gpu,

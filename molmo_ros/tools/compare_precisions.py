@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,16 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.query import parse_query
-from molmo_ros.datatypes import Answer, CountProgress, Float32, Image, Index
-from molmo_ros.errors import RuntimeUnavailableError
+from molmo_ros.datatypes import Answer, CountProgress, Float32, Image, ImagePoint, Index, RgbdFrame
+from molmo_ros.errors import DepthError, ParameterError, RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
+from molmo_ros.perception.lift import lift_point
 from molmo_ros.runtimes.base import Cache, Runtime
+from molmo_ros.runtimes.engine import checkpoint_hash
 from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.runtimes.select import load_runtime
-from molmo_ros.sim import SimCamera
+from molmo_ros.sim import SimCamera, SimTruth
+from molmo_ros.tools.evaluate import calibration_error, missing
 
 log = logging.getLogger(__name__)
 
@@ -54,37 +57,79 @@ class Recorder:
         self.inner.close()
 
 
-def compare_precisions(
-    scenes: int, seed: int, progress: CountProgress | None = None, checkpoint: str = "tiny"
-) -> dict[str, Any]:
-    """Ask for each object of each scene in every precision and by every runtime that works on this CPU.
+@dataclass(frozen=True)
+class Question:
+    """A thing by name, in a frame; ``ids``: objects that it may mean, none where it is not there."""
 
-    Each is compared with ONNX Runtime in fp32: same_answer, share of answers with its text; logit_cosine_mean
-    and _min, and logit_error_max, over the tokens up to the first that differs; top1, share of those tokens
-    with the same arg-max; px_shift_p50 and _max between points of answers with as many points.
+    name: str
+    frame: RgbdFrame
+    truth: SimTruth
+    ids: tuple[int, ...]
+
+
+def compare_precisions(
+    scenes: int,
+    seed: int,
+    progress: CountProgress | None = None,
+    checkpoint: str = "tiny",
+    quantised: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Ask for each object of each scene, and for one that is not there, in every precision and by every
+    runtime that works on this CPU, and with the matrices of the folders ``quantised``.
+
+    Each is compared with ONNX Runtime in fp32. Over questions for what is there: same_answer, share of texts
+    that are equal; logit_cosine_mean and _min, and logit_error_max, over the tokens up to the first that
+    differs; top1, share of those tokens with the same arg-max; px_shift_p50, _p95 and _max between points of
+    answers with as many points, and mm_shift_* between these points in space; confidence_shift, mean change
+    of a point's confidence; sigma_ratio, median of its standard deviation by that of fp32. Over all
+    questions: flips, share of answers that find something where fp32 finds nothing, or the other way; ece,
+    calibration error of the confidence against the objects' masks (that of fp32 is told beside).
     """
     opened = load_checkpoint(checkpoint)
-    recorders = {name: Recorder(runtime) for name, runtime in _runtimes(opened)}
-    models = {name: Molmo(opened, recorder) for name, recorder in recorders.items()}
-    tallies = {name: _Tally() for name in recorders if name != "fp32"}
+    recorders = {name: (opened, Recorder(runtime)) for name, runtime in _runtimes(opened)}
+    for folder in quantised:
+        recorders |= _quantised(opened, folder)
+    models = {name: Molmo(held, recorder) for name, (held, recorder) in recorders.items()}
+    tallies = {name: _Tally() for name in recorders}
     questions = 0
     for i in range(scenes):
-        camera = SimCamera(int(np.random.default_rng([seed, i]).integers(1 << 29)))
-        rgb = camera.frame().rgb
-        for name in sorted({"the " + o.name for o in camera.truth.objects}):
-            questions += 1
+        for question in _questions(seed, i):
+            questions += bool(question.ids)
             answers = {}
-            for precision, model in models.items():
-                recorders[precision].logits.clear()
-                answers[precision] = model.answer(rgb, parse_query(name).prompt, drafts=False)
-            for precision, tally in tallies.items():
-                tally.add(answers["fp32"], answers[precision], recorders["fp32"], recorders[precision])
+            for name, model in models.items():
+                recorders[name][1].logits.clear()
+                prompt = parse_query(question.name).prompt
+                answers[name] = model.answer(question.frame.rgb, prompt, drafts=False)
+            for name, tally in tallies.items():
+                expected, found = recorders["fp32"][1], recorders[name][1]
+                tally.add(question, answers["fp32"], answers[name], expected, found)
         if progress is not None:
             progress(i + 1, scenes)
     for model in models.values():
         model.close()
     rows = {name: tally.summary() for name, tally in tallies.items()}
-    return {"precisions": rows, "scenes": scenes, "seed": seed, "questions": questions}
+    fp32 = rows.pop("fp32")
+    return {
+        "precisions": rows, "scenes": scenes, "seed": seed, "questions": questions, "ece_fp32": fp32["ece"],
+    }  # fmt: skip
+
+
+def _questions(seed: int, scene: int) -> Iterator[Question]:
+    camera = SimCamera(int(np.random.default_rng([seed, scene]).integers(1 << 29)))
+    frame, truth = camera.frame(), camera.truth
+    for name in sorted({o.name for o in truth.objects}):
+        ids = tuple(i + 1 for i, o in enumerate(truth.objects) if o.name == name)
+        yield Question(f"the {name}", frame, truth, ids)
+    yield Question(f"the {missing(truth, np.random.default_rng([seed, scene, 1]))}", frame, truth, ())
+
+
+def _quantised(checkpoint: Checkpoint, folder: str) -> dict[str, tuple[Checkpoint, Recorder]]:
+    """A row for the folder. Raises: ParameterError if it was not made from this checkpoint."""
+    held = load_checkpoint(folder)
+    if held.rounded is None or held.rounded.checkpoint_hash != checkpoint_hash(checkpoint):
+        raise ParameterError(f"{folder} was not quantised from {checkpoint.folder}; give one that was.")
+    name = f"{held.rounded.precision} {held.rounded.facts['method']} {held.rounded.facts['bits']:.2f}"
+    return {name: (held, Recorder(load_runtime(held, "onnx", held.rounded.precision)))}
 
 
 def _runtimes(checkpoint: Checkpoint) -> Iterator[tuple[str, Runtime]]:
@@ -102,12 +147,27 @@ def _runtimes(checkpoint: Checkpoint) -> Iterator[tuple[str, Runtime]]:
 @dataclass
 class _Tally:
     same: list[bool] = field(default_factory=list)
+    flips: list[bool] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     top1: list[bool] = field(default_factory=list)
-    shifts: list[float] = field(default_factory=list)
+    px: list[float] = field(default_factory=list)
+    mm: list[float] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+    confidence_shifts: list[float] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    hits: list[bool] = field(default_factory=list)
 
-    def add(self, reference: Answer, answer: Answer, expected: Recorder, found: Recorder) -> None:
+    def add(
+        self, question: Question, reference: Answer, answer: Answer, expected: Recorder, found: Recorder
+    ) -> None:
+        self.flips.append(bool(reference.points) != bool(answer.points))
+        for point in answer.points:
+            inside = question.truth.ids[round(point.y), round(point.x)] in question.ids
+            self.confidence.append(point.confidence)
+            self.hits.append(bool(inside))
+        if not question.ids:
+            return
         self.same.append(reference.text == answer.text)
         for a, b in zip(expected.logits, found.logits, strict=False):
             self.cosines.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
@@ -116,16 +176,40 @@ class _Tally:
             if not self.top1[-1]:
                 break
         if len(reference.points) == len(answer.points):
-            pairs = zip(reference.points, answer.points, strict=True)
-            self.shifts += [float(np.hypot(p.x - q.x, p.y - q.y)) for p, q in pairs]
+            for p, q in zip(reference.points, answer.points, strict=True):
+                self._compare(question.frame, p, q)
+
+    def _compare(self, frame: RgbdFrame, p: ImagePoint, q: ImagePoint) -> None:
+        self.px.append(float(np.hypot(p.x - q.x, p.y - q.y)))
+        self.confidence_shifts.append(abs(p.confidence - q.confidence))
+        before, after = (np.trace(np.array(one.covariance)) for one in (p, q))
+        if before > 0:
+            self.sigmas.append(float((after / before) ** 0.5))
+        try:
+            a, b = (np.array(lift_point(frame, one).position) for one in (p, q))
+        except DepthError:
+            return
+        self.mm.append(1000 * float(np.linalg.norm(a - b)))
 
     def summary(self) -> dict[str, float]:
         return {
             "same_answer": float(np.mean(self.same)),
+            "flips": float(np.mean(self.flips)),
             "logit_cosine_mean": float(np.mean(self.cosines)),
             "logit_cosine_min": float(np.min(self.cosines)),
             "logit_error_max": float(np.max(self.errors)),
             "top1": float(np.mean(self.top1)),
-            "px_shift_p50": float(np.median(self.shifts)) if self.shifts else float("nan"),
-            "px_shift_max": float(np.max(self.shifts)) if self.shifts else float("nan"),
+            **_spread("px_shift", self.px),
+            **_spread("mm_shift", self.mm),
+            "confidence_shift": float(np.mean(self.confidence_shifts)) if self.px else float("nan"),
+            "sigma_ratio": float(np.median(self.sigmas)) if self.sigmas else float("nan"),
+            "ece": calibration_error(np.array(self.confidence), np.array(self.hits)),
         }
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    """Median, 95th percentile and largest."""
+    if not values:
+        return dict.fromkeys((f"{name}_p50", f"{name}_p95", f"{name}_max"), float("nan"))
+    p50, p95 = np.percentile(values, [50, 95])
+    return {f"{name}_p50": float(p50), f"{name}_p95": float(p95), f"{name}_max": max(values)}

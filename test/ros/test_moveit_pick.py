@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +40,33 @@ def target(pick: ModuleType, camera: Camera, client: GraspClient) -> GraspTarget
 def test_the_best_target_can_be_grasped(target: GraspTarget) -> None:
     assert target.status == GraspTarget.OK and target.header.frame_id == FRAME
     assert 0.0 < target.width <= target.opening <= 0.08
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"status": GraspTarget.COLLISION, "status_text": "why"}, "why"),
+        ({"confidence": 0.4}, "confidence 0.40"),
+        ({"confidence": float("nan")}, "confidence nan"),
+        ({"quality": 0.1}, "quality"),
+        ({"position_covariance": [1e-3 * (i % 4 == 0) for i in range(9)]}, "known to 32 mm"),
+        ({"position_covariance": [float("nan")] * 9}, "known to nan"),
+        ({"age": 60.0}, "60.0 s old"),
+    ],
+)
+def test_what_speaks_against_a_target(
+    pick: ModuleType, target: GraspTarget, change: dict[str, Any], reason: str
+) -> None:
+    stamp = target.header.stamp
+    now_s = stamp.sec + stamp.nanosec * 1e-9
+    assert pick.objection(target, now_s) == ""
+    worse = deepcopy(target)
+    later_s = change.pop("age", 0.0)
+    if "confidence" in change:
+        worse.point.confidence = change.pop("confidence")
+    for name, value in change.items():
+        setattr(worse, name, value)
+    assert reason in pick.objection(worse, now_s + later_s)
 
 
 def test_without_a_target_the_reason_is_told(pick: ModuleType, camera: Camera, client: GraspClient) -> None:

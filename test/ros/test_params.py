@@ -82,8 +82,8 @@ def test_change_at_run_time_is_checked(context: None) -> None:
     bad = node.set_parameters([Parameter("max_frame_age_s", value=1e9)])[0]
     assert not bad.successful
     assert changes[-1].max_frame_age_s == 3.0
-    fixed = node.set_parameters([Parameter("checkpoint", value="other")])[0]
-    assert not fixed.successful
+    for name, value in (("checkpoint", "other"), ("queue_size", 9)):
+        assert not node.set_parameters([Parameter(name, value=value)])[0].successful
     node.destroy_node()
 
 

@@ -80,7 +80,7 @@ def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> N
     assert heard.count("following") >= 5
 
 
-def test_what_is_not_there_is_lost_and_the_goal_ends(
+def test_what_is_not_there_is_searched_for_and_the_goal_ends(
     film: Camera, client: GraspClient, setting: Callable[..., None]
 ) -> None:
     setting(track_lost_s=2.0)
@@ -92,9 +92,9 @@ def test_what_is_not_there_is_lost_and_the_goal_ends(
         except StopIteration as end:
             result = end.value
             break
-    assert "lost" in stages
+    assert "searching" in stages and "lost" not in stages
     assert (result.success, result.code, len(result.targets)) == (False, "LOST", 0)
-    assert "has not been seen" in result.message
+    assert "was not found" in result.message
 
 
 def test_bad_goals_are_told_why(camera: Camera, client: GraspClient) -> None:

@@ -12,7 +12,7 @@ SEGMENTS = 28
 
 
 def superquadric(half: Array, e1: float, e2: float, part: int = 0) -> Mesh:
-    """A superquadric with half axes (3,) m about the origin; exponents near 0 are boxes, 1 an ellipsoid, 2 a double pyramid.
+    """A superquadric with half axes (3,) m about the origin; exponents: 0 a box, 1 an ellipsoid, 2 a pyramid.
 
     Source: A. Barr, "Superquadrics and angle-preserving transformations", 1981.
     """
@@ -24,7 +24,7 @@ def superquadric(half: Array, e1: float, e2: float, part: int = 0) -> Mesh:
 
 
 def lump(rng: np.random.Generator, size: Array, roughness: float) -> Mesh:
-    """A soft heap as of cloth or a filled bag, extents size (3,) m, standing on z = 0: a squashed, dented ball."""
+    """A soft heap as of cloth or a filled bag, extents size (3,) m, on z = 0: a squashed, dented ball."""
     eta = np.linspace(-np.pi / 2, np.pi / 2, 21)[:, None]
     omega = np.linspace(-np.pi, np.pi, 41)[None]
     way = _on(np.ones(3), eta, omega, rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.0))
@@ -32,7 +32,7 @@ def lump(rng: np.random.Generator, size: Array, roughness: float) -> Mesh:
     for _ in range(int(rng.integers(4, 12))):
         ridge = rng.normal(size=3) * rng.uniform(1.5, 7.0)
         wave = np.sin(way @ ridge + rng.uniform(0, 2 * np.pi))
-        reach = reach + roughness * rng.uniform(0.3, 1.0) * wave / max(np.linalg.norm(ridge) / 2, 1)
+        reach = reach + roughness * rng.uniform(0.3, 1.0) * wave / max(float(np.linalg.norm(ridge)) / 2, 1.0)
     points = way * reach[..., None]
     points[..., 2] = np.where(points[..., 2] < 0, 0.25 * points[..., 2], points[..., 2])  # it sags
     points = (points - points.min(axis=(0, 1))) / np.ptp(points, axis=(0, 1)) * size
@@ -133,7 +133,7 @@ def _closed_grid(points: Array, normals: Array | None, part: int) -> Mesh:
 def _grid_normals(points: Array) -> Array:
     """Outward normals (R,C,3) of a grid around the origin's side, by central differences."""
     wrapped = np.concatenate([points[:, -2:-1], points, points[:, 1:2]], axis=1)
-    across = (wrapped[:, 2:] - wrapped[:, :-2])
+    across = wrapped[:, 2:] - wrapped[:, :-2]
     along = np.gradient(points, axis=0)
     normal = np.cross(across, along)
     outward = (normal * (points - points.mean(axis=(0, 1)))).sum(-1).mean()

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 from molmo_ros.datatypes import Array
 from molmo_ros.errors import ParameterError
 from molmo_ros.sim.wild.bodies import shift
-from molmo_ros.sim.wild.shapes import OWN_KINDS, Shape, open_box, shape
+from molmo_ros.sim.wild.boxes import open_box
+from molmo_ros.sim.wild.shapes import OWN_KINDS, Shape, shape
 
 STEP_S, LONGEST_S, CALM = 0.003, 2.5, 0.05  # coarse: of pictures, not of grasps; m/s and rad/s of rest
 DENSITY = 350.0  # kg/m3
@@ -97,7 +98,7 @@ def drop(rng: np.random.Generator, things: list[Shape], box: Shape | None) -> li
 
 
 def coarse_pieces(thing: Shape, sectors: int = SECTORS, slices: int = SLICES) -> tuple[Array, ...]:
-    """A body as few convex pieces (K,3): hollow ones cut by angle and height, others in their own pieces or one hull."""
+    """A body as few convex pieces (K,3): hollow ones cut by angle and height, others as made or one hull."""
     solids = thing.mesh.solids
     if len(solids) <= SECTORS:
         return solids
@@ -109,7 +110,9 @@ def coarse_pieces(thing: Shape, sectors: int = SECTORS, slices: int = SLICES) ->
     angle = np.arctan2(middles[:, 1], middles[:, 0]) / (2 * np.pi) % 1
     key = level * sectors + (sectors * angle + 1e-6).astype(int) % sectors
     full = np.hypot(middles[:, 0], middles[:, 1]) < 0.003
-    joined = [np.concatenate([solids[i] for i in np.flatnonzero(~full & (key == k))]) for k in np.unique(key[~full])]
+    joined = [
+        np.concatenate([solids[i] for i in np.flatnonzero(~full & (key == k))]) for k in np.unique(key[~full])
+    ]
     return (*(solids[i] for i in np.flatnonzero(full)), *joined)
 
 
@@ -150,7 +153,9 @@ def _stayed(thing: Shape, T: Array, box: Shape | None) -> bool:
     return bool((np.abs(middle[:2]) < half).all())
 
 
-def moved(placed: Sequence[tuple[Shape, Array]], x: float, y: float, turn: Array) -> list[tuple[Shape, Array]]:
+def moved(
+    placed: Sequence[tuple[Shape, Array]], x: float, y: float, turn: Array
+) -> list[tuple[Shape, Array]]:
     """The heap elsewhere on the table; turn (4,4), about z."""
     T = shift(x, y, 0.0) @ turn
     return [(thing, T @ pose) for thing, pose in placed]

@@ -38,9 +38,9 @@ class Layout:
         return made.grown(float(grow))
 
     def pose(self, thing: Shape) -> Array:
-        """Turned about z, upright or as it may lie: (4,4), the centre of mass or the middle above the origin."""
+        """A pose (4,4), upright or as it may lie, turned about z; its middle is above the origin."""
         k = 0 if self._rng.random() < 0.6 else int(self._rng.choice(len(thing.poses), p=thing.shares))
-        return turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k]
+        return np.asarray(turned(2, self._rng.uniform(0, 2 * np.pi)) @ thing.poses[k])
 
     def holds(self, thing: Shape, T: Array) -> bool:
         """Tell whether all of a thing at a pose in the world is above the table."""
@@ -52,7 +52,7 @@ class Layout:
         self._ground.add(thing.points @ T[:3, :3].T + T[:3, 3])
 
     def put(self, thing: Shape, way: str, radius: float) -> bool:
-        """Put a thing down in one of WAYS, free ones within radius m of the origin; False: no place was found."""
+        """Put a thing down in one of WAYS, free ones within radius m of the origin; False: no room."""
         anchors = [(s, T) for s, T in self.placed if way != "inside" or (s.hollow and T[2, 2] > 0.99)]
         if way != "free" and not anchors:
             return False
@@ -86,7 +86,7 @@ class Layout:
         return (x, y, lift) if 0.005 < lift < 0.3 and self._ground.bears(points, x, y, lift) else None
 
     def _slide(self, points: Array, middle: Array) -> tuple[float, float, float] | None:
-        """From the middle of another thing outward, until the table is free: as close as the height map tells."""
+        """From the middle of another thing outward until the table is free, as the height map tells."""
         angle = self._rng.uniform(0, 2 * np.pi)
         way = np.array([np.cos(angle), np.sin(angle)])
         for k in range(60):
@@ -96,8 +96,10 @@ class Layout:
         return None
 
 
-def dressed(rng: np.random.Generator, placed: Sequence[tuple[Shape, Array]], clear: float) -> tuple[SimObject, ...]:
-    """Things with skins; now and then all in a few colours, so that neighbours look alike. They have no solids."""
+def dressed(
+    rng: np.random.Generator, placed: Sequence[tuple[Shape, Array]], clear: float
+) -> tuple[SimObject, ...]:
+    """Things with skins, without solids; now and then all in a few colours, so that neighbours look alike."""
     few = [paint.any_color(rng) for _ in range(int(rng.integers(1, 4)))] if rng.random() < 0.3 else []
     things = []
     for made, T in placed:

@@ -15,7 +15,20 @@ from molmo_ros.sim.wild.shapes import Shape
 PATTERNS = ("clouds", "speckle", "marble", "stripes", "checker", "grain", "weave", "tiles", "carpet")
 WOODS = ("grain", "planks")
 CLEAR_KINDS = ("cup", "flask", "tumbler", "handled_cup", "dish", "bottle", "jar", "lidded")
-LABELLED = ("carton", "parcel", "tin", "flask", "lidded", "bag", "can", "bottle", "jar", "box", "soft_box", "crate")
+LABELLED = (
+    "carton",
+    "parcel",
+    "tin",
+    "flask",
+    "lidded",
+    "bag",
+    "can",
+    "bottle",
+    "jar",
+    "box",
+    "soft_box",
+    "crate",
+)
 _TEXTURES = 40  # individuals of a pattern; 5 times as many labels
 
 
@@ -56,7 +69,9 @@ def patterned(rng: np.random.Generator, color: Array, names: tuple[str, ...], si
     """A pattern of the library that repeats after about `size` m."""
     period = np.full(3, size * rng.uniform(0.6, 1.6))
     name = str(rng.choice(names))
-    return Paint(ramp(rng, color), name, int(rng.integers(_TEXTURES)), period, rng.uniform(-1, 1, 3), gloss=_gloss(rng))
+    return Paint(
+        ramp(rng, color), name, int(rng.integers(_TEXTURES)), period, rng.uniform(-1, 1, 3), gloss=_gloss(rng)
+    )
 
 
 def thing_skin(rng: np.random.Generator, shape: Shape, color: Array, clear: float) -> Skin:

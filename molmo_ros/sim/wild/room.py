@@ -36,7 +36,8 @@ def random_top(rng: np.random.Generator) -> TableTop:
 
 def random_room(rng: np.random.Generator, top: TableTop, eye: Array) -> Room:
     """A room around a table, seen from eye (3,) m: walls and furniture stand where they do not hide it."""
-    fixtures = [_table(rng, top), *_legs(rng, top), _floor(rng, top), *_walls(rng, eye, top)]
+    fixtures: list[Fixture | None] = [_table(rng, top), *_legs(rng, top), _floor(rng, top)]
+    fixtures += _walls(rng, eye, top)
     fixtures += [_furniture(rng, top, eye) for _ in range(int(rng.integers(0, 7)))]
     lamps = tuple(random_lamp(rng, rng.uniform(0.05, 0.5)) for _ in range(int(rng.integers(0, 3))))
     return Room(top, tuple(f for f in fixtures if f is not None), lamps, np.ones(3), rng.uniform(0.3, 1.3))
@@ -95,7 +96,9 @@ def _legs(rng: np.random.Generator, top: TableTop) -> list[Fixture]:
     legs, shape = [], int(rng.integers(_LEGS))
     for corner in corners:
         x, y = half * corner
-        leg = stretched(_unit_leg(shape), np.array([r, r, -top.floor - top.thickness])).moved(shift(x, y, top.floor))
+        leg = stretched(_unit_leg(shape), np.array([r, r, -top.floor - top.thickness])).moved(
+            shift(x, y, top.floor)
+        )
         legs.append(Fixture(leg.moved(pose), skin, pose))
     return legs
 
@@ -136,7 +139,11 @@ def _walls(rng: np.random.Generator, eye: Array, top: TableTop) -> list[Fixture]
         near = _reach(top, turn) + 0.03
         far = near + rng.choice([0.0, rng.uniform(0.05, 0.5), rng.uniform(0.5, 3.0)], p=[0.25, 0.3, 0.45])
         pose = turned(2, turn) @ shift(min(far, 5.5), 0.0, top.floor)
-        coat = paint.plain(paint.muted(paint.any_color(rng), rng.uniform(0, 1))) if rng.random() < 0.6 else table_paint(rng)
+        coat = (
+            paint.plain(paint.muted(paint.any_color(rng), rng.uniform(0, 1)))
+            if rng.random() < 0.6
+            else table_paint(rng)
+        )
         walls.append(Fixture(mesh.box((0.02, 10.0, 3.0)).moved(pose), Skin((coat,)), pose))
     return walls
 
@@ -170,5 +177,7 @@ def _big_body(rng: np.random.Generator, size: Array) -> Mesh:
     if kind < 0.5:
         return mesh.box((float(size[0]), float(size[1]), float(size[2])))
     if kind < 0.75:
-        return superquadric(size / 2, rng.uniform(0.2, 1.2), rng.uniform(0.2, 1.2)).moved(shift(0, 0, size[2] / 2))
+        return superquadric(size / 2, rng.uniform(0.2, 1.2), rng.uniform(0.2, 1.2)).moved(
+            shift(0, 0, size[2] / 2)
+        )
     return rod(np.zeros(3), np.array([0, 0, size[2] + 0.2]), 0.3 * float(size[0]), 0.2 * float(size[1]))

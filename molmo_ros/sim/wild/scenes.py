@@ -14,8 +14,10 @@ from molmo_ros.sim.wild import room as rooms
 from molmo_ros.sim.wild.bodies import turned
 from molmo_ros.sim.wild.layout import WAYS, Layout, dressed
 
-POOL = range(48)  # individuals of each kind for training; those of evaluations are drawn from others
-HEAPS = 150  # kept for training: each is seen again with other skins, lights, rooms and cameras
+TRAINING, TUNING, REPORTING = 101, 102, 103
+POOLS = {TRAINING: range(48), TUNING: range(1000, 1048), REPORTING: range(2000, 2048)}  # of each kind
+POOL = POOLS[TRAINING]
+HEAPS = 150  # of a pool: each is seen again with other skins, lights, rooms and cameras
 MOST = 60  # things
 HFOV_DEG = (42.0, 75.0)
 _THUMB = (64, 48)  # px, for the exposure
@@ -24,8 +26,8 @@ _THUMB = (64, 48)  # px, for the exposure
 def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics: float = 0.2) -> Scene:
     """A scene drawn from rng.
 
-    Args: numbers, of the individuals of each kind of shape that may occur; physics, share of scenes with a heap
-    that was dropped in MuJoCo.
+    Args: numbers, of the individuals of each kind of shape that may occur; physics, share of scenes with a
+    heap that was dropped in MuJoCo.
     """
     top = rooms.random_top(rng)
     layout = Layout(rng, top, numbers)
@@ -47,12 +49,13 @@ def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics:
 
 
 def _add_heap(rng: np.random.Generator, layout: Layout, numbers: Sequence[int]) -> None:
-    """One of the heaps of these shapes, turned; some of its upper things may be missing."""
+    """One of the heaps of these shapes, turned and shifted, if there is room for it on the table."""
     placed = heaps.heap(int(rng.integers(HEAPS)), numbers[0], len(numbers))
     turn = turned(2, rng.uniform(0, 2 * np.pi))
-    placed = heaps.moved(placed, *rng.normal(0, 0.03, 2).tolist(), turn)
-    if all(layout.holds(thing, T) for thing, T in placed):
-        for thing, T in placed:
+    x, y = rng.normal(0, 0.03, 2).tolist()
+    there = heaps.moved(placed, x, y, turn)
+    if all(layout.holds(thing, T) for thing, T in there):
+        for thing, T in there:
             layout.keep(thing, T)
 
 
@@ -61,7 +64,9 @@ def random_camera(rng: np.random.Generator, focus: Array) -> Array:
     up, around = np.radians(rng.triangular(20, 45, 89)), rng.uniform(-np.pi, np.pi)
     distance = float(np.exp(rng.uniform(np.log(0.33), np.log(1.4))))
     away = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
-    target = np.array([*(0.7 * focus[:2] + rng.normal(0, 0.12 * distance, 2)), focus[2] * rng.uniform(0.3, 1)])
+    target = np.array(
+        [*(0.7 * focus[:2] + rng.normal(0, 0.12 * distance, 2)), focus[2] * rng.uniform(0.3, 1)]
+    )
     return look_at(target + distance * away, target, roll=float(np.radians(rng.normal(0, 5))))
 
 
@@ -72,7 +77,9 @@ def random_intrinsics(rng: np.random.Generator, width: int, height: int) -> Arra
     return np.array([[f, 0, (width - 1) / 2 + off[0]], [0, f, (height - 1) / 2 + off[1]], [0, 0, 1.0]])
 
 
-def exposed(rng: np.random.Generator, scene: Scene, K: Array, width: int, height: int) -> tuple[Scene, Renderer]:
+def exposed(
+    rng: np.random.Generator, scene: Scene, K: Array, width: int, height: int
+) -> tuple[Scene, Renderer]:
     """The scene with the gain that its camera would choose, and its renderer."""
     renderer = Renderer(scene, 1)
     small = K * [[_THUMB[0] / width], [_THUMB[1] / height], [1.0]]
@@ -86,19 +93,22 @@ def wild_view(
     height: int = 240,
     numbers: Sequence[int] = POOL,
     physics: float = 0.2,
+    K: Array | None = None,
 ) -> tuple[Render, Array, Scene]:
     """One clean view of a new scene: (render, K (3,3) px, scene); at least one thing is in sight.
 
-    render.rgb has no sensor noise and render.depth none either: add them with sim/noise.py. render.ids: 0 is table,
-    floor, walls; i is scene.objects[i-1], a bin too. render.material: flags of sim/skin.py (DARK, SHINY,
-    TRANSPARENT). The same rng gives the same view. For training take np.random.default_rng([n, TRAINING]) with any n.
+    Args: K, of the camera (default: drawn too); numbers and physics as of wild_scene.
 
-        from molmo_ros.sim.wild import TRAINING, wild_view
-        render, K, scene = wild_view(np.random.default_rng([n, TRAINING]))
+    render.rgb and render.depth have no noise: sim/noise.py adds it. render.ids: 0 is table, floor, walls; i
+    is scene.objects[i-1], a bin too. render.material: flags of sim/skin.py (DARK, SHINY, TRANSPARENT). The
+    same rng gives the same view. Training takes any n below, evaluations other streams and pools:
+
+        from molmo_ros.sim.wild import POOLS, TRAINING, wild_view
+        render, K, scene = wild_view(np.random.default_rng([n, TRAINING]), numbers=POOLS[TRAINING])
     """
     while True:
         scene = wild_scene(rng, numbers, physics)
-        K = random_intrinsics(rng, width, height)
+        K = random_intrinsics(rng, width, height) if K is None else K
         scene, renderer = exposed(rng, scene, K, width, height)
         render = renderer.render(K, width, height)
         if np.count_nonzero(render.ids) > 0.002 * render.ids.size:

@@ -13,10 +13,10 @@ LEAST_MARGIN = 0.004  # of the hull's size: how far inside of its support the ce
 
 
 def stable_poses(body: Mesh) -> tuple[Array, Array]:
-    """Poses (P,4,4) of a body that stand on z = 0, the centre of mass above the origin, and shares (P,) that sum to 1.
+    """Poses (P,4,4) in which a body rests on z = 0, its centre of mass above the origin, and shares (P,).
 
-    The share of a face grows with the solid angle under which the centre of mass sees it, as for a thing that is thrown
-    down. The pose as made is the first, if it is among them.
+    The shares sum to 1. That of a face grows with the solid angle under which the centre of mass sees it, as
+    for a thing that is thrown down. The pose as made is the first, if it is among them.
     """
     points = body.vertices
     try:
@@ -51,11 +51,13 @@ def _centre_of_mass(points: Array, hull: ConvexHull) -> Array:
     middle = points[hull.vertices].mean(axis=0)
     corners = points[hull.simplices] - middle
     volume = np.abs(np.linalg.det(corners))
-    return np.asarray(middle + (corners.sum(axis=1) / 4 * volume[:, None]).sum(axis=0) / max(volume.sum(), 1e-18))
+    return np.asarray(
+        middle + (corners.sum(axis=1) / 4 * volume[:, None]).sum(axis=0) / max(volume.sum(), 1e-18)
+    )
 
 
 def _margin(flat: Array, centre: Array, normal: Array) -> float:
-    """How far (m) inside of a face with corners (N,3) the centre of mass is, seen along its normal; < 0: outside."""
+    """How far (m) inside of a face with corners (N,3) the centre of mass is, along its normal; < 0: out."""
     x = np.cross(np.eye(3)[int(np.argmin(np.abs(normal)))], normal)
     x /= np.linalg.norm(x)
     plane = np.stack([x, np.cross(normal, x)], axis=1)

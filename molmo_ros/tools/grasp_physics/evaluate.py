@@ -15,6 +15,7 @@ from molmo_ros.datatypes import Array, Grasp, ImagePoint
 from molmo_ros.errors import DepthError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.lift import lift_point, pixel_ray
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.pipeline import Grounder
 from molmo_ros.sim.sensors import STEREO
 from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
@@ -37,6 +38,7 @@ class Setting:
     """How each target is run.
 
     points: "truth", a pixel in the target's true mask, or a checkpoint that is asked for the target by name.
+    segmenter: auto, learned, geometry, or truth.
     pose_error_m: standard deviation, per axis, of where the robot really goes;
     sensor: that measures depth, by name (sim/sensors.py); noise: of the dropout sensor, None for the family's
     own; controls: run them too, on the same scene and pixel;
@@ -44,7 +46,7 @@ class Setting:
 
     gripper: str = "franka_hand"
     points: str = TRUTH
-    true_mask: bool = False
+    segmenter: str = AUTO
     friction: float = FRICTION
     pose_error_m: float = 0.0
     jitter_px: float = 0.0
@@ -94,7 +96,7 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
     point = click(view, setting.jitter_px) if setting.points == TRUTH else model_point(view, setting.points)
     if isinstance(point, str):
         return Record(family, case.thing.kind, seed, case.gap, status=point)
-    planned = plan(view, point, gripper, setting.true_mask)
+    planned = plan(view, point, gripper, setting.segmenter)
     outcome = None
     if planned.grasp is not None:
         real = displaced(planned.grasp, setting.pose_error_m, seed)

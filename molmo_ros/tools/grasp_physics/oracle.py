@@ -42,18 +42,23 @@ def find_grasp(
 
 
 def free_hands(
-    scene: Scene, target: int, gripper: Gripper, rng: np.random.Generator
+    scene: Scene, target: int, gripper: Gripper, rng: np.random.Generator, contacts: int = POINTS
 ) -> tuple[tuple[Array, Array, Array, Array], np.ndarray]:
-    """Hands on true contacts, as of candidates(), and the indices of those that meet nothing on their way in."""
-    hands = candidates(scene.objects[target].mesh, gripper, rng)
+    """Hands on true contacts, as of candidates(), and indices of those that meet nothing on their way in."""
+    hands = candidates(scene.objects[target].mesh, gripper, rng, contacts)
     each = SCENE_POINTS // len(scene.objects)
     points = [_surface(o.mesh, FIXED_POINTS if o.fixed else each, rng)[0] for o in scene.objects]
     return hands, np.flatnonzero(_free(np.concatenate(points), *hands[:3], gripper))
 
 
-def candidates(target: Mesh, gripper: Gripper, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
-    """Hands on pairs of true contacts: rotation (C,3,3), tips (C,3), opening (C,), width (C,), metres."""
-    points, normals = _surface(target, POINTS, rng)
+def candidates(
+    target: Mesh, gripper: Gripper, rng: np.random.Generator, contacts: int = POINTS
+) -> tuple[Array, Array, Array, Array]:
+    """Hands on pairs of true contacts: rotation (C,3,3), tips (C,3), opening (C,), width (C,), metres.
+
+    contacts: how many points of the surface are tried.
+    """
+    points, normals = _surface(target, contacts, rng)
     y = unit(-normals + np.tan(SLANT) * rng.uniform(-1, 1, normals.shape))
     rows = []
     for point, closing, width in _pairs(target, points, y, gripper.max_opening - SLACKS_M[0]):

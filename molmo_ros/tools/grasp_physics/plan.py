@@ -9,10 +9,14 @@ import numpy as np
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Mask, ObjectSegment, TargetStatus
 from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.perception.find_object import Segmenter
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.target import find_target
 from molmo_ros.tools.grasp_physics.view import View
 from molmo_ros.transforms import transform_grasp
+
+TRUTH = "truth"  # the mask of the simulation
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Plan:
     cpu_ms: float = 0.0
 
 
-def plan(view: View, point: ImagePoint, gripper: Gripper, true_mask: bool = False) -> Plan:
-    """Plan as Grounder.grasp does, from a given point; with the true mask of the target if wanted."""
+def plan(view: View, point: ImagePoint, gripper: Gripper, segmenter: str = AUTO) -> Plan:
+    """Plan as Grounder.grasp does, from a given point; segmenter: as `find_object` has it, or TRUTH."""
     start = time.thread_time()
-    segmenter = (lambda frame, point: view.mask) if true_mask else None
-    target = find_target(view.frame, point, gripper, view.up, segmenter=segmenter)
+    masks: Segmenter | str = (lambda frame, point: view.mask) if segmenter == TRUTH else segmenter
+    target = find_target(view.frame, point, gripper, view.up, segmenter=masks)
     cpu_ms = 1000 * (time.thread_time() - start)
     grasp = None if target.grasp is None else transform_grasp(view.case.scene.T_world_camera, target.grasp)
     lifted = None if target.position is None else lift_point(view.frame, point)

@@ -48,7 +48,7 @@ def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) ->
     for record in list(by_kind.values())[::-1][:rows]:
         case = draw_case(record.family, record.seed)
         view = look(case, setting.noise, setting.sensor)
-        grasp = plan(view, click(view, setting.jitter_px), gripper, setting.true_mask).grasp
+        grasp = plan(view, click(view, setting.jitter_px), gripper, setting.segmenter).grasp
         if grasp is not None:
             strips.append(strip(case.scene, case.target, grasp, gripper, STRIP))
     return PilImage.fromarray(np.concatenate(strips) if strips else np.zeros((*STRIP, 3), np.uint8))
@@ -59,7 +59,7 @@ def _cell(record: Record, setting: Setting) -> PilImage.Image:
     case = draw_case(record.family, record.seed)
     view = look(case, setting.noise, setting.sensor)
     point = click(view, setting.jitter_px)
-    planned = plan(view, point, gripper, setting.true_mask)
+    planned = plan(view, point, gripper, setting.segmenter)
     mask = planned.segment.mask if planned.segment is not None else None
     left = _crop(view, point, mask, planned.grasp, gripper)
     right, title = _what_happened(view, planned.grasp, gripper, setting)

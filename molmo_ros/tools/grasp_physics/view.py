@@ -50,7 +50,7 @@ def look(case: Case, noise: float | None = None, sensor: str = STEREO) -> View:
     if sensor == DROPOUT or (case.noise, case.holes) != (NOMINAL.noise, NOMINAL.holes):
         depth = noisy_depth(seen.depth, K[0, 0], NoiseModel(scale=scale, holes=case.holes), rng)
     else:
-        depth = sensed_depth(SensorView(seen.depth, seen.rgb, seen.material), K, sensor, rng)
+        depth = sensed_depth(SensorView(seen.depth, seen.rgb, seen.material, seen.behind), K, sensor, rng)
     rgb = noisy_color(seen.rgb, rng, sigma=3.0 * scale)
     mask = seen.ids == case.target + 1
     if case.variant == NO_DEPTH and not case.feasible:
@@ -69,9 +69,8 @@ def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
     if view.case.variant == NOTHING and not view.case.feasible:
         inner = empty_table(view)
     elif view.case.family == MUG_FLOOR:
-        inner = inner_floor(
-            view.case.thing, view.case.scene.T_world_camera, view.frame.K, view.mask, view.depth
-        )
+        camera = view.case.scene.T_world_camera
+        inner = inner_floor(view.case.thing, camera, view.frame.K, view.mask, view.depth)
     else:
         inside = cv2.distanceTransform(np.pad(view.mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         inner = inside >= 0.5 * inside.max()

@@ -1,14 +1,14 @@
-"""Targets in scenes of sim/wild: heaps, bins, the floor inside a vessel, unseen shapes on a table with an edge.
+"""Targets in scenes of sim/wild: heaps, bins, the floor inside a vessel, unseen shapes near a table's edge.
 
-Shapes are drawn from numbers that no training uses, and other ones for tuning (seeds below REPORT_FROM) and for reporting.
-Everything has come to rest in the physics in which it is grasped.
+Shapes are drawn from numbers that no training uses; tuning (seeds below REPORT_FROM) and reporting have their
+own. Everything has come to rest in the physics in which it is grasped.
 
-A thing becomes a target only if one could ask for it and some hand could take it, as the true scene tells, whatever the
-planner of this package thinks:
-- of its own outline at least MIN_SHOWN is in sight (SHOWN_IN_HEAP in heaps and bins, where what lies below is not asked
-  for), MIN_PIXELS px, and the border of the picture cuts nothing of it;
-- at least FREE_HANDS of the hands that oracle.py samples on its true contacts meet nothing on their way in. They are hands
-  of a Franka, opened up to 80 mm. None of them is tried, so that some targets still cannot be lifted.
+A thing becomes a target only if one could ask for it and some hand could take it. The true scene tells that,
+never the planner of this package:
+- Of its own outline at least MIN_SHOWN is in sight (SHOWN_IN_HEAP in heaps and bins: nobody asks for what is
+  below) and MIN_PIXELS px, and the border of the picture cuts nothing of it.
+- Hands are sampled on CONTACTS points of its true surface, those of a Franka that opens to 80 mm; at least
+  FREE_HANDS of them meet nothing on their way in. None of them is tried: some targets still cannot be lifted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from molmo_ros.tools.grasp_physics.placing import nearest_gap
 from molmo_ros.tools.grasp_physics.view import inner_floor
 from molmo_ros.tools.grasp_physics.world import settled
 
-SHOWN_IN_HEAP, FREE_HANDS = 0.6, 8
+SHOWN_IN_HEAP = 0.6
+CONTACTS, FREE_HANDS = 80, 3  # points of the target's surface that are tried, hands that must be free
+HAND_REACH_M = 0.25
 FLOOR_PIXELS = 60  # of a vessel's inner floor, in an image of 640x480
 NUMBERS = {"tuning": (10**6, 2 * 10**6), "reporting": (2 * 10**6, 3 * 10**6)}  # of shapes
 REFERENCE_HAND = "franka_hand"
@@ -43,7 +45,8 @@ SECTORS, SLICES = 20, 3  # pieces of hollow things
 ELEVATION = {HEAP: (38.0, 80.0), BIN: (52.0, 85.0), MUG_FLOOR: (52.0, 84.0), WILD: (22.0, 82.0)}  # degrees
 DISTANCE_M = {HEAP: (0.45, 0.8), BIN: (0.5, 0.8), MUG_FLOOR: (0.4, 0.8), WILD: (0.4, 1.1)}
 VESSELS = ("mug", "tumbler", "cup", "handled_cup")
-KINDS = tuple(k for k in heaps.RIGID if k not in ("tray", "pot")) + ("mug", "can", "box", "bottle", "marker", "torch", "sponge", "tape")
+USUAL = ("mug", "can", "box", "bottle", "marker", "torch", "sponge", "tape")
+KINDS = (*(k for k in heaps.RIGID if k not in ("tray", "pot")), *USUAL)
 
 
 def draw_wild(family: str, seed: int, rng: np.random.Generator) -> Case:
@@ -64,14 +67,14 @@ def _arranged(family: str, rng: np.random.Generator, numbers: range) -> Scene:
     if family in (HEAP, BIN):
         top = TableTop(np.zeros(2), np.full(2, rng.uniform(1.0, 1.8)), top.turn, top.thickness, top.floor)
         box = heaps.bin_shape(rng) if family == BIN else None
-        things = heaps.draw_things(rng, int(rng.integers(5, 13)), numbers, KINDS)
-        placed = heaps.drop(rng, things, box)
+        shapes = heaps.draw_things(rng, int(rng.integers(5, 13)), numbers, KINDS)
+        placed = heaps.drop(rng, shapes, box)
         placed += [] if box is None else [(box, np.eye(4))]
     else:
         layout = Layout(rng, top, numbers)
         kinds = VESSELS if family == MUG_FLOOR else KINDS
         first = shape(str(rng.choice(kinds)), int(rng.integers(numbers.start, numbers.stop)))
-        layout.keep(first, first.poses[0] if family == WILD and rng.random() < 0.6 else _posed(first, family, rng))
+        layout.keep(first, _posed(first, family, rng))
         for _ in range(int(rng.integers(0, 6 if family == WILD else 3))):
             layout.put(layout.draw(), str(rng.choice(["free", "close"])), 0.25)
         placed = layout.placed
@@ -83,8 +86,10 @@ def _arranged(family: str, rng: np.random.Generator, numbers: range) -> Scene:
 
 
 def _posed(thing: Shape, family: str, rng: np.random.Generator) -> Array:
-    """Upright, or for WILD in any pose of rest."""
-    return np.eye(4) if family == MUG_FLOOR else thing.poses[int(rng.choice(len(thing.poses), p=thing.shares))]
+    """Upright; for WILD often in any pose of rest."""
+    if family == MUG_FLOOR or rng.random() < 0.5:
+        return np.eye(4)
+    return np.asarray(thing.poses[int(rng.choice(len(thing.poses), p=thing.shares))])
 
 
 def _heavy(thing: SimObject, made: Shape) -> SimObject:
@@ -117,8 +122,18 @@ def _is_target(family: str, scene: Scene, index: int, rng: np.random.Generator) 
         return False
     if family == MUG_FLOOR and not _shows_floor(scene, index):
         return False
-    _, free = free_hands(scene, index, Gripper.load(REFERENCE_HAND), rng)
+    _, free = free_hands(_near(scene, index), 0, Gripper.load(REFERENCE_HAND), rng, CONTACTS)
     return len(free) >= FREE_HANDS
+
+
+def _near(scene: Scene, index: int) -> Scene:
+    """A thing, which comes first, and those that a hand on it could meet."""
+    middle = scene.objects[index].mesh.vertices.mean(axis=0)
+    others = [o for i, o in enumerate(scene.objects) if i != index]
+    near = [
+        o for o in others if np.linalg.norm(o.mesh.vertices - middle, axis=1).min() < HAND_REACH_M or o.fixed
+    ]
+    return replace(scene, objects=(scene.objects[index], *near))
 
 
 def _shows_floor(scene: Scene, index: int) -> bool:

@@ -103,8 +103,8 @@ def _add_table(spec: Any, scene: Scene) -> None:
     spec.worldbody.add_geom(name="floor", pos=[0, 0, top.floor], **plane)
     shape = mujoco.mjtGeom.mjGEOM_CYLINDER if top.round else mujoco.mjtGeom.mjGEOM_BOX
     half = [top.size[0] / 2, top.thickness / 2, 0] if top.round else [*(top.size / 2), top.thickness / 2]
-    place = {"pos": [*top.centre, -top.thickness / 2], "quat": [np.cos(top.turn / 2), 0, 0, np.sin(top.turn / 2)]}
-    spec.worldbody.add_geom(name="table", type=shape, size=half, **place, **surface)
+    middle, turn = [*top.centre, -top.thickness / 2], [np.cos(top.turn / 2), 0, 0, np.sin(top.turn / 2)]
+    spec.worldbody.add_geom(name="table", type=shape, size=half, pos=middle, quat=turn, **surface)
 
 
 def _add_thing(spec: Any, name: str, thing: SimObject) -> None:
@@ -124,7 +124,7 @@ def _add_thing(spec: Any, name: str, thing: SimObject) -> None:
             meshname=f"{name}_{k}",
             density=density,
             friction=[TABLE_FRICTION, 0.002, ROLLING_M],
-            condim=6 if thing.kind in ("ball", "melon") or thing.mass is not None else 4,  # it resists rolling
+            condim=6 if thing.kind in ("ball", "melon") or thing.mass is not None else 4,  # or it rolls
             **CONTACT,
         )
 

@@ -1,0 +1,150 @@
+"""The mask of the thing at a point, by a small network that has learned what things are (docs/segmenting.md).
+
+It sees a crop around the point, of one metric size whatever the distance, and runs in ONNX Runtime on one
+core. How it was trained: ``tools/segmenter``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.datatypes import Array, Depth, Float32, ImagePoint, Mask, RgbdFrame
+from molmo_ros.errors import RuntimeUnavailableError
+from molmo_ros.perception.depth import DepthOptions, valid_depth
+
+MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
+CROP = 112  # cells along a side of what the network sees
+HALF_M = 0.24  # half the side of the crop, at the depth of the point
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of CROP cells around a point, the network's input.
+
+    rgb (S,S,3) 0..255; depth (S,S) m, 0 where there is none; rays (4,): cell i, j looks along
+    (rays[0] + rays[1] j, rays[2] + rays[3] i, 1). side: its edge in pixels; x, y: its middle, the point.
+    """
+
+    rgb: Float32
+    depth: Float32
+    rays: Float32
+    side: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class LearnedMask:
+    """mask (H,W) of the thing; confidence 0..1, the IoU that the network expects; things (H,W), all that
+    is not support, within the crop; cut, how much of the crop's border the mask covers, in sides of it.
+    """
+
+    mask: Mask
+    confidence: float
+    things: Mask
+    cut: float
+
+
+class MaskNetwork:
+    """The trained network, loaded. Thread-safe, as ONNX Runtime's sessions are."""
+
+    def __init__(self, path: Path = MODEL) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                "The learned mask needs onnxruntime: pip install onnxruntime; or set segmenter to geometry."
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def shared() -> MaskNetwork:
+        """The one that is built in, loaded when it is first asked for."""
+        return MaskNetwork()
+
+    def __call__(
+        self, frame: RgbdFrame, point: ImagePoint, position: Array, plane: Array | None
+    ) -> LearnedMask:
+        """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known."""
+        crop = crop_around(frame, point.x, point.y, float(position[2]))
+        logits, iou = self._session.run(
+            None,
+            {
+                "rgb": crop.rgb[None],
+                "depth": crop.depth[None],
+                "rays": crop.rays[None],
+                "point": np.asarray(position, dtype=np.float32)[None],
+                "plane": np.zeros((1, 4), np.float32) if plane is None else plane[None].astype(np.float32),
+            },
+        )
+        thing, things = logits[0]
+        confidence = float(1 / (1 + np.exp(-iou[0])))
+        shape = frame.depth.shape
+        return LearnedMask(_spread(thing, crop, shape), confidence, _spread(things, crop, shape), _cut(thing))
+
+
+def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = HALF_M) -> Crop:
+    """Cut the square of half side half_m m at depth z m around pixel x, y out of a frame.
+
+    Cells are samples: bilinear for colour, the nearest pixel for depth. Beyond the image both are 0.
+    """
+    fx, fy, cx, cy = (float(frame.K[k]) for k in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    side = 2 * half_m * fx / z
+    step = side / CROP
+    u0, v0 = x - step * (CROP - 1) / 2, y - step * (CROP - 1) / 2
+    to_image = np.array([[step, 0.0, u0], [0.0, step, v0]])
+    sampled = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    rgb = cv2.warpAffine(frame.rgb, to_image, (CROP, CROP), flags=sampled, borderValue=(0, 0, 0))
+    u, v = np.rint(u0 + step * np.arange(CROP)), np.rint(v0 + step * np.arange(CROP))
+    return Crop(
+        rgb=rgb.astype(np.float32),
+        depth=_nearest(frame.depth, v.astype(np.intp), u.astype(np.intp)),
+        rays=np.array([(u0 - cx) / fx, step / fx, (v0 - cy) / fy, step / fy], np.float32),
+        side=side,
+        x=x,
+        y=y,
+    )
+
+
+def _nearest(depth: Depth, v: npt.NDArray[np.intp], u: npt.NDArray[np.intp]) -> Float32:
+    """Depth (S,S) at rows v (S,) and columns u (S,), 0 where there is none or they lie beyond the image."""
+    height, width = depth.shape
+    cut = depth[np.clip(v, 0, height - 1)[:, None], np.clip(u, 0, width - 1)[None]]
+    inside = ((v >= 0) & (v < height))[:, None] & ((u >= 0) & (u < width))[None]
+    return np.where(inside & valid_depth(cut, DepthOptions()), cut, np.float32(0)).astype(np.float32)
+
+
+def _spread(logits: Float32, crop: Crop, shape: tuple[int, int]) -> Mask:
+    """Spread the logits (S,S) of a crop over the image (H,W) and cut them at 0."""
+    step = crop.side / CROP
+    u0, v0 = crop.x - step * (CROP - 1) / 2, crop.y - step * (CROP - 1) / 2
+    left, top = max(int(u0), 0), max(int(v0), 0)
+    right = min(int(u0 + step * CROP) + 1, shape[1])
+    bottom = min(int(v0 + step * CROP) + 1, shape[0])
+    mask = np.zeros(shape, dtype=np.bool_)
+    if right <= left or bottom <= top:
+        return mask
+    to_crop = np.array([[1 / step, 0.0, (left - u0) / step], [0.0, 1 / step, (top - v0) / step]])
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    size = (right - left, bottom - top)
+    mask[top:bottom, left:right] = cv2.warpAffine(logits, to_crop, size, flags=flags, borderValue=-1.0) > 0
+    return mask
+
+
+def _cut(logits: Float32) -> float:
+    """The share of the border of a crop that its mask covers, in sides: 1 is one whole side."""
+    inside = logits > 0
+    border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+    return float(np.count_nonzero(border)) / CROP

@@ -1,0 +1,1 @@
+"""Rounding of weights to few bits that looks at what goes through them: AWQ, GPTQ, mixed precision."""

@@ -1,0 +1,59 @@
+"""How long a quantisation takes, and how much memory, told before it begins."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from molmo_ros.network.config import TextConfig
+from molmo_ros.quantise.layer import ROUNDS, SWEEPS, Method
+
+_SIZE = 1024  # of the matrices whose product tells how fast this machine is
+
+
+def shapes(c: TextConfig) -> list[tuple[int, int]]:
+    """(out,in) of a layer's matrices; of one expert, where there are some."""
+    q, kv, d, wide = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.hidden_size, c.intermediate_size
+    return [(q + 2 * kv, d), (d, q), (2 * wide, d), (d, wide)]
+
+
+def operations(c: TextConfig, tokens: int, method: Method) -> float:
+    """Floating point operations on all layers, roughly: passes, second moments, rounding."""
+    sizes = shapes(c)
+    weights = [out * width for out, width in sizes]
+    experts = 1 if c.experts is None else c.experts.count
+    weights[2:] = [n * experts for n in weights[2:]]  # many tokens pass through all experts
+    networks = 2 if method.gptq else 1
+    before = sum(sum(weights[:i]) for i in range(4))  # each matrix is looked at behind those in front of it
+    passes = 2 * tokens * (networks * before + 2 * sum(weights) + sum(weights) * method.awq)
+    moments = 2 * tokens * networks * sum(width**2 for _, width in sizes)
+    each = 4 + (10 + ROUNDS * (4 + 2 * SWEEPS)) * method.gptq + 22 * method.awq
+    rounding = each * sum(out * width**2 for out, width in sizes[:2])
+    rounding += each * experts * sum(out * width**2 for out, width in sizes[2:])
+    return float(c.num_layers * (passes + moments + rounding))
+
+
+def seconds(c: TextConfig, tokens: int, method: Method) -> float:
+    """Time on this machine as it is now."""
+    return operations(c, tokens, method) / _speed()
+
+
+def memory_bytes(c: TextConfig) -> float:
+    """Most host memory: the weights of a layer four times, and matrices as wide as its widest input."""
+    widest = max(width for _, width in shapes(c))
+    experts = 1 if c.experts is None else c.experts.count
+    weights = sum(out * width for out, width in shapes(c)[:2])
+    weights += experts * sum(out * width for out, width in shapes(c)[2:])
+    return 4.0 * 4 * weights + 28.0 * widest**2 + 3e8
+
+
+def _speed() -> float:
+    """Operations a second of a matrix product; the rest is slower, and is counted as three quarters."""
+    a = np.ones((_SIZE, _SIZE), np.float32)
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 0.5 * 2 * _SIZE**3 / best

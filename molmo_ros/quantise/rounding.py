@@ -1,0 +1,192 @@
+"""Rounding one matrix so that its *products* stay, given the second moments of its inputs.
+
+All matrices W are (out, in); H (in, in) is the sum of x x' over calibration inputs x; the error of a rounded
+matrix Q is tr((W - Q) H (W - Q)'), the squared change of its outputs over these inputs.
+
+Sources: GPTQ (Frantar et al. 2023, arXiv 2210.17323) for the order of rounding and its compensation;
+QuantEase (Behdin et al. 2023, arXiv 2309.01885) for the coordinate descent behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from molmo_ros.datatypes import Float32
+
+Int8 = npt.NDArray[np.int8]
+
+DAMPING = 0.01  # of the mean of H's diagonal, added to it
+CLIPPING = np.linspace(1.0, 0.5, 11, dtype=np.float32)  # of the scale that keeps a block's largest weight
+_COLUMNS = 128  # between two updates of all that is not rounded yet
+_OUTPUTS = 512  # rows whose scales are searched or fitted at a time
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The steps that a matrix may take: ``bits``, and ``block`` inputs that share a scale."""
+
+    bits: int
+    block: int
+
+    @property
+    def least(self) -> int:
+        """-8 for 4 bits; 8 bits are symmetric."""
+        return -8 if self.bits == 4 else -127
+
+    @property
+    def most(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Integers (out,in) and their scales (out,in/block), which are numbers of bf16 and above zero."""
+
+    values: Int8
+    scales: Float32
+    grid: Grid
+
+    @property
+    def weight(self) -> Float32:
+        """What the integers stand for, (out,in)."""
+        return self.values * np.repeat(self.scales, self.grid.block, axis=1)
+
+
+def damped(h: Float32) -> Float32:
+    """H with its diagonal raised, so that it has an inverse where inputs do not span all directions."""
+    result = h.copy()
+    diagonal = np.einsum("ii->i", result)
+    mean = float(diagonal.mean())
+    diagonal += DAMPING * mean if mean > 0 else 1.0
+    return result
+
+
+def output_error(weight: Float32, other: Float32, h: Float32) -> float:
+    """Squared change of the outputs as a share of their square: 0 is none."""
+    d = weight - other
+    change = float(np.einsum("oi,oi->", d @ h, d, dtype=np.float64))
+    size = float(np.einsum("oi,oi->", weight @ h, weight, dtype=np.float64))
+    return change / size if size > 0 else 0.0
+
+
+def to_nearest(weight: Float32, scales: Float32, grid: Grid) -> Rounded:
+    """Each weight by itself on the given scales (out,in/block)."""
+    steps = weight / np.repeat(scales, grid.block, axis=1)
+    return Rounded(np.clip(np.rint(steps), grid.least, grid.most).astype(np.int8), scales, grid)
+
+
+def bf16(scales: Float32) -> Float32:
+    """The nearest numbers that bf16 has, so that every runtime multiplies by the same."""
+    return np.maximum(scales.astype(ml_dtypes.bfloat16).astype(np.float32), np.float32(1e-30))
+
+
+def largest_scales(weight: Float32, grid: Grid) -> Float32:
+    """Scales (out,in/block) that clip nothing."""
+    blocks = weight.reshape(len(weight), -1, grid.block)
+    scales = np.maximum(blocks.max(axis=2) / grid.most, blocks.min(axis=2) / grid.least)
+    scales[scales <= 0] = 1
+    return bf16(scales)
+
+
+def search_scales(weight: Float32, importance: Float32, grid: Grid) -> Float32:
+    """Scales (out,in/block) with the least error sum(importance * (w - q)^2), importance (in,).
+
+    Clipping a block's largest weights makes the steps of all others finer.
+    """
+    largest = largest_scales(weight, grid)
+    result = largest.copy()
+    for start in range(0, len(weight), _OUTPUTS):
+        rows = slice(start, start + _OUTPUTS)
+        blocks = weight[rows].reshape(len(weight[rows]), -1, grid.block)
+        heavy = importance.reshape(1, -1, grid.block)
+        least = np.full(blocks.shape[:2], np.inf, np.float32)
+        for share in CLIPPING:
+            scales = bf16(largest[rows] * share)
+            steps = np.clip(np.rint(blocks / scales[..., None]), grid.least, grid.most)
+            error = ((blocks - steps * scales[..., None]) ** 2 * heavy).sum(axis=2)
+            better = error < least
+            least[better] = error[better]
+            result[rows][better] = scales[better]
+    return result
+
+
+def gptq(weight: Float32, h: Float32, scales: Float32, grid: Grid) -> Rounded:
+    """Round input by input, the heaviest first; what each leaves over is taken up by those that follow.
+
+    The scales are fixed before, so the order of rounding does not show in the layout.
+    """
+    order = np.argsort(-np.diag(h), kind="stable")
+    step = np.repeat(scales, grid.block, axis=1)[:, order]
+    work = np.ascontiguousarray(weight[:, order])
+    factor = _inverse_factor(h[np.ix_(order, order)])
+    values = np.empty(weight.shape, np.int8)
+    for start in range(0, work.shape[1], _COLUMNS):
+        stop = min(start + _COLUMNS, work.shape[1])
+        left_over = np.empty((len(work), stop - start), np.float32)
+        for i in range(start, stop):
+            steps = np.clip(np.rint(work[:, i] / step[:, i]), grid.least, grid.most)
+            values[:, order[i]] = steps
+            left_over[:, i - start] = (work[:, i] - steps * step[:, i]) / factor[i, i]
+            work[:, i:stop] -= np.outer(left_over[:, i - start], factor[i, i:stop])
+        work[:, stop:] -= left_over @ factor[start:stop, stop:]
+    return Rounded(values, scales, grid)
+
+
+def _inverse_factor(h: Float32) -> Float32:
+    """Upper Cholesky factor R of the inverse of H = R' R: with H = U U', it is the inverse of U."""
+    from scipy.linalg import cholesky, lapack
+
+    lower = cholesky(h[::-1, ::-1].astype(np.float64), lower=True, overwrite_a=True)
+    inverse, _ = lapack.dtrtri(lower[::-1, ::-1], lower=0)
+    return np.asarray(inverse, dtype=np.float32)
+
+
+def descend(weight: Float32, h: Float32, rounded: Rounded, sweeps: int) -> Rounded:
+    """Coordinate descent: each weight again to its best step while all others stay."""
+    grid, values = rounded.grid, rounded.values.copy()
+    step = np.repeat(rounded.scales, grid.block, axis=1)
+    pull = (weight - rounded.weight) @ h  # half the gradient
+    diagonal = np.diag(h)
+    for _ in range(sweeps):
+        changed = 0
+        for start in range(0, weight.shape[1], _COLUMNS):
+            stop = min(start + _COLUMNS, weight.shape[1])
+            moves = np.empty((len(weight), stop - start), np.float32)
+            for i in range(start, stop):
+                steps = np.rint(values[:, i] + pull[:, i] / (diagonal[i] * step[:, i]))
+                steps = np.clip(steps, grid.least, grid.most)
+                move = (steps - values[:, i]) * step[:, i]
+                values[:, i] = steps
+                moves[:, i - start] = move
+                pull[:, start:stop] -= np.outer(move, h[i, start:stop])
+                changed += int(np.count_nonzero(move))
+            pull[:, :start] -= moves @ h[start:stop, :start]
+            pull[:, stop:] -= moves @ h[start:stop, stop:]
+        if not changed:
+            break
+    return Rounded(values, rounded.scales, grid)
+
+
+def fit_scales(weight: Float32, h: Float32, rounded: Rounded) -> Rounded:
+    """The scales with the least error for the integers as they are: least squares for each output."""
+    grid, scales = rounded.grid, rounded.scales.copy()
+    count = scales.shape[1]
+    target = weight @ h
+    for start in range(0, len(weight), _OUTPUTS):
+        rows = slice(start, start + _OUTPUTS)
+        blocks = rounded.values[rows].astype(np.float32).reshape(-1, count, grid.block)
+        right = np.einsum("obi,obi->ob", blocks, target[rows].reshape(blocks.shape))
+        left = np.empty((len(blocks), count, count), np.float32)
+        for b in range(count):
+            product = blocks[:, b] @ h[b * grid.block : (b + 1) * grid.block]  # (o,in)
+            left[:, b] = np.einsum("obi,obi->ob", blocks, product.reshape(blocks.shape))
+        empty = left.diagonal(axis1=1, axis2=2) <= 0
+        left[:, range(count), range(count)] += np.where(empty, 1.0, 0.0)
+        fitted = np.linalg.solve(left.astype(np.float64), right.astype(np.float64)[..., None])[..., 0]
+        near = (fitted > 0.5 * scales[rows]) & (fitted < 2 * scales[rows]) & ~empty
+        scales[rows] = np.where(near, bf16(fitted.astype(np.float32)), scales[rows])
+    return Rounded(rounded.values, scales, grid)

@@ -1,0 +1,208 @@
+"""A whole model, layer by layer: nothing larger than a layer is held, and what is done survives a restart."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32, Progress
+from molmo_ros.errors import ParameterError
+from molmo_ros.network.precision import block_size
+from molmo_ros.quantise.activations import Activations, load_samples, save_samples
+from molmo_ros.quantise.blocks import OUT, Block
+from molmo_ros.quantise.cost import memory_bytes, seconds
+from molmo_ros.quantise.experts import round_experts
+from molmo_ros.quantise.keep import SAMPLES, Cost, choose, layer_costs, matrix_bits
+from molmo_ros.quantise.layer import METHODS, Layer, Method, round_layer
+from molmo_ros.quantise.rounding import Grid
+from molmo_ros.quantise.samples import Question, record
+from molmo_ros.quantise.store import finish, layer_file, read_layer, write_layer
+from molmo_ros.runtimes.engine import checkpoint_hash
+from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+WORK = ".work"
+PRECISIONS = ("int4", "int8")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made. ``keep``: bits a weight on average, 0 for no matrix in 8 bits; ``data``: where the
+    images are from, in words; ``answer_tokens``: of an answer at most."""
+
+    precision: str = "int4"
+    method: str = "awq+gptq"
+    keep: float = 0.0
+    samples: int = 128
+    data: str = "simulated scenes"
+    answer_tokens: int = 64
+
+    def check(self) -> None:
+        """Raises: ParameterError for a value that makes no sense."""
+        for value, known in ((self.precision, PRECISIONS), (self.method, METHODS)):
+            if value not in known:
+                raise ParameterError(f'"{value}" cannot be quantised to; choose one of {", ".join(known)}.')
+        if self.keep and (self.precision != "int4" or not 4 < self.keep < 8.5):
+            raise ParameterError(f"keep is {self.keep:g} bits a weight on average; with int4, give 4.2 to 8.")
+
+
+def quantise(
+    checkpoint: Checkpoint,
+    folder: Path,
+    plan: Plan,
+    questions: Iterable[Question],
+    progress: Progress = lambda stage, share: None,
+    say: Say = log.info,
+) -> Path:
+    """Round the text model into ``folder``, which then stands for the checkpoint; give the folder back.
+
+    ``say`` is told how long it will take. A run that was ended goes on where it was if the plan is the same.
+    Raises: ParameterError, CheckpointError.
+    """
+    plan.check()
+    if checkpoint.rounded is not None:
+        raise ParameterError(
+            f"{checkpoint.folder} is quantised already; take {checkpoint.rounded.checkpoint}."
+        )
+    work = _begin(checkpoint, folder, plan)
+    samples = load_samples(work)
+    if samples is None:
+        samples = _record(checkpoint, plan, questions, work, progress)
+    method = Method.parse(plan.method)
+    text = checkpoint.config.text
+    minutes = seconds(text, samples.tokens, method) / 60
+    say(
+        f"{len(samples)} samples, {samples.tokens} tokens, {text.num_layers} layers: about {minutes:.0f} min "
+        f"on this machine as it is now, {memory_bytes(text) / 1e9:.1f} GB of memory"
+    )
+    costs = _costs(checkpoint, samples, work, progress) if plan.keep else {}
+    kept = choose(costs, plan.keep)
+
+    def grid(name: str, width: int) -> Grid:
+        wide = plan.precision == "int8" or name in kept
+        return Grid(8, width) if wide else Grid(4, block_size(width))
+
+    exact = rounded = samples
+    for index in range(text.num_layers):
+        progress(f"layer {index + 1} of {text.num_layers}", index / text.num_layers)
+        if layer_file(folder, index).is_file():
+            exact, rounded = (_at(work, index + 1, kind, samples) for kind in ("exact", "rounded"))
+            continue
+        layer = round_layer(checkpoint, index, exact, rounded, method, grid)
+        if text.experts is not None:
+            round_experts(checkpoint, index, layer, rounded, method)
+        exact, rounded = _advance(checkpoint, index, layer, exact, rounded, work)
+        write_layer(folder, index, layer)
+        _remove(work, index)
+    finish(checkpoint, folder, plan.precision, _facts(checkpoint, plan, samples, folder, costs))
+    shutil.rmtree(work)
+    progress("ready", 1.0)
+    return folder
+
+
+def _begin(checkpoint: Checkpoint, folder: Path, plan: Plan) -> Path:
+    """The folder for what lies between layers; that of another plan is not gone on with."""
+    work = folder / WORK
+    if folder.exists() and any(folder.iterdir()) and not work.is_dir():
+        raise ParameterError(f"{folder} is not empty; give a new folder.")
+    state = {**asdict(plan), "checkpoint": checkpoint_hash(checkpoint)}
+    path = work / "plan.json"
+    if path.is_file() and json.loads(path.read_text()) != state:
+        raise ParameterError(
+            f"{folder} holds an unfinished quantisation with other options; remove it, or give a new folder."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(state))
+    return work
+
+
+def _record(
+    checkpoint: Checkpoint, plan: Plan, questions: Iterable[Question], work: Path, progress: Progress
+) -> Activations:
+    """Let the model answer: a small one in fp32, a large one in int4, which takes an eighth of the memory."""
+    from molmo_ros.runtimes.select import load_runtime
+
+    large = checkpoint.weights.parameters > IN_MEMORY_PARAMETERS
+    runtime = load_runtime(checkpoint, "onnx", "int4" if large else "fp32")
+    try:
+        heard = record(checkpoint, runtime, questions, plan.answer_tokens)
+        save_samples(heard, work, lambda n: progress("answers", n / plan.samples))
+    finally:
+        runtime.close()
+    samples = load_samples(work)
+    assert samples is not None
+    return samples
+
+
+def _costs(checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress) -> dict[str, Cost]:
+    """The error of each matrix by itself, on a few of the samples."""
+    path = work / "costs.json"
+    if path.is_file():
+        held = json.loads(path.read_text())
+        return {name: Cost(tuple(entry["shape"]), entry["error"]) for name, entry in held.items()}
+    few = samples.first(SAMPLES)
+    costs: dict[str, Cost] = {}
+    layers = checkpoint.config.text.num_layers
+    for index in range(layers):
+        progress("sensitivity", index / layers)
+        costs |= layer_costs(checkpoint, index, few, Method(gptq=True))
+        few = _through(checkpoint, index, {}, few, work / f"few-{index + 1}.npy")
+        (work / f"few-{index}.npy").unlink(missing_ok=True)
+    few.path.unlink()
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
+    os.replace(unfinished, path)
+    return costs
+
+
+def _advance(
+    checkpoint: Checkpoint, index: int, layer: Layer, exact: Activations, rounded: Activations, work: Path
+) -> tuple[Activations, Activations]:
+    """What enters the next layer, in the exact network and in the rounded one."""
+    after = index + 1
+    exact = _through(checkpoint, index, {}, exact, work / f"exact-{after}.npy")
+    return exact, _through(checkpoint, index, layer.tensors(), rounded, work / f"rounded-{after}.npy")
+
+
+def _through(
+    checkpoint: Checkpoint, index: int, changed: Mapping[str, Float32], states: Activations, path: Path
+) -> Activations:
+    block = Block(checkpoint, index, changed, (OUT,))
+    parts = (block.run(x, limits)[0] for x, limits in zip(states, states.limits, strict=True))
+    return states.write(path, parts, checkpoint.config.text.hidden_size)
+
+
+def _at(work: Path, layer: int, kind: str, samples: Activations) -> Activations:
+    return samples.at(work / f"{kind}-{layer}.npy")
+
+
+def _remove(work: Path, layer: int) -> None:
+    for kind in ("exact", "rounded"):
+        (work / f"{kind}-{layer}.npy").unlink(missing_ok=True)
+
+
+def _facts(
+    checkpoint: Checkpoint, plan: Plan, samples: Activations, folder: Path, costs: dict[str, Cost]
+) -> dict[str, object]:
+    """What the manifest says beside the matrices."""
+    text = checkpoint.config.text
+    bits, weights = 0.0, 0.0
+    for index in range(text.num_layers):
+        for entry in read_layer(folder, index).matrices.values():
+            count = float(np.prod(entry["shape"]))
+            bits, weights = bits + matrix_bits(tuple(entry["shape"]), entry["kind"]), weights + count
+    return {
+        "method": plan.method, "data": plan.data, "samples": len(samples), "tokens": samples.tokens,
+        "bits": round(bits / weights, 3), "keep": plan.keep,
+        "sensitivity": {name: cost.error for name, cost in costs.items()},
+    }  # fmt: skip

@@ -1,0 +1,52 @@
+"""A goal ends when nobody listens to it any more: a client that is killed never cancels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from rclpy.node import Node
+
+from molmo_ros.action import Track
+from molmo_ros.ros import callers
+from molmo_ros.ros.callers import Callers
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.usefixtures("context")
+def test_the_last_listener_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "LOOK_S", 0.05)
+    monkeypatch.setattr(callers, "LEARN_S", 2.0)
+    monkeypatch.setattr(callers, "ALONE_S", 4.0)
+    server, client = Node("followed"), Node("follower")
+    topic = "/followed/track/_action/feedback"
+    feedback = Track.Impl.FeedbackMessage
+    listeners = [client.create_subscription(feedback, topic, lambda _: None, 1) for _ in range(2)]
+    assert until(lambda: len(server.get_subscriptions_info_by_topic(topic)) == 2)
+    someone = Callers(server)
+    someone.gone()
+    time.sleep(2.1)
+    assert not someone.gone()
+    client.destroy_subscription(listeners.pop())
+    time.sleep(1.0)
+    assert not someone.gone()
+    later = Callers(server)
+    client.destroy_subscription(listeners.pop())
+    assert until(someone.gone)
+    assert until(later.gone)  # whoever was there only while it learnt, or nobody at all
+    newcomer = client.create_subscription(feedback, topic, lambda _: None, 1)
+    assert until(lambda: len(server.get_subscriptions_info_by_topic(topic)) == 1)
+    time.sleep(0.2)
+    assert someone.gone(), "another client is not that of the goal"
+    client.destroy_subscription(newcomer)
+    server.destroy_node()
+    client.destroy_node()

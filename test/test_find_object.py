@@ -1,0 +1,109 @@
+"""Which mask is taken: the network's, geometry's, or none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from molmo_ros.datatypes import ImagePoint, RgbdFrame
+from molmo_ros.errors import ParameterError, SegmentError
+from molmo_ros.perception import find_object as module
+from molmo_ros.perception.find_object import find_object
+from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around
+from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED
+from molmo_ros.sim import SimCamera
+
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def camera() -> SimCamera:
+    return SimCamera(SEED, threads=1)
+
+
+def pointed_at(camera: SimCamera) -> tuple[RgbdFrame, ImagePoint, np.ndarray]:
+    """A frame, the middle of its largest thing, and the true mask of that."""
+    ids = camera.truth.ids
+    mask = ids == 1 + int(np.argmax(np.bincount(ids.ravel())[1:]))
+    v, u = np.argwhere(mask)[np.count_nonzero(mask) // 2]
+    return camera.frame(), ImagePoint(float(u), float(v), "thing"), mask
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return np.count_nonzero(a & b) / np.count_nonzero(a | b)
+
+
+@pytest.mark.parametrize("segmenter", [AUTO, LEARNED, GEOMETRY])
+def test_every_way_finds_a_thing_that_stands_alone(camera: SimCamera, segmenter: str) -> None:
+    frame, point, truth = pointed_at(camera)
+    segment = find_object(frame, point, lift_point(frame, point), None, segmenter)
+    assert iou(segment.mask, truth) > 0.75
+    assert 0 < segment.confidence <= 1
+
+
+def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
+    frame, ids = camera.frame(), camera.truth.ids
+    free = np.ones_like(ids, dtype=bool)
+    for v, u in np.argwhere(ids > 0)[::50]:
+        free[max(v - 60, 0) : v + 60, max(u - 60, 0) : u + 60] = False
+    free &= np.isfinite(frame.depth)
+    free[:60], free[-60:], free[:, :60], free[:, -60:] = False, False, False, False
+    v, u = np.argwhere(free)[free.sum() // 2]
+    point = ImagePoint(float(u), float(v), "nothing")
+    with pytest.raises(SegmentError):
+        find_object(frame, point, lift_point(frame, point), None, LEARNED)
+
+
+def test_an_unsure_network_leaves_it_to_geometry(camera: SimCamera, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, point, truth = pointed_at(camera)
+    lifted = lift_point(frame, point)
+    half = truth.copy()
+    half[:, : int(point.x)] = False
+
+    def told(mask: np.ndarray, confidence: float) -> None:
+        found = LearnedMask(mask, confidence, mask, 0.0)
+        monkeypatch.setattr(MaskNetwork, "__call__", lambda *_: found)
+
+    told(half, 0.4)
+    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) > 0.75  # of one thing, and unsure
+    told(half, 0.9)
+    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) < 0.7  # sure: taken as it is
+    elsewhere = np.roll(truth, 200, axis=1) & ~truth
+    told(elsewhere, 0.4)
+    with pytest.raises(SegmentError, match="in common") as error:
+        find_object(frame, point, lifted, None, AUTO)
+    assert error.value.code == "AMBIGUOUS"
+
+
+def test_an_unknown_segmenter_is_named(camera: SimCamera) -> None:
+    frame, point, _ = pointed_at(camera)
+    with pytest.raises(ParameterError, match=r"'sam'.*auto, learned, geometry"):
+        find_object(frame, point, lift_point(frame, point), None, "sam")
+
+
+def test_a_crop_has_one_metric_size_and_ends_with_the_image(camera: SimCamera) -> None:
+    frame = camera.frame()
+    near, far = crop_around(frame, 320, 240, 0.5), crop_around(frame, 320, 240, 1.0)
+    assert near.side == pytest.approx(2 * far.side)
+    assert near.rays[1] * 0.5 == pytest.approx(far.rays[1] * 1.0)  # metres per cell
+    corner = crop_around(frame, 0, 0, 0.5)
+    assert not corner.rgb[: CROP // 2 - 1, : CROP // 2 - 1].any()
+    assert not corner.depth[: CROP // 2 - 1].any()
+
+
+def test_the_mask_lies_where_the_crop_was_cut(camera: SimCamera) -> None:
+    frame, point, truth = pointed_at(camera)
+    lifted = lift_point(frame, point)
+    moved = replace(
+        frame,
+        rgb=np.roll(frame.rgb, 7, axis=1),
+        depth=np.roll(frame.depth, 7, axis=1),
+        K=frame.K + np.array([[0, 0, 7.0], [0, 0, 0], [0, 0, 0]]),
+    )
+    here = module.MaskNetwork.shared()(frame, point, lifted.position, None).mask
+    there = module.MaskNetwork.shared()(moved, replace(point, x=point.x + 7), lifted.position, None).mask
+    assert iou(np.roll(here, 7, axis=1), there) > 0.97
+    assert iou(here, truth) > 0.7

@@ -1,0 +1,445 @@
+"""Rounding with calibration: each step by itself, all generations, and what runtimes make of the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_molmo1
+import tiny_molmo2
+import tiny_molmo_point
+
+from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.checkpoint.rounded import QUANTISED
+from molmo_ros.cli import main
+from molmo_ros.errors import CheckpointError, EngineMismatchError, ParameterError
+from molmo_ros.io import write_color
+from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS
+from molmo_ros.quantise import run as whole
+from molmo_ros.quantise.activations import load_samples, save_samples
+from molmo_ros.quantise.awq import best_scale, folds, scale_layer
+from molmo_ros.quantise.blocks import OUT, Block
+from molmo_ros.quantise.keep import Cost, choose, matrix_bits
+from molmo_ros.quantise.layer import Moments, matrices, second_moments, wanted
+from molmo_ros.quantise.rounding import (
+    Grid,
+    damped,
+    descend,
+    fit_scales,
+    gptq,
+    largest_scales,
+    output_error,
+    search_scales,
+    to_nearest,
+)
+from molmo_ros.quantise.run import Plan, quantise
+from molmo_ros.quantise.samples import Listener, Question, Sample, record
+from molmo_ros.runtimes.base import Runtime
+from molmo_ros.runtimes.engine import check_fits, checkpoint_hash
+from molmo_ros.runtimes.export import DECODER, export
+from molmo_ros.runtimes.select import load_runtime
+from molmo_ros.tools.build_engine import export_graphs, profiles
+from molmo_ros.tools.compile_trt import compile_onnx
+
+INT4, INT8 = Grid(4, 32), Grid(8, 96)
+CORPUS = "Point to the red mug."
+
+
+def correlated(rng: np.random.Generator, tokens: int, width: int) -> np.ndarray:
+    """Inputs as layers have them: few directions hold most, and no two channels are independent."""
+    mixing = rng.standard_normal((width, width)) * np.geomspace(1, 0.03, width)[:, None]
+    return (rng.standard_normal((tokens, width)) @ mixing).astype(np.float32)
+
+
+@pytest.fixture
+def layer() -> tuple[np.ndarray, np.ndarray]:
+    """A matrix (64,96) and the second moments of its inputs."""
+    rng = np.random.default_rng(3)
+    x = correlated(rng, 400, 96)
+    return rng.standard_normal((64, 96)).astype(np.float32), damped(x.T @ x)
+
+
+@pytest.mark.parametrize("grid", [INT4, INT8], ids=["int4", "int8"])
+def test_each_step_lowers_the_error_of_outputs(layer: tuple[np.ndarray, np.ndarray], grid: Grid) -> None:
+    weight, h = layer
+    largest = largest_scales(weight, grid)
+    searched = search_scales(weight, np.diag(h).copy(), grid)
+    steps = [to_nearest(weight, largest, grid), gptq(weight, h, searched, grid)]
+    steps.append(descend(weight, h, steps[-1], 3))
+    steps.append(fit_scales(weight, h, steps[-1]))
+    steps.append(descend(weight, h, steps[-1], 3))
+    errors = [output_error(weight, step.weight, h) for step in steps]
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[2] <= errors[1] and errors[4] <= errors[3]
+    assert errors[3] <= (1 if grid.bits == 4 else 1.1) * errors[2]  # bf16 scales are coarse for 8 bits
+    for step in steps:
+        assert step.values.min() >= grid.least and step.values.max() <= grid.most
+        assert (step.scales > 0).all() and not (step.scales.view(np.uint32) & 0xFFFF).any()  # of bf16
+
+
+def test_independent_inputs_leave_nothing_to_gain() -> None:
+    """With H the identity, GPTQ is rounding to nearest, and a descent changes nothing."""
+    weight = np.random.default_rng(0).standard_normal((8, 96)).astype(np.float32)
+    scales = largest_scales(weight, INT4)
+    nearest = to_nearest(weight, scales, INT4)
+    h = np.eye(96, dtype=np.float32)
+    assert np.array_equal(gptq(weight, h, scales, INT4).values, nearest.values)
+    assert np.array_equal(descend(weight, h, nearest, 2).values, nearest.values)
+
+
+def test_two_inputs_that_are_the_same_share_an_error() -> None:
+    """By hand: x1 = x2, both weights 0.4 of a step: to nearest is 0 + 0, best is 1 + 0."""
+    weight = np.full((1, 16), 0.4, np.float32)
+    h = damped(np.ones((16, 16), np.float32))
+    grid = Grid(4, 16)
+    rounded = gptq(weight, h, np.ones((1, 1), np.float32), grid)
+    assert rounded.values.sum() == pytest.approx(6.4, abs=0.5)
+    assert to_nearest(weight, np.ones((1, 1), np.float32), grid).values.sum() == 0
+
+
+def test_scales_of_a_block_of_zeros() -> None:
+    weight = np.zeros((2, 32), np.float32)
+    h = np.eye(32, dtype=np.float32)
+    scales = search_scales(weight, np.ones(32, np.float32), INT4)
+    rounded = fit_scales(weight, h, gptq(weight, h, scales, INT4))
+    assert not rounded.values.any() and np.isfinite(rounded.scales).all() and (rounded.scales > 0).all()
+
+
+def test_wanted_undoes_what_inputs_lost(layer: tuple[np.ndarray, np.ndarray]) -> None:
+    """Inputs that were halved and a sum that lost a tenth want a matrix of twice the size, and that tenth."""
+    weight, _ = layer
+    rng = np.random.default_rng(1)
+    exact = rng.standard_normal((4000, 96)).astype(np.float32)
+    now = exact / 2
+    lost = exact[:, :64] / 10
+    found = Moments(now.T @ now, exact.T @ now, lost.T @ now)
+    target = wanted(weight, damped(found.h), found)
+    np.testing.assert_allclose(now @ target.T, exact @ weight.T + lost, atol=0.5)
+    assert np.abs(now @ target.T - exact @ weight.T - lost).mean() < 0.1
+
+
+def test_scaling_for_outliers() -> None:
+    """Three channels of 60 times the size: the error falls to less than half, by weights alone."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((128, 256)).astype(np.float32)
+    x = rng.standard_normal((500, 256)).astype(np.float32)
+    x[:, [7, 90, 200]] *= 60
+    h, grid = x.T @ x, Grid(4, 128)
+    s = best_scale(weight, h, grid)
+    assert s[[7, 90, 200]].min() > 3 * np.median(s)
+    scaled = to_nearest(weight * s, largest_scales(weight * s, grid), grid).weight / s
+    plain = to_nearest(weight, largest_scales(weight, grid), grid).weight
+    assert output_error(weight, scaled, h) < 0.25 * output_error(weight, plain, h)
+
+
+GENERATIONS = {
+    "qwen": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.QWEN, max_crops=0),
+    "qwen_bias": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.QWEN_BIAS, max_crops=0),
+    "olmo": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.OLMO, max_crops=0),
+    "v1": lambda folder: tiny_molmo1.write_checkpoint(folder, tiny_molmo1.OLMO),
+    "mixture": lambda folder: tiny_molmo1.write_checkpoint(folder, tiny_molmo1.MIXTURE),
+    "point": lambda folder: tiny_molmo_point.write_checkpoint(folder),
+}
+
+
+@pytest.fixture(scope="module", params=GENERATIONS)
+def generation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random checkpoint of each generation."""
+    return load_checkpoint(str(GENERATIONS[request.param](tmp_path_factory.mktemp(request.param) / "ckpt")))
+
+
+def pictures(count: int, seed: int) -> Iterator[Question]:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield rng.integers(0, 256, (40, 40, 3), dtype=np.uint8), CORPUS
+
+
+def sequences(checkpoint: Checkpoint, count: int, seed: int, most_tokens: int = 6) -> list[Sample]:
+    runtime = load_runtime(checkpoint, "onnx", "fp32", threads=1)
+    return list(record(checkpoint, runtime, pictures(count, seed), most_tokens))
+
+
+def logits(runtime: Runtime, samples: list[Sample]) -> np.ndarray:
+    """Of all tokens but those of the image, whose logits nobody reads."""
+    found = []
+    for sample in samples:
+        rows = np.arange(len(sample.limits) - 12, len(sample.limits))
+        found.append(runtime.run(sample.embeds, sample.limits, runtime.new_cache(), rows))
+    return np.concatenate(found)
+
+
+def test_scaled_weights_compute_the_same(generation: Checkpoint, tmp_path: Path) -> None:
+    save_samples(sequences(generation, 2, 0), tmp_path, lambda done: None)
+    states = load_samples(tmp_path)
+    assert states is not None
+    names = matrices(generation, 1)
+    moments = second_moments(Block(generation, 1, {}, tuple(names)), states, names)
+    text = generation.config.text
+    scaled = scale_layer(text, 1, generation.weights.read, moments, lambda name, width: Grid(4, 16))
+    assert {fold.matrix for fold in folds(text, 1)} <= scaled.keys()
+    assert any(np.abs(scaled[n] / generation.weights.read(n) - 1).max() > 0.1 for n in names if n in scaled)
+    for x, limits in zip(states, states.limits, strict=True):
+        (before,), (after,) = (Block(generation, 1, w, (OUT,)).run(x, limits) for w in ({}, scaled))
+        np.testing.assert_allclose(after, before, atol=2e-4 * np.abs(before).max())
+
+
+def test_a_block_computes_what_the_decoder_does(generation: Checkpoint, tmp_path: Path) -> None:
+    """All layers one by one, and the head in numpy: the logits of the whole graph."""
+    samples = sequences(generation, 1, 0)
+    x = samples[0].embeds
+    for index in range(generation.config.text.num_layers):
+        (x,) = Block(generation, index, {}, (OUT,)).run(x, samples[0].limits)
+    c, read = generation.config.text, generation.weights.read
+    normed = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + c.norm_eps)
+    normed *= read("model.transformer.ln_f.weight")
+    expected = logits(load_runtime(generation, "onnx", "fp32", threads=1), samples)
+    found = normed[-12:] @ read("lm_head.weight").T
+    np.testing.assert_allclose(found, expected[:, : found.shape[1]], atol=1e-3)
+
+
+def small(precision: str = "int4", method: str = "gptq", keep: float = 0.0) -> Plan:
+    return Plan(precision, method, keep, samples=12, data="noise", answer_tokens=4)
+
+
+def error(folder: Path, checkpoint: Checkpoint, precision: str) -> float:
+    """Of the logits on new images in fp32's, by that of the checkpoint rounded to nearest."""
+    new = sequences(checkpoint, 4, 99)
+    exact = logits(load_runtime(checkpoint, "onnx", "fp32", threads=1), new)
+    nearest = logits(load_runtime(checkpoint, "onnx", precision, threads=1), new)
+    runtime = load_runtime(load_checkpoint(str(folder)), "onnx", "auto", threads=1)
+    assert runtime.precision == precision
+    ours = logits(runtime, new)
+    return float(np.linalg.norm(ours - exact) / np.linalg.norm(nearest - exact))
+
+
+def test_every_generation_stays_nearer_than_rounded_to_nearest(
+    generation: Checkpoint, tmp_path: Path
+) -> None:
+    """On new images. The files are as large, and the manifest says what was done."""
+    quantise(generation, tmp_path / "q", small(), pictures(12, 0))
+    assert error(tmp_path / "q", generation, "int4") < 0.6
+    held = load_checkpoint(str(tmp_path / "q"))
+    assert held.rounded is not None
+    facts = held.rounded.facts
+    assert (facts["method"], facts["data"], facts["samples"]) == ("gptq", "noise", 12)
+    for entry in held.rounded.matrices.values():
+        assert entry["error"] < entry["error_nearest"]
+    sizes = []
+    for checkpoint in (generation, held):
+        for target in (GPU_PRECISIONS, CPU_PRECISIONS):
+            export(checkpoint, tmp_path / "graphs", target["int4"])
+            sizes.append((tmp_path / "graphs" / "decoder.data").stat().st_size)
+    assert sizes[:2] == sizes[2:]
+
+
+def plant(checkpoint: Checkpoint, folder: Path, factor: float) -> Checkpoint:
+    """The same model with three channels behind each norm that are ``factor`` times as loud."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(checkpoint.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.endswith(("attn_norm.weight", "ff_norm.weight")):
+            tensor[[5, 21, 48]] *= factor
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "awq+gptq"])
+def test_planted_outliers(tmp_path: Path, method: str) -> None:
+    """A few loud channels, as large language models have them: at most half the error of the logits."""
+    plain = load_checkpoint(str(GENERATIONS["qwen"](tmp_path / "plain")))
+    checkpoint = plant(plain, tmp_path / "loud", 40)
+    quantise(checkpoint, tmp_path / "q", small(method=method), pictures(12, 0))
+    assert error(tmp_path / "q", checkpoint, "int4") < 0.5
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(str(GENERATIONS["qwen"](tmp_path_factory.mktemp("qwen") / "ckpt")))
+
+
+@pytest.fixture(scope="module")
+def quantised(qwen: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """int4 with the worst matrices in 8 bits, by both methods."""
+    folder = tmp_path_factory.mktemp("kept") / "q"
+    said: list[str] = []
+    plan = small(method="awq+gptq", keep=5.8)
+    quantise(qwen, folder, plan, pictures(12, 0), say=said.append)
+    assert "12 samples" in said[0] and "min" in said[0] and "GB of memory" in said[0]
+    return folder
+
+
+def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> None:
+    """Within the budget, the worst by measured error, and nearer than without."""
+    held = load_checkpoint(str(quantised)).rounded
+    assert held is not None
+    kinds = {name: str(entry["kind"]) for name, entry in held.matrices.items()}
+    assert set(kinds.values()) == {"int4", "int8"}
+    assert 4.5 < held.facts["bits"] <= 5.8
+    sensitivity = held.facts["sensitivity"]
+    assert sensitivity.keys() == kinds.keys()
+    kept = [name for name, kind in kinds.items() if kind == "int8"]
+    assert max(sensitivity, key=sensitivity.get) in kept
+    quantise(qwen, tmp_path / "q", small(method="awq+gptq"), pictures(12, 0))
+    assert error(quantised, qwen, "int4") < error(tmp_path / "q", qwen, "int4")
+
+
+def test_int8_of_both_layouts(qwen: Checkpoint, tmp_path: Path) -> None:
+    quantise(qwen, tmp_path / "q", small("int8"), pictures(12, 0))
+    assert error(tmp_path / "q", qwen, "int8") < 1
+
+
+def test_openvino_and_onnx_agree(qwen: Checkpoint, quantised: Path) -> None:
+    pytest.importorskip("openvino", reason="the other runtime on a CPU")
+    held = load_checkpoint(str(quantised))
+    new = sequences(qwen, 2, 99)
+    exact, ours, theirs = (
+        logits(load_runtime(one, name, precision, threads=1), new)
+        for one, name, precision in (
+            (qwen, "onnx", "fp32"),
+            (held, "onnx", "int4"),
+            (held, "openvino", "int4"),
+        )
+    )
+    assert np.linalg.norm(theirs - ours) < 0.5 * np.linalg.norm(ours - exact)
+
+
+def test_the_folder_is_a_checkpoint(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> None:
+    """Other precisions read the checkpoint that it was made of; an engine tells them apart."""
+    held = load_checkpoint(str(quantised))
+    assert checkpoint_hash(held) != checkpoint_hash(qwen)
+    new = sequences(qwen, 1, 99)
+    a, b = (logits(load_runtime(one, "onnx", "fp32", threads=1), new) for one in (qwen, held))
+    assert np.array_equal(a, b)
+    manifest = export_graphs(held, "int4", "gpu", tmp_path / "graphs")
+    assert manifest.quantisation["method"] == "awq+gptq" and manifest.quantisation["samples"] == 12
+    assert manifest.quantisation["errors"].keys() == held.rounded.matrices.keys()  # type: ignore[union-attr]
+    check_fits(manifest, checkpoint=held)
+    with pytest.raises(EngineMismatchError, match="other weights"):
+        check_fits(manifest, checkpoint=qwen)
+    with pytest.raises(ParameterError, match="is quantised already"):
+        quantise(held, tmp_path / "again", small(), pictures(1, 0))
+
+
+def test_damaged_folders(quantised: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "q"
+    shutil.copytree(quantised, folder)
+    content = json.loads((folder / QUANTISED).read_text())
+    (folder / "layer-001.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"layer-001.safetensors is missing or damaged .*quantise anew"):
+        load_runtime(load_checkpoint(str(folder)), "onnx")
+    for change, words in (
+        ({"format": 2}, "format 2"),
+        ({"folded": {"x": "../secret"}}, "named with a folder"),
+        ({"matrices": 1}, "cannot be read"),
+    ):
+        (folder / QUANTISED).write_text(json.dumps({**content, **change}))
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(str(folder))
+    (folder / QUANTISED).write_text(json.dumps({**content, "checkpoint_hash": "other"}))
+    with pytest.raises(CheckpointError, match=r"is not what .* was made of; quantise anew"):
+        load_runtime(load_checkpoint(str(folder)), "onnx")
+    (folder / QUANTISED).write_text(json.dumps({**content, "checkpoint": str(tmp_path / "gone")}))
+    with pytest.raises(CheckpointError, match="gone"):
+        load_checkpoint(str(folder))
+
+
+def test_a_run_that_was_ended_goes_on(
+    qwen: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended in the second layer: answers and first layer are not made again, and the result is the same."""
+    folder, calls = tmp_path / "q", []
+    quantise(qwen, tmp_path / "whole", small(), pictures(12, 0))
+    round_layer = whole.round_layer
+
+    def ended(checkpoint: Checkpoint, index: int, *rest: Any) -> Any:
+        calls.append(index)
+        if calls == [0, 1]:
+            raise KeyboardInterrupt
+        return round_layer(checkpoint, index, *rest)
+
+    monkeypatch.setattr(whole, "round_layer", ended)
+    with pytest.raises(KeyboardInterrupt):
+        quantise(qwen, folder, small(), pictures(12, 0))
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):  # not a checkpoint yet
+        load_checkpoint(str(folder))
+    with pytest.raises(ParameterError, match="unfinished quantisation with other options"):
+        quantise(qwen, folder, small(method="rtn"), pictures(12, 0))
+    quantise(qwen, folder, small(), iter(()))
+    assert calls == [0, 1, 1, 2] and not (folder / whole.WORK).exists()
+    for path in (tmp_path / "whole").glob("layer-*"):
+        assert path.read_bytes() == (folder / path.name).read_bytes()
+    with pytest.raises(ParameterError, match="not empty"):
+        quantise(qwen, folder, small(), pictures(12, 0))
+
+
+def test_budget_by_hand() -> None:
+    """Two matrices of 128x128: 4.125 bits a weight, 8.125 in 8 bits; between lies one of the two."""
+    assert matrix_bits((128, 128), "int4") == 128 * 128 * 4.125
+    assert matrix_bits((128, 128), "int8") == 128 * 128 * 8.125
+    costs = {"a": Cost((128, 128), 1e-4), "b": Cost((128, 128), 2e-4)}
+    assert choose(costs, 6.124) == set()
+    assert choose(costs, 6.125) == {"b"}
+    assert choose(costs, 8.125) == {"a", "b"}
+    assert choose({"a": costs["a"], "wide": Cost((1024, 128), 3e-4)}, 5.0) == {"a"}  # more for its bytes
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan("int3"), '"int3" cannot'),
+        (Plan(method="best"), '"best" cannot .* rtn, awq, gptq'),
+        (Plan(keep=3), "keep is 3 bits"),
+        (Plan("int8", keep=5), "with int4"),
+    ],
+)
+def test_refused_plans(qwen: Checkpoint, tmp_path: Path, plan: Plan, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        quantise(qwen, tmp_path / "q", plan, pictures(1, 0))
+
+
+def test_sequences_are_whole(qwen: Checkpoint) -> None:
+    """Two questions about one image: the second one's sequence holds the image and itself, not the first."""
+    listener = Listener(load_runtime(qwen, "onnx", "fp32", threads=1))
+    rgb = next(pictures(1, 0))[0]
+    questions = [(rgb, "Point to the bowl."), (rgb, CORPUS)]
+    both = list(record(qwen, listener.inner, questions, 4))
+    alone = list(record(qwen, listener.inner, questions[1:], 4))
+    assert np.array_equal(both[1].limits, alone[0].limits) and np.array_equal(both[1].read, alone[0].read)
+    np.testing.assert_allclose(both[1].embeds, alone[0].embeds, atol=1e-6)
+    assert both[1].read.sum() == 4 and both[1].read[-4:].all()
+
+
+def test_command_with_own_pictures(
+    qwen: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for i, (rgb, _) in enumerate(pictures(2, 5)):
+        write_color(folder / f"{i}.png", rgb)
+    command = ["engine", "quantise", "--checkpoint", str(qwen.folder), "--images", str(folder)]
+    command += ["--samples", "2", "--method", "rtn", "--out", str(tmp_path / "q"), "--json"]
+    assert main(command) == 2 and "--query" in json.loads(capfd.readouterr().out)["error"]
+    assert not (tmp_path / "q").exists()
+    assert main([*command, "--query", "the red mug"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert result["data"] == str(folder) and result["samples"] == 2 and result["bits"] > 4.2
+    assert load_checkpoint(str(tmp_path / "q")).rounded is not None
+
+
+@pytest.mark.slow
+def test_tensorrt_compiles_it_with_every_attention_in_one_kernel(quantised: Path, tmp_path: Path) -> None:
+    """Mixed int4 and int8, for SM86."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13 to compile in tests")
+    held = load_checkpoint(str(quantised))
+    export(held, tmp_path / "graphs", GPU_PRECISIONS["int4"])
+    source = tmp_path / "graphs" / f"{DECODER}.onnx"
+    ranges = profiles(held, 512)[DECODER][:1]
+    compiled = compile_onnx("tensorrt_rtx", source, tmp_path / "plan", ranges, 86)
+    assert compiled.attention_kernels == held.config.text.num_layers
