@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import onnx
@@ -31,14 +31,23 @@ from molmo_ros.network.precision import (
     transposed,
 )
 
-if TYPE_CHECKING:
-    from molmo_ros.checkpoint.rounded import RoundedWeights
-
 OPSET = 18
 ROUNDED_OPSET = 21
 
 Value = str  # the name of a tensor in the graph
 Dim = int | str | None
+
+
+class RoundedMatrices(Protocol):
+    """Matrices that were rounded beforehand, by the network's names; see ``checkpoint.rounded``."""
+
+    def kind(self, name: str) -> str | None:
+        """ "int4" or "int8", or None for a matrix that is not among them."""
+        ...
+
+    def matrix(self, name: str) -> Any:
+        """Its integers, ``values``, and their ``scales``."""
+        ...
 
 
 class WeightSink:
@@ -85,7 +94,7 @@ class Graph:
     name: str
     sink: WeightSink = field(default_factory=WeightSink)
     precision: Precision = FP32
-    rounded: RoundedWeights | None = None
+    rounded: RoundedMatrices | None = None
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _weights: dict[str, TensorProto] = field(default_factory=dict)
     _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
