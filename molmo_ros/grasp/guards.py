@@ -10,11 +10,10 @@ from itertools import product
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 

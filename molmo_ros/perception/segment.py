@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import SegmentError
-from molmo_ros.perception.cloud import Index, voxel_index, voxel_means
+from molmo_ros.perception.cloud import voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
 from molmo_ros.perception.footprint import rim_around, with_stacked, within_reach
