@@ -106,9 +106,7 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
     )
 
 
-def hits_measured(
-    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
-) -> str | None:
+def hits_measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
     u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
@@ -154,9 +152,7 @@ def _measured(
     return u, v, points
 
 
-def _window(
-    frame: RgbdFrame, grasp: Grasp, gripper: Gripper
-) -> tuple[tuple[slice, slice], float, float]:
+def _window(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> tuple[tuple[slice, slice], float, float]:
     """Return which part of the image the hand can be in on its way, and its least and largest depth in m."""
     x, y, depth = gripper.palm
     back = gripper.finger_length + depth + TRAVEL_M

@@ -11,8 +11,9 @@ from molmo_ros.grasp.guards import contact_of, hidden_share, seen_at_contacts
 # Log-odds of holding are their weighted sum. By `python -m molmo_ros.tools.grasp_physics.calibrate`.
 EVIDENCE = (
     "one", "rating", "poorer_contact", "better_contact", "hidden", "wide", "slack", "spilt", "far", "small",
+    "unsure",
 )  # fmt: skip
-WEIGHTS = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+WEIGHTS = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 ROOM_M, AWAY_M, MANY = 0.02, 0.10, 1000.0
 
 
@@ -31,7 +32,7 @@ def evidence(
 
     rating: log-odds by the planner; the measured points at both contacts; share of the way in that was not
     seen; width against the hand's; room beside it; share of the mask that is not the object; distance of
-    contact and point; how few points the object has.
+    contact and point; how few points the object has; how unsure its mask is.
     """
     quality = float(np.clip(grasp.quality, 1e-4, 1 - 1e-4))
     seen = np.sort(seen_at_contacts(segment, grasp, gripper))
@@ -49,5 +50,6 @@ def evidence(
             1 - segment.kept,
             min(away / AWAY_M, 1.5),
             float(np.exp(-len(segment.cloud_m) / MANY)),
+            1 - segment.confidence,
         ]
     )
