@@ -114,6 +114,16 @@ def test_a_contact_without_depth_is_told(can_view: View) -> None:
     assert "points of the object were measured" in str(guards.contact_unknown(holed, grasp, FRANKA))
 
 
+def test_a_pinch_of_a_surface_is_told(can_view: View) -> None:
+    """The lid of a can: nothing stands out of it for fingers that are nearly closed to hold."""
+    top = straight_down(can_view, [0, 0, 0.097], opening=0.014, width=0.006)
+    assert "part of a surface" in str(guards.on_surface(can_view.frame, top, FRANKA))
+    assert guards.on_surface(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) is None
+    pen = look(block(0, 0, (0.12, 0.008, 0.009)), elevation_deg=60, size=(640, 480), distance=0.5)
+    held = straight_down(pen, [0, 0, 0.002], opening=0.03, width=0.008)
+    assert guards.on_surface(pen.frame, held, FRANKA) is None
+
+
 def test_a_contact_at_the_border_of_the_image_is_told(can_view: View) -> None:
     assert guards.outside_of_view(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) is None
     away = straight_down(can_view, [0.5, 0.4, 0.07])

@@ -29,6 +29,7 @@ HIDDEN_M = 0.015  # behind what was seen
 MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
+LEAST_RELIEF_M, AROUND_M, LEAST_POINTS = 0.004, 0.006, 6  # what is held stands out of what is beside it
 
 
 def check_grasp(
@@ -43,6 +44,7 @@ def check_grasp(
         ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
         ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
         ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
+        ("AMBIGUOUS", on_surface(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
         ("UNSEEN", fingers_unseen(frame, grasp, gripper)),
@@ -104,6 +106,47 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
     return (
         f"The contact of the grasp lies at ({u:.0f}, {v:.0f}), at the border of the {width}x{height} image "
         "or outside, where the thing is not seen; turn the camera to it."
+    )
+
+
+def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to fingers that pinch a surface, as the floor of a bowl, where nothing stands out of it."""
+    width = max(grasp.width, 0.004)
+    ends = gripper.finger_width, width + 0.03
+    corners = np.array([[s * ends[0], t * ends[1], 0.0] for s in (1, -1) for t in (1, -1)])
+    camera = transform_points(pose_matrix(grasp.pose), corners)
+    u = frame.K[0, 0] * camera[:, 0] / camera[:, 2] + frame.K[0, 2]
+    v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]
+    rows = slice(max(int(v.min()) - 8, 0), max(int(v.max()) + 8, 0))
+    columns = slice(max(int(u.min()) - 8, 0), max(int(u.max()) + 8, 0))
+    z = frame.depth[rows, columns].astype(np.float64)
+    i, j = np.nonzero(np.isfinite(z))
+    z = z[i, j]
+    seen = np.stack(
+        [
+            (j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z,
+            (i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z,
+            z,
+        ],
+        axis=1,
+    )
+    x, y, depth = transform_points(invert(pose_matrix(grasp.pose)), seen).T
+    strip = (np.abs(x) < gripper.finger_width / 2) & (depth > -0.05) & (depth < 0.05)
+    held = strip & (np.abs(y) < width / 2)
+    if np.count_nonzero(held) < LEAST_POINTS:
+        return None
+    top = float(np.quantile(depth[held], 0.2))
+    relief = []
+    for side in (1, -1):
+        beside = strip & (side * y > width / 2 + 0.002) & (side * y < width / 2 + 0.002 + AROUND_M)
+        if np.count_nonzero(beside) >= LEAST_POINTS:
+            relief.append(float(np.median(depth[beside])) - top)
+    if not relief or max(relief) >= LEAST_RELIEF_M:
+        return None
+    return (
+        f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
+        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
+        "point at an edge or a rim, or look from another side."
     )
 
 

@@ -61,7 +61,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             name: CameraInput(self, name, self.config, self._transforms)
             for name in self.config.cameras or ("",)
         }
-        context = self.context = NodeContext(
+        self.guard = Guard(self, self.config, self._transforms)
+        context = NodeContext(
             node=self,
             config=lambda: self.config,
             cameras=self.cameras,
@@ -69,7 +70,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             worker=self.worker,
             transforms=self._transforms,
             outputs=Outputs(self, lambda: self.config),
-            guard=Guard(self, self.config, self._transforms),
+            guard=self.guard,
             latency=self.latency,
         )
         self.interfaces = Interfaces(context)

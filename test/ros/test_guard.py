@@ -116,11 +116,11 @@ def test_the_policy_refuses_and_says_why(
     client: GraspClient, camera: Camera, poses: Poses, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch,
     setting: Callable[..., None],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(molmo.context.guard, "_policy", Policy.load("home"))
+    monkeypatch.setattr(molmo.guard, "_policy", Policy.load("home"))
     setting(policy_people=False)
     camera.show()
     assert ask(client)[0].status == GraspTarget.OK and poses.count() == 1
-    monkeypatch.setattr(molmo.context.guard, "_policy", _refusing("bowl"))
+    monkeypatch.setattr(molmo.guard, "_policy", _refusing("bowl"))
     camera.show()
     response = client.find(GOOD, timeout_s=60.0)
     assert (response.success, response.code) == (False, "REFUSED_BY_POLICY")
