@@ -10,7 +10,7 @@ from itertools import product
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
@@ -46,6 +46,7 @@ def check_grasp(
         ("AMBIGUOUS", on_surface(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
+        ("UNSEEN", fingers_unseen(frame, grasp, gripper)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -148,9 +149,7 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     )
 
 
-def hits_measured(
-    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
-) -> str | None:
+def hits_measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
     u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
@@ -196,9 +195,7 @@ def _measured(
     return u, v, points
 
 
-def _window(
-    frame: RgbdFrame, grasp: Grasp, gripper: Gripper
-) -> tuple[tuple[slice, slice], float, float]:
+def _window(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> tuple[tuple[slice, slice], float, float]:
     """Return which part of the image the hand can be in on its way, and its least and largest depth in m."""
     x, y, depth = gripper.palm
     back = gripper.finger_length + depth + TRAVEL_M
@@ -240,6 +237,29 @@ def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     )
 
 
+def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to a grasp both fingers of which end in a hole of the depth, or behind what was seen.
+
+    One finger often does: that on the far side of the thing.
+    """
+    length, width, thick = gripper.finger_length, gripper.finger_width, gripper.finger_thickness
+    share = []
+    for side in (-1.0, 1.0):
+        axes = (
+            np.linspace(-width / 2, width / 2, 3),
+            side * (grasp.opening / 2 + np.linspace(0.0, thick, 3)),
+            -np.linspace(0.0, length / 2, 4),
+        )
+        hidden, unknown = _unseen(frame, grasp, axes)
+        share.append(float(np.mean(hidden | unknown)))
+    if min(share) <= MOST_HIDDEN:
+        return None
+    return (
+        f"Of the places of both fingers {share[0]:.0%} and {share[1]:.0%} were not seen: they would end in a "
+        "hole of the depth, or behind what was seen; look from another side."
+    )
+
+
 def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
     """Return the share of the palm's way in that lies behind what was seen; out of view counts half."""
     x, y, depth = gripper.palm
@@ -248,6 +268,12 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
         np.linspace(-y / 2, y / 2, 7),
         -gripper.finger_length - np.linspace(0.0, depth + TRAVEL_M, 6),
     )
+    hidden, unknown = _unseen(frame, grasp, axes)
+    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
+
+
+def _unseen(frame: RgbdFrame, grasp: Grasp, axes: tuple[Array, Array, Array]) -> tuple[Mask, Mask]:
+    """Mark which places (N,) of a lattice in the grasp's frame lie behind what was seen, or were not seen."""
     local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     camera = transform_points(pose_matrix(grasp.pose), local)
     z = np.maximum(camera[:, 2], 1e-3)
@@ -258,5 +284,4 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
     seen = frame.depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
     with np.errstate(invalid="ignore"):
         hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
-    unknown = ~inside | ~np.isfinite(seen)
-    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
+    return hidden, ~inside | ~np.isfinite(seen)

@@ -252,8 +252,10 @@ def _on_support(seed: Array, plane: Array | None, distance: float | None = None)
     if plane is not None:
         height = 1000 * float(plane[:3] @ seed + plane[3])
         where = f" {abs(height):.0f} mm {'above' if height >= 0 else 'below'} what was taken for its support"
-    far = "nothing stands out of the support" if distance is None else (
-        f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away"
+    far = (
+        "nothing stands out of the support"
+        if distance is None
+        else (f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away")
     )
     return SegmentError(f"The point lies{where}, and {far}; ask for a thing that is at least 6 mm high.")
 
