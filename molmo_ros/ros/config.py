@@ -294,8 +294,10 @@ def make_config(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises: ParameterError for an unknown name or a value outside its range.
     """
     known = {setting.name: setting for setting in fields(kind)}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise ParameterError(f"There is no parameter {name!r}; known: {', '.join(sorted(known))}.")
         check_value(name, value, spec_of(known[name]))
-    return kind(**values)
+        checked[name] = tuple(value) if isinstance(known[name].default, tuple) else value  # ROS gives lists
+    return kind(**checked)
