@@ -165,8 +165,8 @@ def _too_uncertain(target: GraspTarget, limits: Limits) -> Reason | None:
         if math.isnan(sigma):
             return (
                 TargetStatus.UNCERTAIN,
-                f"The covariance of the position is not known, so {bound} cannot be checked; take a server that "
-                "tells probabilities, or set max_sigma to 0, which does not ask.",
+                f"The covariance of the position is not known, so {bound} cannot be checked; take a server "
+                "that tells probabilities, or set max_sigma to 0, which does not ask.",
             )
         if sigma > limits.max_sigma_m:
             return (
