@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.candidates import Candidates
 from molmo_ros.grasp.contacts import hold
 from molmo_ros.grasp.fits import Fits, Refusals
@@ -20,7 +20,6 @@ from molmo_ros.grasp.sweep import (
     weights,
     within,
 )
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 
 MIN_INSIDE = 4  # points between the pads

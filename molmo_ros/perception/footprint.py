@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.outline import in_hull
 
 STACKED = 0.9  # share of a part above the object's footprint that makes it part of the object
