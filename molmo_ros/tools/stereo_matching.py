@@ -48,7 +48,7 @@ def _infrared(rgb: Image, dots: Array, rng: np.random.Generator) -> Image:
 def _sgbm(left: Image, right: Image) -> Array:
     """Disparity (H,W) px, 0 where there is none."""
     block = 7
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=FARTHEST,
         numDisparities=MOST - FARTHEST + 8,
         blockSize=block,
