@@ -28,7 +28,8 @@ HIDDEN_M = 0.015  # behind what was seen
 MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
-LEAST_RELIEF_M, AROUND_M, LEAST_POINTS = 0.004, 0.006, 6  # what is held stands out of what is beside it
+LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out of what is beside it on both sides
+FROM_M, TO_M = 0.004, 0.014  # of the fingers' contact: that is beside it; nearer, stereo smears
 
 
 def check_grasp(
@@ -137,14 +138,14 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     top = float(np.quantile(depth[held], 0.2))
     relief = []
     for side in (1, -1):
-        beside = strip & (side * y > width / 2 + 0.002) & (side * y < width / 2 + 0.002 + AROUND_M)
+        beside = strip & (side * y > width / 2 + FROM_M) & (side * y < width / 2 + TO_M)
         if np.count_nonzero(beside) >= LEAST_POINTS:
             relief.append(float(np.median(depth[beside])) - top)
-    if not relief or max(relief) >= LEAST_RELIEF_M:
+    if not relief or min(relief) >= LEAST_RELIEF_M:
         return None
     return (
         f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
-        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
+        f"{1000 * min(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
         "point at an edge or a rim, or look from another side."
     )
 
