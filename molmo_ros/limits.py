@@ -41,7 +41,7 @@ class Box:
             return False
         enter = max(0.0, *np.minimum(near, far)[along].tolist(), 0.0)
         leave = min(1.0, *np.maximum(near, far)[along].tolist(), 1.0)
-        return enter <= leave
+        return bool(enter <= leave)
 
 
 def parse_boxes(texts: Sequence[str], name: str) -> tuple[Box, ...]:
