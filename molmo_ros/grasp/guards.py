@@ -215,7 +215,7 @@ def _window(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> tuple[tuple[sli
     return (slice(v[0], v[1]), slice(u[0], u[1])), low, high
 
 
-def _real(frame: RgbdFrame, v: Index, u: Index) -> Array:
+def _real(frame: RgbdFrame, v: Index, u: Index) -> Mask:
     """Mark which pixels (N,) lie on a surface, and not on a ramp or alone."""
     height, width = frame.depth.shape
     count = np.zeros(len(v), dtype=np.intp)

@@ -142,7 +142,8 @@ class RandomTransformers(Transformers):
         torch.set_default_dtype(getattr(torch, dtype))
         try:
             with torch.device(device):
-                self._model = Molmo2ForConditionalGeneration(config).eval()
+                model: Any = Molmo2ForConditionalGeneration(config)
+                self._model = model.eval()
         finally:
             torch.set_default_dtype(before)
 
