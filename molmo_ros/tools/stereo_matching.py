@@ -42,7 +42,7 @@ def _infrared(rgb: Image, dots: AnyArray, rng: np.random.Generator) -> Image:
     """Grey image (H,W) uint8 of a surface that the dots light, with noise."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     lit = grey * (0.6 + 2.5 * dots) + 60 * dots
-    return np.clip(lit + GREY_NOISE * rng.standard_normal(grey.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(lit + GREY_NOISE * rng.standard_normal(grey.shape), 0, 255), np.uint8)
 
 
 def _sgbm(left: Image, right: Image) -> Array:
