@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from molmo_ros.quantise.awq import best_scale, folds, scale_layer
 from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.keep import Cost, choose, matrix_bits
 from molmo_ros.quantise.layer import Moments, matrices, second_moments, wanted
+from molmo_ros.quantise.pictures import from_folder
 from molmo_ros.quantise.rounding import (
     Grid,
     damped,
@@ -137,14 +138,24 @@ def test_scaling_for_outliers() -> None:
     assert output_error(weight, scaled, h) < 0.25 * output_error(weight, plain, h)
 
 
-GENERATIONS = {
-    "qwen": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.QWEN, max_crops=0),
-    "qwen_bias": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.QWEN_BIAS, max_crops=0),
-    "olmo": lambda folder: tiny_molmo2.write_checkpoint(folder, tiny_molmo2.OLMO, max_crops=0),
-    "v1": lambda folder: tiny_molmo1.write_checkpoint(folder, tiny_molmo1.OLMO),
-    "mixture": lambda folder: tiny_molmo1.write_checkpoint(folder, tiny_molmo1.MIXTURE),
-    "point": lambda folder: tiny_molmo_point.write_checkpoint(folder),
+TWO_LAYERS = {"num_hidden_layers": 2}  # what a layer loses, the next one sees; more layers only take time
+
+
+def molmo2(text: dict[str, Any]) -> Callable[[Path], Path]:
+    return lambda folder: tiny_molmo2.write_checkpoint(folder, {**text, **TWO_LAYERS}, max_crops=0)
+
+
+GENERATIONS: dict[str, Callable[[Path], Path]] = {
+    "qwen": molmo2(tiny_molmo2.QWEN),
+    "qwen_bias": molmo2(tiny_molmo2.QWEN_BIAS),
+    "olmo": molmo2(tiny_molmo2.OLMO),
+    "v1": lambda folder: tiny_molmo1.write_checkpoint(
+        folder, {**tiny_molmo1.OLMO, **TWO_LAYERS}, max_crops=1
+    ),
+    "mixture": lambda folder: tiny_molmo1.write_checkpoint(folder, tiny_molmo1.MIXTURE, max_crops=1),
+    "point": lambda folder: tiny_molmo_point.write_checkpoint(folder, max_crops=1),
 }
+SAMPLES = 8
 
 
 @pytest.fixture(scope="module", params=GENERATIONS)
@@ -203,7 +214,7 @@ def test_a_block_computes_what_the_decoder_does(generation: Checkpoint, tmp_path
 
 
 def small(precision: str = "int4", method: str = "gptq", keep: float = 0.0) -> Plan:
-    return Plan(precision, method, keep, samples=12, data="noise", answer_tokens=4)
+    return Plan(precision, method, keep, samples=SAMPLES, data="noise", answer_tokens=4)
 
 
 def error(folder: Path, checkpoint: Checkpoint, precision: str) -> float:
@@ -221,12 +232,12 @@ def test_every_generation_stays_nearer_than_rounded_to_nearest(
     generation: Checkpoint, tmp_path: Path
 ) -> None:
     """On new images. The files are as large, and the manifest says what was done."""
-    quantise(generation, tmp_path / "q", small(), pictures(12, 0))
+    quantise(generation, tmp_path / "q", small(), pictures(SAMPLES, 0))
     assert error(tmp_path / "q", generation, "int4") < 0.6
     held = load_checkpoint(str(tmp_path / "q"))
     assert held.rounded is not None
     facts = held.rounded.facts
-    assert (facts["method"], facts["data"], facts["samples"]) == ("gptq", "noise", 12)
+    assert (facts["method"], facts["data"], facts["samples"]) == ("gptq", "noise", SAMPLES)
     for entry in held.rounded.matrices.values():
         assert entry["error"] < entry["error_nearest"]
     sizes = []
@@ -255,8 +266,9 @@ def test_planted_outliers(tmp_path: Path, method: str) -> None:
     """A few loud channels, as large language models have them: at most half the error of the logits."""
     plain = load_checkpoint(str(GENERATIONS["qwen"](tmp_path / "plain")))
     checkpoint = plant(plain, tmp_path / "loud", 40)
-    quantise(checkpoint, tmp_path / "q", small(method=method), pictures(12, 0))
-    assert error(tmp_path / "q", checkpoint, "int4") < (0.75 if method == "awq" else 0.5)  # AWQ alone gains less
+    quantise(checkpoint, tmp_path / "q", small(method=method), pictures(SAMPLES, 0))
+    most = 0.75 if method == "awq" else 0.5  # AWQ alone gains less
+    assert error(tmp_path / "q", checkpoint, "int4") < most
 
 
 @pytest.fixture(scope="module")
@@ -270,8 +282,8 @@ def quantised(qwen: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("kept") / "q"
     said: list[str] = []
     plan = small(method="awq+gptq", keep=5.8)
-    quantise(qwen, folder, plan, pictures(12, 0), say=said.append)
-    assert "12 samples" in said[0] and "min" in said[0] and "GB of memory" in said[0]
+    quantise(qwen, folder, plan, pictures(SAMPLES, 0), say=said.append)
+    assert f"{SAMPLES} samples" in said[0] and "min" in said[0] and "GB of memory" in said[0]
     return folder
 
 
@@ -286,12 +298,12 @@ def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> Non
     assert sensitivity.keys() == kinds.keys()
     kept = [name for name, kind in kinds.items() if kind == "int8"]
     assert max(sensitivity, key=sensitivity.get) in kept
-    quantise(qwen, tmp_path / "q", small(method="awq+gptq"), pictures(12, 0))
+    quantise(qwen, tmp_path / "q", small(method="awq+gptq"), pictures(SAMPLES, 0))
     assert error(quantised, qwen, "int4") < error(tmp_path / "q", qwen, "int4")
 
 
 def test_int8_of_both_layouts(qwen: Checkpoint, tmp_path: Path) -> None:
-    quantise(qwen, tmp_path / "q", small("int8"), pictures(12, 0))
+    quantise(qwen, tmp_path / "q", small("int8"), pictures(SAMPLES, 0))
     assert error(tmp_path / "q", qwen, "int8") < 1
 
 
@@ -318,7 +330,7 @@ def test_the_folder_is_a_checkpoint(qwen: Checkpoint, quantised: Path, tmp_path:
     a, b = (logits(load_runtime(one, "onnx", "fp32", threads=1), new) for one in (qwen, held))
     assert np.array_equal(a, b)
     manifest = export_graphs(held, "int4", "gpu", tmp_path / "graphs")
-    assert manifest.quantisation["method"] == "awq+gptq" and manifest.quantisation["samples"] == 12
+    assert manifest.quantisation["method"] == "awq+gptq" and manifest.quantisation["samples"] == SAMPLES
     assert manifest.quantisation["errors"].keys() == held.rounded.matrices.keys()  # type: ignore[union-attr]
     check_fits(manifest, checkpoint=held)
     with pytest.raises(EngineMismatchError, match="other weights"):
@@ -355,7 +367,7 @@ def test_a_run_that_was_ended_goes_on(
 ) -> None:
     """Ended in the second layer: answers and first layer are not made again, and the result is the same."""
     folder, calls = tmp_path / "q", []
-    quantise(qwen, tmp_path / "whole", small(), pictures(12, 0))
+    quantise(qwen, tmp_path / "whole", small(), pictures(SAMPLES, 0))
     round_layer = whole.round_layer
 
     def ended(checkpoint: Checkpoint, index: int, *rest: Any) -> Any:
@@ -366,17 +378,17 @@ def test_a_run_that_was_ended_goes_on(
 
     monkeypatch.setattr(whole, "round_layer", ended)
     with pytest.raises(KeyboardInterrupt):
-        quantise(qwen, folder, small(), pictures(12, 0))
+        quantise(qwen, folder, small(), pictures(SAMPLES, 0))
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):  # not a checkpoint yet
         load_checkpoint(str(folder))
     with pytest.raises(ParameterError, match="unfinished quantisation with other options"):
-        quantise(qwen, folder, small(method="rtn"), pictures(12, 0))
+        quantise(qwen, folder, small(method="rtn"), pictures(SAMPLES, 0))
     quantise(qwen, folder, small(), iter(()))
-    assert calls == [0, 1, 1, 2] and not (folder / whole.WORK).exists()
+    assert calls == [0, 1, 1] and not (folder / whole.WORK).exists()
     for path in (tmp_path / "whole").glob("layer-*"):
         assert path.read_bytes() == (folder / path.name).read_bytes()
     with pytest.raises(ParameterError, match="not empty"):
-        quantise(qwen, folder, small(), pictures(12, 0))
+        quantise(qwen, folder, small(), pictures(SAMPLES, 0))
 
 
 def test_budget_by_hand() -> None:
@@ -397,6 +409,7 @@ def test_budget_by_hand() -> None:
         (Plan(method="best"), '"best" cannot .* rtn, awq, gptq'),
         (Plan(keep=3), "keep is 3 bits"),
         (Plan("int8", keep=5), "with int4"),
+        (Plan(keep=4.2), r"int4 alone takes 4\.\d+ here; give more"),
     ],
 )
 def test_refused_plans(qwen: Checkpoint, tmp_path: Path, plan: Plan, words: str) -> None:
@@ -414,6 +427,14 @@ def test_sequences_are_whole(qwen: Checkpoint) -> None:
     assert np.array_equal(both[1].limits, alone[0].limits) and np.array_equal(both[1].read, alone[0].read)
     np.testing.assert_allclose(both[1].embeds, alone[0].embeds, atol=1e-6)
     assert both[1].read.sum() == 4 and both[1].read[-4:].all()
+
+
+def test_each_picture_meets_each_question(tmp_path: Path) -> None:
+    """Two pictures and two questions: four samples are all four pairs."""
+    for i in range(2):
+        write_color(tmp_path / f"{i}.png", np.full((8, 8, 3), i, np.uint8))
+    found = {(int(rgb[0, 0, 0]), prompt) for rgb, prompt in from_folder(tmp_path, ["the red mug"], 4)}
+    assert len(found) == 4
 
 
 def test_command_with_own_pictures(

@@ -9,9 +9,11 @@ import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Float32
+from molmo_ros.network.config import TextConfig
 from molmo_ros.network.precision import block_size
 from molmo_ros.quantise.activations import Activations
 from molmo_ros.quantise.blocks import OUT, Block
+from molmo_ros.quantise.cost import shapes
 from molmo_ros.quantise.layer import Method, matrices, round_matrix, second_moments
 from molmo_ros.quantise.rounding import Grid, damped
 
@@ -36,6 +38,12 @@ def matrix_bits(shape: tuple[int, ...], kind: str) -> float:
     if kind == "int4":
         return count * (4 + SCALE_BITS / block_size(shape[-1]))
     return count * (8 + SCALE_BITS / shape[-1])
+
+
+def least_bits(c: TextConfig) -> float:
+    """Bits a weight, on average, of matrices that are all int4; experts, which never are, do not count."""
+    sizes = shapes(c) if c.experts is None else shapes(c)[:2]
+    return sum(matrix_bits(size, "int4") for size in sizes) / sum(out * width for out, width in sizes)
 
 
 def layer_costs(checkpoint: Checkpoint, index: int, states: Activations, method: Method) -> dict[str, Cost]:

@@ -30,7 +30,8 @@ def from_folder(folder: Path, queries: list[str], count: int) -> Iterator[Questi
         raise FrameError(f"{folder} holds no picture ({', '.join(PICTURES)}); give a folder with some.")
     asked = prompts(queries)
     for i in range(count):
-        yield read_color(paths[i % len(paths)]), asked[i % len(asked)]
+        turn, at = divmod(i, len(paths))
+        yield read_color(paths[at]), _asked(asked, turn, at)
 
 
 def from_bag(path: Path, queries: list[str], count: int, topic: str = "") -> Iterator[Question]:
@@ -45,13 +46,20 @@ def from_bag(path: Path, queries: list[str], count: int, topic: str = "") -> Ite
             raise FrameError(f'{path}: "{topic}" is not one of its colour images ({listed}); give --image.')
         topic = topic or colors[0]
         frames = sum(1 for _ in bag.messages([topic]))
+        if not frames:
+            raise FrameError(f'{path}: "{topic}" holds no frame; give a recording with some.')
         wanted = np.linspace(0, frames - 1, min(count, frames)).round().astype(int).tolist()
         done = 0
         while done < count:  # a short recording is asked about more than once
             for i, (_, message) in enumerate(bag.messages([topic])):
                 if i in wanted and done < count:
-                    yield _decoded(message), asked[done % len(asked)]
+                    yield _decoded(message), _asked(asked, *divmod(done, len(wanted)))
                     done += 1
+
+
+def _asked(asked: list[str], turn: int, picture: int) -> str:
+    """The next question in each turn over the pictures, so that each picture meets all questions."""
+    return asked[(turn + picture) % len(asked)]
 
 
 def _decoded(message: object) -> Image:

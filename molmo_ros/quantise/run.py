@@ -20,7 +20,7 @@ from molmo_ros.quantise.activations import Activations, load_samples, save_sampl
 from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.cost import memory_bytes, seconds
 from molmo_ros.quantise.experts import round_experts
-from molmo_ros.quantise.keep import SAMPLES, Cost, choose, layer_costs, matrix_bits
+from molmo_ros.quantise.keep import SAMPLES, Cost, choose, layer_costs, least_bits, matrix_bits
 from molmo_ros.quantise.layer import METHODS, Layer, Method, round_layer
 from molmo_ros.quantise.rounding import Grid
 from molmo_ros.quantise.samples import Question, record
@@ -41,7 +41,7 @@ class Plan:
     images are from, in words; ``answer_tokens``: of an answer at most."""
 
     precision: str = "int4"
-    method: str = "awq+gptq"
+    method: str = "gptq"
     keep: float = 0.0
     samples: int = 128
     data: str = "simulated scenes"
@@ -70,6 +70,11 @@ def quantise(
     Raises: ParameterError, CheckpointError.
     """
     plan.check()
+    least = least_bits(checkpoint.config.text)
+    if 0 < plan.keep < least:
+        raise ParameterError(
+            f"keep is {plan.keep:g} bits a weight, and int4 alone takes {least:.2f} here; give more."
+        )
     if checkpoint.rounded is not None:
         raise ParameterError(
             f"{checkpoint.folder} is quantised already; take {checkpoint.rounded.checkpoint}."
