@@ -24,6 +24,8 @@ def imports(package: Path = PACKAGE) -> Parts:
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package)
         part = file.parts[0].removesuffix(".py")
+        if part in GENERATED:
+            continue
         row = found.setdefault(part, {})
         for module in _imported(ast.parse(path.read_text(encoding="utf-8"))):
             other = module.split(".")[1]
