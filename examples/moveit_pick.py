@@ -28,7 +28,8 @@ def objection(target: GraspTarget, now_s: float) -> str:
     """Why not to grasp a target, empty if nothing speaks against it. What is not known (NaN) does."""
     if target.status != GraspTarget.OK:
         return target.status_text
-    sigma = float(np.sqrt(np.linalg.eigvalsh(np.reshape(target.position_covariance, (3, 3)))[-1]))
+    covariance = np.reshape(target.position_covariance, (3, 3))  # eigvalsh refuses NaN
+    sigma = float(np.sqrt(np.linalg.eigvalsh(covariance)[-1])) if np.isfinite(covariance).all() else np.nan
     age_s = now_s - target.header.stamp.sec - target.header.stamp.nanosec * 1e-9
     for good, fact in (
         (target.point.confidence >= LEAST_CONFIDENCE, f"confidence {target.point.confidence:.2f}"),

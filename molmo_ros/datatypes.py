@@ -23,6 +23,7 @@ Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Progress = Callable[[str, float], None]  # a stage in words, and the share 0..1 that is done
+CountProgress = Callable[[int, int], None]  # how many are done, and of how many
 ShouldStop = Callable[[], bool]  # asked between two steps: True once the caller has given up
 
 

@@ -41,7 +41,7 @@ class Box:
             return False
         enter = max(0.0, *np.minimum(near, far)[along].tolist(), 0.0)
         leave = min(1.0, *np.maximum(near, far)[along].tolist(), 1.0)
-        return enter <= leave
+        return bool(enter <= leave)
 
 
 def parse_boxes(texts: Sequence[str], name: str) -> tuple[Box, ...]:
@@ -161,12 +161,18 @@ def _out_of_bounds(target: GraspTarget, limits: Limits, T: Array | None) -> Reas
 
 def _too_uncertain(target: GraspTarget, limits: Limits) -> Reason | None:
     if math.isfinite(limits.max_sigma_m):
-        sigma = _worst_sigma(target.covariance)
-        if not sigma <= limits.max_sigma_m:
+        sigma, bound = _worst_sigma(target.covariance), f"max_sigma = {limits.max_sigma_m * 1000:g} mm"
+        if math.isnan(sigma):
             return (
                 TargetStatus.UNCERTAIN,
-                f"The position is known to {sigma * 1000:.0f} mm (one sigma), worse than max_sigma = "
-                f"{limits.max_sigma_m * 1000:g} mm; bring the camera nearer, or raise it.",
+                f"The covariance of the position is not known, so {bound} cannot be checked; take a server "
+                "that tells probabilities, or set max_sigma to 0, which does not ask.",
+            )
+        if sigma > limits.max_sigma_m:
+            return (
+                TargetStatus.UNCERTAIN,
+                f"The position is known to {sigma * 1000:.0f} mm (one sigma), worse than {bound}; bring the "
+                "camera nearer, or raise it.",
             )
     confidence = target.point.confidence
     if limits.min_confidence > 0 and not confidence >= limits.min_confidence:

@@ -109,6 +109,6 @@ def test_a_download_that_fails_says_so(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "molmo_ros.cli", "info", "nobody/none"]
-    for option, message in (((), "set allow_download"), (("--allow-download",), "cannot be fetched")):
+    for option, message in (((), "hf download"), (("--allow-download",), "cannot be fetched")):
         done = subprocess.run([*command, *option], env=environment, capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -156,7 +156,7 @@ def test_graphs_that_several_processes_want_are_written_once(tmp_path: Path) -> 
     code = """
 import time
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
-from molmo_ros.network import export
+from molmo_ros.runtimes import export
 from molmo_ros.network.precision import FP32
 real = export.export
 export.export = lambda *a, **k: (print("wrote"), time.sleep(1), real(*a, **k))

@@ -54,7 +54,7 @@ def test_the_command_gives_numbers_and_a_sheet(tmp_path: Path, capsys: pytest.Ca
     result = json.loads(capsys.readouterr().out)
     assert result["targets"] == 3 and result["frames"] == 1
     assert sum(result["statuses"].values()) == 3
-    assert result["iou"]["n"] == 2 and result["iou"]["mean"] > 0.85
+    assert result["iou"]["n"] == 2 and result["iou"]["mean"] > 0.75
     assert result["sent_though_refusal_expected"] == []
     for row in result["results"][:2]:
         assert row["distance_m"] is None or row["distance_m"] < 0.3

@@ -138,6 +138,14 @@ def test_a_way_through_what_nobody_saw_is_told(can_view: View) -> None:
     assert "did not see" in str(guards.way_unseen(view.frame, behind, FRANKA))
 
 
+def test_both_fingers_in_a_hole_of_the_depth_are_told(can_view: View) -> None:
+    grasp = straight_down(can_view, [0, 0, 0.07])
+    assert guards.fingers_unseen(can_view.frame, grasp, FRANKA) is None
+    depth = np.full_like(can_view.frame.depth, np.nan)
+    holed = replace(can_view.frame, depth=depth)
+    assert "hole" in str(guards.fingers_unseen(holed, grasp, FRANKA))
+
+
 def test_two_things_joined_by_a_ramp_are_parted() -> None:
     """Depth runs from a ball over 6 px to a box 8 cm behind it: the ball alone is the segment."""
     view = smeared(

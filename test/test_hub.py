@@ -100,7 +100,7 @@ def test_a_hub_id(hub: tuple[str, type[Hub]], tmp_path: Path) -> None:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     refused = load("no")
-    assert refused.returncode != 0 and "set allow_download" in refused.stderr and not served.asked
+    assert refused.returncode != 0 and "hf download" in refused.stderr and not served.asked
     fetched = load("yes")
     assert fetched.returncode == 0, fetched.stderr
     folder = Path(fetched.stdout.strip())

@@ -261,7 +261,7 @@ def plant(checkpoint: Checkpoint, folder: Path, factor: float) -> Checkpoint:
     return load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize(("method", "most"), [("awq", 0.8), ("gptq", 0.5), ("awq+gptq", 0.5)])
+@pytest.mark.parametrize(("method", "most"), [("awq", 0.75), ("gptq", 0.5), ("awq+gptq", 0.5)])
 def test_planted_outliers(tmp_path: Path, method: str, most: float) -> None:
     """A few loud channels, as large language models have them: at most half the error of the logits by GPTQ.
 

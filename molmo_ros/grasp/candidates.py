@@ -9,9 +9,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 from molmo_ros.perception.outline import rectangle_angle
 from molmo_ros.transforms import unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.candidates import Candidates
 from molmo_ros.grasp.contacts import hold
 from molmo_ros.grasp.fits import Fits, Refusals
@@ -20,12 +20,11 @@ from molmo_ros.grasp.sweep import (
     weights,
     within,
 )
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 
 MIN_INSIDE = 4  # points between the pads
 MIN_COSINE = 0.7  # of the worse contact normal to the closing direction; rubber holds up to 0.88
-MAX_SQUEEZE = 0.4  # sine of the slope of both contacts by which the object is pushed out of the hand
+MAX_SQUEEZE = 0.42  # sine of the slope of both contacts that pushes the object out; friction 0.5 holds 0.447
 BIN_M = 0.001
 TABLE_CLEARANCE_M = 0.003
 PALM_CLEARANCE_M = 0.006

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import Swept
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 
 UNSEEN_COSINE = 0.75  # of a contact of which nothing is known but that the object ends there

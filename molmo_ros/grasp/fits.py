@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from molmo_ros.datatypes import Array
+from molmo_ros.datatypes import Array, Index
 from molmo_ros.grasp.candidates import Candidates
-from molmo_ros.perception.cloud import Index
 
 
 @dataclass(frozen=True)

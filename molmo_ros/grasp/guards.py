@@ -10,15 +10,14 @@ from itertools import product
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
-FAR_M = 0.15  # from the point to the contact: who points farther away means something else
+FAR_M = 0.12  # from the point to the contact: who points farther away means something else
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
 OUTLINE_PX = 3  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
@@ -29,7 +28,8 @@ HIDDEN_M = 0.015  # behind what was seen
 MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
-LEAST_RELIEF_M, AROUND_M, LEAST_POINTS = 0.004, 0.006, 6  # what is held stands out of what is beside it
+LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out of what is beside it on both sides
+FROM_M, TO_M = 0.004, 0.014  # of the fingers' contact: that is beside it; nearer, stereo smears
 
 
 def check_grasp(
@@ -47,6 +47,7 @@ def check_grasp(
         ("AMBIGUOUS", on_surface(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
+        ("UNSEEN", fingers_unseen(frame, grasp, gripper)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -137,21 +138,19 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     top = float(np.quantile(depth[held], 0.2))
     relief = []
     for side in (1, -1):
-        beside = strip & (side * y > width / 2 + 0.002) & (side * y < width / 2 + 0.002 + AROUND_M)
+        beside = strip & (side * y > width / 2 + FROM_M) & (side * y < width / 2 + TO_M)
         if np.count_nonzero(beside) >= LEAST_POINTS:
             relief.append(float(np.median(depth[beside])) - top)
-    if not relief or max(relief) >= LEAST_RELIEF_M:
+    if not relief or min(relief) >= LEAST_RELIEF_M:
         return None
     return (
         f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
-        f"{1000 * max(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is a part of a surface; "
+        f"{1000 * min(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
         "point at an edge or a rim, or look from another side."
     )
 
 
-def hits_measured(
-    frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
-) -> str | None:
+def hits_measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
     u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
@@ -197,9 +196,7 @@ def _measured(
     return u, v, points
 
 
-def _window(
-    frame: RgbdFrame, grasp: Grasp, gripper: Gripper
-) -> tuple[tuple[slice, slice], float, float]:
+def _window(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> tuple[tuple[slice, slice], float, float]:
     """Return which part of the image the hand can be in on its way, and its least and largest depth in m."""
     x, y, depth = gripper.palm
     back = gripper.finger_length + depth + TRAVEL_M
@@ -218,7 +215,7 @@ def _window(
     return (slice(v[0], v[1]), slice(u[0], u[1])), low, high
 
 
-def _real(frame: RgbdFrame, v: Index, u: Index) -> Array:
+def _real(frame: RgbdFrame, v: Index, u: Index) -> Mask:
     """Mark which pixels (N,) lie on a surface, and not on a ramp or alone."""
     height, width = frame.depth.shape
     count = np.zeros(len(v), dtype=np.intp)
@@ -241,6 +238,29 @@ def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     )
 
 
+def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
+    """Object to a grasp both fingers of which end in a hole of the depth, or behind what was seen.
+
+    One finger often does: that on the far side of the thing.
+    """
+    length, width, thick = gripper.finger_length, gripper.finger_width, gripper.finger_thickness
+    share = []
+    for side in (-1.0, 1.0):
+        axes = (
+            np.linspace(-width / 2, width / 2, 3),
+            side * (grasp.opening / 2 + np.linspace(0.0, thick, 3)),
+            -np.linspace(0.0, length / 2, 4),
+        )
+        hidden, unknown = _unseen(frame, grasp, axes)
+        share.append(float(np.mean(hidden | unknown)))
+    if min(share) <= MOST_HIDDEN:
+        return None
+    return (
+        f"Of the places of both fingers {share[0]:.0%} and {share[1]:.0%} were not seen: they would end in a "
+        "hole of the depth, or behind what was seen; look from another side."
+    )
+
+
 def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
     """Return the share of the palm's way in that lies behind what was seen; out of view counts half."""
     x, y, depth = gripper.palm
@@ -249,6 +269,12 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
         np.linspace(-y / 2, y / 2, 7),
         -gripper.finger_length - np.linspace(0.0, depth + TRAVEL_M, 6),
     )
+    hidden, unknown = _unseen(frame, grasp, axes)
+    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
+
+
+def _unseen(frame: RgbdFrame, grasp: Grasp, axes: tuple[Array, Array, Array]) -> tuple[Mask, Mask]:
+    """Mark which places (N,) of a lattice in the grasp's frame lie behind what was seen, or were not seen."""
     local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     camera = transform_points(pose_matrix(grasp.pose), local)
     z = np.maximum(camera[:, 2], 1e-3)
@@ -259,5 +285,4 @@ def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
     seen = frame.depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
     with np.errstate(invalid="ignore"):
         hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
-    unknown = ~inside | ~np.isfinite(seen)
-    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
+    return hidden, ~inside | ~np.isfinite(seen)

@@ -8,23 +8,22 @@ from typing import Protocol
 
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment
+from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, ObjectSegment
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.candidates import Candidates, leaning_candidates, pair_candidates, top_candidates
 from molmo_ros.grasp.collision import check
 from molmo_ros.grasp.fits import Fits, Refusals
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.rims import rim_candidates
-from molmo_ros.grasp.score import known_opening, probability, promise, score
+from molmo_ros.grasp.score import known_opening, prior_score, probability, score
 from molmo_ros.grasp.sweep import TRAVEL_M, clearance
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape, Views, complete_shape
 from molmo_ros.perception.outline import rectangle_angle
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
 # the proposed ones are checked a part at a time, until there is one of a score that ends the search
-LOOKS = ((slice(64), 0.68), (slice(64, 192), 0.60), (slice(192, None), 0.0))
+SEARCH_STAGES = ((slice(64), 0.68), (slice(64, 192), 0.60), (slice(192, None), 0.0))
 BEST = 12  # of a part are checked thoroughly
 
 
@@ -91,7 +90,7 @@ def _kinds(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candid
 
 def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Gripper) -> Candidates:
     """Put the most promising first, where each kind has its share: which of them fits here nobody knows."""
-    ranks = [np.argsort(np.argsort(-promise(shape, c, click, gripper), kind="stable")) for c in kinds]
+    ranks = [np.argsort(np.argsort(-prior_score(shape, c, click, gripper), kind="stable")) for c in kinds]
     share = np.concatenate([(rank + 0.5) / max(len(rank), 1) for rank in ranks])
     return Candidates.joined(kinds).take(np.argsort(share, kind="stable"))
 
@@ -124,7 +123,7 @@ def _looks(
     the coarse one is looked at only if nothing was found.
     """
     left, found = [], False
-    for look, good in LOOKS:
+    for look, good in SEARCH_STAGES:
         rough, refusals = check(views.coarse, candidates.take(look), gripper)
         ranked = np.argsort(-score(views.coarse, rough, click, gripper), kind="stable")
         fits, refused = check(views.dense, rough.candidates(ranked[:BEST]), gripper)
@@ -176,7 +175,7 @@ def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusa
     angle = rectangle_angle(shape.points[:, :2])
     c, s = np.cos(angle), np.sin(angle)
     narrowest = float(np.ptp(shape.points[:, :2] @ np.array([[c, -s], [s, c]]), axis=0).min())
-    alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(LOOKS[0][0]), gripper)
+    alone, _ = check(replace(shape, scene=np.zeros((0, 3))), tried.take(SEARCH_STAGES[0][0]), gripper)
     if len(alone) == 0 and narrowest > gripper.max_opening - 2 * clearance(shape):
         return GraspError(
             f"What is connected at the point is {1000 * narrowest:.0f} mm wide at its narrowest, "

@@ -55,7 +55,7 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     return np.asarray(np.clip(total / BEST, 0, 1))
 
 
-def promise(shape: Shape, candidates: Candidates, click: Array, gripper: Gripper) -> Array:
+def prior_score(shape: Shape, candidates: Candidates, click: Array, gripper: Gripper) -> Array:
     """Rate candidates (C,) by what is known of them before they are checked: the same, as far as it goes."""
     middle = shape.points.mean(axis=0)
     off_middle = np.linalg.norm(candidates.contact - middle, axis=1)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.datatypes import Array, Mask
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.cloud import Index
 from molmo_ros.perception.complete import Shape
 
 # a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import ModelConfig, TextConfig
 from molmo_ros.network.experts import mixture_of_experts
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.patch_pointer import token_outputs
 from molmo_ros.network.weights import EXTRA_HEAD, HEAD, TEXT, text_block
 
-Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
 Rotary = tuple[Value, Value]  # cosines and sines, each (T,1,K)
 # Layer, its normed input (1,T,D), and which rows (N,) look at the keys if not all -> (1,T,D) or (1,N,D).

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from molmo_ros.network.config import ModelConfig, TextConfig
 from molmo_ros.network.decoder import Read, query_key_norm, rotary_layer, rotary_layers, text_model
 from molmo_ros.network.fused import FusedGraph
-from molmo_ros.network.graph import Value
+from molmo_ros.network.graph import Dim, Value
 from molmo_ros.network.weights import text_block
 
 # Rows of the table of angles, and the most tokens that such a cache holds.
@@ -35,7 +35,7 @@ def build_decoder_in_place(graph: FusedGraph, read: Read, config: ModelConfig) -
     limit = graph.input("kv_limit", TensorProto.INT64, ["T"])
     rows = graph.input("logit_idx", TensorProto.INT64, ["N"])
     slots = graph.input("slots", TensorProto.INT64, ["P"])
-    shape = ["P", c.num_kv_heads, c.head_dim]
+    shape: list[Dim] = ["P", c.num_kv_heads, c.head_dim]
     share = c.num_heads // c.num_kv_heads
     bias = visibility(graph, limit, slots)  # (T,P)
     last_bias = graph.gather(bias, rows)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from onnx import TensorProto, helper
 
-from molmo_ros.network.graph import Array, Dim, Graph, Value
+from molmo_ros.datatypes import AnyArray
+from molmo_ros.network.graph import Dim, Graph, Value
 
 DOMAIN = "com.microsoft"
 
@@ -23,7 +24,7 @@ class FusedGraph(Graph):
     """See the module."""
 
     def linear_parts(
-        self, x: Value, name: str, weight: Array, sizes: Sequence[int], bias: Array | None = None
+        self, x: Value, name: str, weight: AnyArray, sizes: Sequence[int], bias: AnyArray | None = None
     ) -> list[Value]:
         """A product for each part, which costs no more than one product and its split."""
         parts, start = [], 0
@@ -34,13 +35,13 @@ class FusedGraph(Graph):
             start += size
         return parts
 
-    def layer_norm(self, x: Value, name: str, weight: Array, bias: Array, eps: float) -> Value:
+    def layer_norm(self, x: Value, name: str, weight: AnyArray, bias: AnyArray, eps: float) -> Value:
         if self.precision.is_fp16:  # x is fp32
             return super().layer_norm(x, name, weight, bias, eps)
         scale, shift = self.weight(f"{name}.weight", weight), self.weight(f"{name}.bias", bias)
         return self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
-    def rms_norm(self, x: Value, name: str, weight: Array, eps: float) -> Value:
+    def rms_norm(self, x: Value, name: str, weight: AnyArray, eps: float) -> Value:
         scale = self.weight(f"{name}.weight", weight)
         return self.op("SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=eps, stash_type=1)
 

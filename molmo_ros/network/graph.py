@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from molmo_ros.datatypes import AnyArray
 from molmo_ros.network.precision import (
     FP32,
     Precision,
@@ -31,15 +31,23 @@ from molmo_ros.network.precision import (
     transposed,
 )
 
-if TYPE_CHECKING:
-    from molmo_ros.checkpoint.rounded import RoundedWeights
-
 OPSET = 18
 ROUNDED_OPSET = 21
 
 Value = str  # the name of a tensor in the graph
-Array = npt.NDArray[Any]
 Dim = int | str | None
+
+
+class RoundedMatrices(Protocol):
+    """Matrices that were rounded beforehand, by the network's names; see ``checkpoint.rounded``."""
+
+    def kind(self, name: str) -> str | None:
+        """ "int4" or "int8", or None for a matrix that is not among them."""
+        ...
+
+    def matrix(self, name: str) -> Any:
+        """Its integers, ``values``, and their ``scales``."""
+        ...
 
 
 class WeightSink:
@@ -55,7 +63,7 @@ class WeightSink:
         self._path = path
         self._file: IO[bytes] | None = path.open("wb") if path else None
 
-    def tensor(self, name: str, array: Array) -> TensorProto:
+    def tensor(self, name: str, array: AnyArray) -> TensorProto:
         kind = int(helper.np_dtype_to_tensor_dtype(array.dtype))
         return self.raw(name, kind, array.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -86,7 +94,7 @@ class Graph:
     name: str
     sink: WeightSink = field(default_factory=WeightSink)
     precision: Precision = FP32
-    rounded: RoundedWeights | None = None
+    rounded: RoundedMatrices | None = None
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _weights: dict[str, TensorProto] = field(default_factory=dict)
     _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -139,18 +147,18 @@ class Graph:
 
     # --- constants and weights ---
 
-    def weight(self, name: str, array: Array) -> Value:
+    def weight(self, name: str, array: AnyArray) -> Value:
         """A tensor of the checkpoint under its own name, in the precision of activations."""
         if name not in self._weights:
             self._weights[name] = self.sink.tensor(name, array.astype(self.precision.dtype, copy=False))
         return name
 
-    def fp32_weight(self, name: str, array: Array) -> Value:
+    def fp32_weight(self, name: str, array: AnyArray) -> Value:
         if name not in self._weights:
             self._weights[name] = self.sink.tensor(name, array.astype(np.float32, copy=False))
         return name
 
-    def int8_weight(self, name: str, values: Array) -> Value:
+    def int8_weight(self, name: str, values: AnyArray) -> Value:
         """Integers whose scale is applied elsewhere."""
         self._weights[name] = self.sink.tensor(name, values)
         return name
@@ -165,7 +173,7 @@ class Graph:
     def real(self, value: float) -> Value:
         return self._constant(f"float_{value!r}", np.array(value, dtype=np.float32))
 
-    def _constant(self, name: str, array: Array) -> Value:
+    def _constant(self, name: str, array: AnyArray) -> Value:
         if name not in self._weights:
             self._weights[name] = WeightSink().tensor(name, array)
         return name
@@ -236,7 +244,7 @@ class Graph:
         return self.add(x, self.to_fp32(h) if self.precision.is_fp16 else h)
 
     @contextmanager
-    def island(self) -> Iterator[None]:
+    def fp32_region(self) -> Iterator[None]:
         """All within is fp32 where the rest is fp16; other precisions stay."""
         saved = self.precision
         if saved.is_fp16:
@@ -249,9 +257,12 @@ class Graph:
     # --- layers ---
 
     def linear(
-        self, x: Value, name: str, weight: Array, bias: Array | None = None, *, head: bool = False
+        self, x: Value, name: str, weight: AnyArray, bias: AnyArray | None = None, *, head: bool = False
     ) -> Value:
-        """x (..., in) @ weight (out, in) transposed, + bias (out,). The one place where weights are laid."""
+        """x (..., in) @ weight (out, in) transposed, + bias (out,).
+
+        The only place where linear weights are added.
+        """
         kind = self.precision.head if head else self.precision.weights
         if self.rounded is not None:
             kind = self.rounded.kind(f"{name}.weight") or kind
@@ -264,12 +275,12 @@ class Graph:
         return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
 
     def linear_parts(
-        self, x: Value, name: str, weight: Array, sizes: Sequence[int], bias: Array | None = None
+        self, x: Value, name: str, weight: AnyArray, sizes: Sequence[int], bias: AnyArray | None = None
     ) -> list[Value]:
         """As ``linear``, for a fused projection: its outputs in parts of these sizes."""
         return self.split(self.linear(x, name, weight, bias), *sizes)
 
-    def _rounded_weight(self, name: str, weight: Array, kind: str) -> Value:
+    def _rounded_weight(self, name: str, weight: AnyArray, kind: str) -> Value:
         """weight (out,in) -> (in,out) as integers and scales, multiplied out by the kernel that uses them."""
         one_each = kind == "int8" and not self.precision.int8_blocks
         block = 0 if one_each else block_size(weight.shape[1])
@@ -283,7 +294,7 @@ class Graph:
             self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), shape, data)
         return self.op("DequantizeLinear", integers, self.weight(f"{name}.scale", scale), **place)
 
-    def _integers(self, name: str, weight: Array, kind: str, block: int) -> tuple[Array, Array]:
+    def _integers(self, name: str, weight: AnyArray, kind: str, block: int) -> tuple[AnyArray, AnyArray]:
         """Integers (in,out), int4 as packed bytes, and scales: made beforehand, or rounded to nearest.
 
         ``block``: inputs that share a scale, 0 for one scale an output.
@@ -297,7 +308,7 @@ class Graph:
         values, scales = round_blocks(weight, 8 if kind == "int8" else 4, block)
         return (values if kind == "int8" else np.frombuffer(pack_int4(values), np.uint8)), scales
 
-    def _dynamic(self, x: Value, name: str, weight: Array) -> Value:
+    def _dynamic(self, x: Value, name: str, weight: AnyArray) -> Value:
         """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""
         values, scale = round_outputs(weight)
         rounded, x_scale, x_zero = self.ops("DynamicQuantizeLinear", x, outputs=3)
@@ -306,14 +317,14 @@ class Graph:
             self.cast(total, TensorProto.FLOAT), self.mul(x_scale, self.weight(f"{name}.scale", scale))
         )
 
-    def layer_norm(self, x: Value, name: str, weight: Array, bias: Array, eps: float) -> Value:
+    def layer_norm(self, x: Value, name: str, weight: AnyArray, bias: AnyArray, eps: float) -> Value:
         normal = self.op(
             "LayerNormalization", self.to_fp32(x), self.fp32_weight(f"{name}.weight", weight),
             self.fp32_weight(f"{name}.bias", bias), axis=-1, epsilon=eps,
         )  # fmt: skip
         return self.to_activations(normal)
 
-    def rms_norm(self, x: Value, name: str, weight: Array, eps: float) -> Value:
+    def rms_norm(self, x: Value, name: str, weight: AnyArray, eps: float) -> Value:
         """x / sqrt(mean(x^2) + eps) * weight; statistics in fp32, the weight applied after casting back."""
         x = self.to_fp32(x)
         mean = self.op("ReduceMean", self.op("Pow", x, self.real(2.0)), self.ints(-1), keepdims=1)

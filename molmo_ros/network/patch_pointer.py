@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import ModelConfig
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.weights import BUILD_VIT, POINT_PREDICTOR
 
-Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
 
 

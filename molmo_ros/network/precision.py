@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-Array = npt.NDArray[Any]
+from molmo_ros.datatypes import AnyArray, Float32
+
 Int8 = npt.NDArray[np.int8]
-Float32 = npt.NDArray[np.float32]
 
 BLOCK = 128  # weights along the input that share one scale
 _SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is no multiple of it
@@ -110,7 +110,7 @@ def block_size(width: int) -> int:
     raise ValueError(f"the width {width} is no multiple of {_SMALLER_BLOCKS[-1]}, so it has no blocks")
 
 
-def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, Float32]:
+def round_blocks(weight: AnyArray, bits: int, block: int) -> tuple[Int8, Float32]:
     """weight (out,in) -> integers (in,out) and scales (in/block,out), rounded to nearest, symmetric.
 
     A block's largest weight is on the last step of its own side: -2^(b-1) below zero, 2^(b-1) - 1 above.
@@ -133,7 +133,7 @@ def round_blocks(weight: Array, bits: int, block: int) -> tuple[Int8, Float32]:
     return values, scales
 
 
-def round_outputs(weight: Array) -> tuple[Int8, Float32]:
+def round_outputs(weight: AnyArray) -> tuple[Int8, Float32]:
     """weight (out,in) -> integers -127 ... 127 (in,out) and one scale for each output (out,)."""
     values = np.empty(weight.shape[::-1], np.int8)
     scales = np.empty(len(weight), np.float32)
@@ -149,7 +149,7 @@ def round_outputs(weight: Array) -> tuple[Int8, Float32]:
     return values, scales
 
 
-def transposed(weight: Array, dtype: Any) -> Array:
+def transposed(weight: AnyArray, dtype: Any) -> AnyArray:
     """weight (out,in) -> (in,out) in another type."""
     result = np.empty(weight.shape[::-1], dtype)
     if weight.dtype == result.dtype == ml_dtypes.bfloat16:  # numpy moves its own types many times faster
@@ -162,7 +162,7 @@ def transposed(weight: Array, dtype: Any) -> Array:
     return result
 
 
-def _for_all_rows(weight: Array, do: Callable[[slice], None]) -> None:
+def _for_all_rows(weight: AnyArray, do: Callable[[slice], None]) -> None:
     """A few megabytes at a time, so that a large matrix is never held twice in fp32, and on all cores."""
     step = max(_CHUNK // weight.shape[1], 1)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import ConnectorConfig, ModelConfig, VisionConfig
 from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.patch_pointer import patch_outputs
 from molmo_ros.network.weights import PAD_EMBED, POOLING, PROJECTOR, VIT, vit_block
 
-Float32 = npt.NDArray[np.float32]
 Read = Callable[[str], Float32]
 
 
@@ -41,7 +40,7 @@ def build_vision(
     crops = graph.input("crops", kind, ["C", vision.image_size, vision.image_size, 3])
     pooling = graph.input("pooling", TensorProto.INT64, ["M", window])
     taps = vision_tower(graph, read, vision, crops, mean, std)
-    with graph.island():
+    with graph.fp32_region():
         patches = graph.concat(*taps, axis=-1)  # (C,N,F)
         if config.connector.pad_embed:
             padding = graph.input("padding", TensorProto.INT64, ["C", vision.grid**2])

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import coo_matrix
 from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Array, Depth
-
-Index = npt.NDArray[np.intp]
+from molmo_ros.datatypes import Array, Depth, Index
 
 
 def voxel_index(points: Array, size: float) -> tuple[Index, int]:

@@ -7,8 +7,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index, moments, normals_of_moments
+from molmo_ros.datatypes import Array, Index, Mask
+from molmo_ros.perception.cloud import moments, normals_of_moments
 
 SAME_COLOUR = 14.0  # in 8-bit L*a*b*, in which lightness counts less
 VALLEY = 0.1  # sine-like measure of how much two faces look at each other, mean of a border

@@ -5,12 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.outline import in_hull
 
 STACKED = 0.9  # share of a part above the object's footprint that makes it part of the object
 BRIDGE = np.ones((2, 2), np.uint8)  # over one empty cell
+OPEN_M = 0.008  # a floor is seen through an opening: nothing is right above the point
 RIM_M = 0.12  # from a point on a floor to the rim around it
 SECTORS, MOST_SECTORS = 12, 10  # directions in which a rim is looked for, and must be found
 AROUND = np.ones((3, 3), np.uint8)
@@ -48,7 +48,7 @@ def rim_around(flat: Array, height: Array, seed: Array, least: float) -> int | N
     off = flat - seed
     distance = np.hypot(off[:, 0], off[:, 1])
     high = np.flatnonzero((height > least) & (distance < RIM_M))
-    if len(high) == 0:
+    if len(high) == 0 or distance[high].min() < OPEN_M:
         return None
     turn = np.arctan2(off[high, 1], off[high, 0]) / (2 * np.pi) + 0.5
     sector = (turn * SECTORS).astype(np.intp) % SECTORS

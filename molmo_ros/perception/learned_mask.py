@@ -15,14 +15,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from molmo_ros.datatypes import Array, Depth, ImagePoint, Mask, RgbdFrame
+from molmo_ros.datatypes import Array, Depth, Float32, ImagePoint, Mask, RgbdFrame
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.perception.depth import DepthOptions, valid_depth
 
 MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
 CROP = 112  # cells along a side of what the network sees
 HALF_M = 0.24  # half the side of the crop, at the depth of the point
-Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Depth, Index, Mask
 from molmo_ros.perception.ramps import STEP_M, regrown
 from molmo_ros.perception.region import Cells, Region
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Mask, RgbdFrame
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Depth, Index, Mask, RgbdFrame
 from molmo_ros.perception.depth import DepthOptions, valid_depth
 
 RIM = np.ones((5, 5), np.uint8)  # px: gaps of a rim that are closed

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import SegmentError
-from molmo_ros.perception.cloud import Index, voxel_index, voxel_means
+from molmo_ros.perception.cloud import voxel_index, voxel_means
 from molmo_ros.perception.cluster import clusters
 from molmo_ros.perception.depth import DepthOptions
 from molmo_ros.perception.footprint import rim_around, with_stacked, within_reach
@@ -252,8 +252,10 @@ def _on_support(seed: Array, plane: Array | None, distance: float | None = None)
     if plane is not None:
         height = 1000 * float(plane[:3] @ seed + plane[3])
         where = f" {abs(height):.0f} mm {'above' if height >= 0 else 'below'} what was taken for its support"
-    far = "nothing stands out of the support" if distance is None else (
-        f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away"
+    far = (
+        "nothing stands out of the support"
+        if distance is None
+        else (f"the nearest thing that stands out of it is {1000 * distance:.0f} mm away")
     )
     return SegmentError(f"The point lies{where}, and {far}; ask for a thing that is at least 6 mm high.")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.cloud import Index
+from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.region import Region
 
 RING_M, GAP_PX = 0.06, 4  # the ring around an object that tells its support, and what is smeared inside of it

@@ -89,5 +89,5 @@ def evaluate_policy(policy: Policy, requests: Sequence[Request]) -> dict[str, An
     }
 
 
-def _share(pairs: list[tuple[Verdict, Verdict]], bad: Any) -> float:
+def _share(pairs: Sequence[tuple[Verdict, Verdict]], bad: Any) -> float:
     return sum(bad(given) for _, given in pairs) / len(pairs) if pairs else float("nan")

@@ -35,7 +35,7 @@ class Activations:
         """As many states of other content; the file appears when it is complete."""
         unfinished = path.with_suffix(".unfinished")
         shape = (self.tokens, width)
-        states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
         for part, start in zip(parts, self._starts[:-1], strict=True):
             states[start : start + len(part)] = part
         states.flush()

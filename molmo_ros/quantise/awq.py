@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.datatypes import Float32
+from molmo_ros.datatypes import AnyArray, Float32
 from molmo_ros.network.config import TextConfig
 from molmo_ros.network.weights import text_block
 from molmo_ros.quantise.rounding import Grid, largest_scales, output_error, to_nearest
@@ -81,7 +81,7 @@ def scale_layer(
 
 def best_scale(weight: Float32, h: Float32, grid: Grid, repeat: int = 1, width: int = 1) -> Float32:
     """The scale (in,), a power of the inputs' sizes, with which rounding changes the outputs least."""
-    size = np.sqrt(np.diag(h)).reshape(-1, repeat, width)
+    size: AnyArray = np.sqrt(np.diag(h)).reshape(-1, repeat, width)
     size = np.broadcast_to(np.sqrt((size**2).mean(axis=1, keepdims=True)), size.shape).ravel()
     size = np.maximum(size, 1e-4 * size.max() + 1e-12)
     best, least = np.ones(weight.shape[1], np.float32), np.inf

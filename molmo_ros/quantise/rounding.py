@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def most(self) -> int:
-        return 2 ** (self.bits - 1) - 1
+        return (1 << (self.bits - 1)) - 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Rounded:
     @property
     def weight(self) -> Float32:
         """What the integers stand for, (out,in)."""
-        return self.values * np.repeat(self.scales, self.grid.block, axis=1)
+        return np.asarray(self.values * np.repeat(self.scales, self.grid.block, axis=1), np.float32)
 
 
 def damped(h: Float32) -> Float32:

@@ -208,7 +208,12 @@ class NodeConfig:
     )
     limits_frame: str = _setting("", "Limit: frame of workspace and keep_out; '' is that of the targets.")
     max_sigma: float = _setting(
-        0.03, "Limit: standard deviation of the position along its worst axis.", unit="m", low=0.0, high=10.0
+        0.03,
+        "Limit: standard deviation of the position along its worst axis; 0 does not ask. Unknown counts as "
+        "too large.",
+        unit="m",
+        low=0.0,
+        high=10.0,
     )
     max_target_age_s: float = _setting(
         10.0, "Limit: age of the image when its targets are published.", unit="s", low=0.01, high=3600.0
@@ -294,8 +299,10 @@ def make_config(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises: ParameterError for an unknown name or a value outside its range.
     """
     known = {setting.name: setting for setting in fields(kind)}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise ParameterError(f"There is no parameter {name!r}; known: {', '.join(sorted(known))}.")
         check_value(name, value, spec_of(known[name]))
-    return kind(**values)
+        checked[name] = tuple(value) if isinstance(known[name].default, tuple) else value  # ROS gives lists
+    return kind(**checked)

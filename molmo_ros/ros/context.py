@@ -43,9 +43,9 @@ class NodeContext:
         if not name:
             return next(iter(self.cameras.values()))
         if name not in self.cameras:
-            known = ", ".join(repr(camera) for camera in self.cameras if camera)
-            known = known or "one, which has no name: leave it empty"
-            raise FrameError(f"There is no camera {name[:64]!r}; this node has {known}.")
+            named = [repr(camera) for camera in self.cameras if camera]
+            known = f"this node has {', '.join(named)}" if named else "leave it empty, there is only one"
+            raise FrameError(f"There is no camera {name[:64]!r}; {known}.")
         return self.cameras[name]
 
     def describe_error(self, error: Exception, what: str) -> tuple[str, str]:

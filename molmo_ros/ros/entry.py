@@ -21,11 +21,10 @@ MISTAKE = 2  # exit status: a parameter is wrong, or a package is missing
 def run_module(module: str) -> int:
     """The main of a node's module, which may take a second to import. Returns the exit status."""
     try:
-        main = importlib.import_module(module).main
+        return int(importlib.import_module(module).main())
     except ModuleNotFoundError as error:
         print(missing_package(error), file=sys.stderr)
         return MISTAKE
-    return int(main())
 
 
 def run_node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,7 +111,7 @@ def limits_of(config: NodeConfig) -> Limits:
         frame=config.limits_frame,
         workspace=workspace[0] if workspace else None,
         keep_out=parse_boxes(config.keep_out, "keep_out"),
-        max_sigma_m=config.max_sigma,
+        max_sigma_m=config.max_sigma or math.inf,
         max_age_s=config.max_target_age_s,
         min_confidence=config.min_confidence,
         min_quality=config.min_quality,

@@ -79,6 +79,7 @@ class ModelHost:
                 max_crops=None if config.max_crops < 0 else config.max_crops,
                 remote=_remote_options(config),
             )
+            self._grounder.warm_up()  # the first query must not pay for imports and allocations
         except ModuleNotFoundError as missing:
             told = RuntimeUnavailableError(missing_package(missing))
             self.error, self.error_code = str(told), told.code

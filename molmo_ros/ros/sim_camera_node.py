@@ -50,7 +50,12 @@ class SimCameraNode(Node):  # type: ignore[misc]
         camera = SimCamera(config.seed, config.width, config.height, NoiseModel(scale=config.noise))
         names = ", ".join(thing.name for thing in camera.scene.objects)
         self.get_logger().info(f"scene {config.seed}: {names}; ask for one of these")
-        return [_messages(camera.frame(), config.frame_id) for _ in range(FRAMES)]
+        made = []
+        for _ in range(FRAMES):
+            if not self.context.ok():  # each takes a while; Ctrl-C must not wait for all
+                raise ExternalShutdownException
+            made.append(_messages(camera.frame(), config.frame_id))
+        return made
 
     def _show(self) -> None:
         if self._shown != self._config:
@@ -78,6 +83,8 @@ def _messages(frame: RgbdFrame, frame_id: str) -> tuple[Image, Image, CameraInfo
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; exit status 2 if a parameter is wrong."""
+    import open3d  # noqa: F401  (takes a while, in which Ctrl-C still ends the process at once)
+
     return run_node("sim_camera", SimCameraNode, spin, args)
 
 

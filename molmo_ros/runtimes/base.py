@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from molmo_ros.datatypes import Float32 as Float32
-from molmo_ros.datatypes import Image
-from molmo_ros.datatypes import Index as Index
+from molmo_ros.datatypes import Float32, Image, Index
 
 
 class Cache(Protocol):

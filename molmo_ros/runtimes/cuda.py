@@ -39,8 +39,8 @@ def call(function: Any, *arguments: Any) -> Any:
     """The result of a CUDA call. Raises: RuntimeUnavailableError with CUDA's own name of what went wrong."""
     error, *results = function(*arguments)
     if int(error) != 0:
-        mend = "free memory on the GPU" if "emory" in error.name else "check the driver with nvidia-smi"
-        raise RuntimeUnavailableError(f"{function.__name__} failed with {error.name}; {mend}.")
+        fix = "free memory on the GPU" if "emory" in error.name else "check the driver with nvidia-smi"
+        raise RuntimeUnavailableError(f"{function.__name__} failed with {error.name}; {fix}.")
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -55,7 +55,7 @@ def device() -> Device:
             f"{problem} ({fault}); use runtime onnx, or install the driver."
         ) from fault
     if int(error) != 0 or count == 0:
-        raise RuntimeUnavailableError(f"{problem} ({error.name}); {_mend(rt)}.")
+        raise RuntimeUnavailableError(f"{problem} ({error.name}); {_fix(rt)}.")
     kinds = rt.cudaDeviceAttr
     major = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMajor, 0)
     minor = call(rt.cudaDeviceGetAttribute, kinds.cudaDevAttrComputeCapabilityMinor, 0)
@@ -66,7 +66,7 @@ def device() -> Device:
     )
 
 
-def _mend(rt: Any) -> str:
+def _fix(rt: Any) -> str:
     """What makes CUDA find a GPU; the newest cuda-python is too new for the driver of JetPack 6."""
     driver, ours = (call(f) for f in (rt.cudaDriverGetVersion, rt.cudaRuntimeGetVersion))  # 12060 is 12.6
     if driver == 0 or ours // 1000 <= driver // 1000:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Progress
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.decoder_in_place import MOST_POSITIONS
 from molmo_ros.network.precision import CUDA_PRECISIONS, Precision
@@ -20,7 +20,6 @@ from molmo_ros.runtimes.memory import DTYPES, DeviceMemory, Memory
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
 PROVIDER = "CUDAExecutionProvider"
 CAPACITY = 2048  # tokens of image, prompt and answer
 LENGTHS = (1, 4, 8, 16, 32, 64)  # of short passes, each captured as a CUDA graph

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import AnyArray, Float32, Image, Index
 from molmo_ros.errors import QueryError
-from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.runtimes.base import Cache
 from molmo_ros.runtimes.embedding import Embedding
 from molmo_ros.runtimes.memory import DTYPES, Memory, Tensor
 
 log = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 Tensors = dict[str, Tensor]
 
 
@@ -178,7 +176,7 @@ class DeviceRuntime:
     # --- vision ---
 
     def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
-        inputs: dict[str, Array] = {"crops": crops, "pooling": pooling}
+        inputs: dict[str, AnyArray] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding
         (embeds,) = self._encode(inputs, {"image_embeds": (len(pooling), self._config.text.hidden_size)})
@@ -196,7 +194,7 @@ class DeviceRuntime:
         return embeds, patches, keys
 
     def _encode(
-        self, inputs: dict[str, Array], shapes: dict[str, tuple[int, ...]]
+        self, inputs: dict[str, AnyArray], shapes: dict[str, tuple[int, ...]]
     ) -> list[Float32]:
         given = {name: self._put(name, array) for name, array in inputs.items()}
         results = {name: self._room(name, shape, "float32") for name, shape in shapes.items()}
@@ -296,7 +294,7 @@ class DeviceRuntime:
         close_all(self._vision, self._decoder, self._memory)
         del self._embedding
 
-    def _put(self, name: str, array: Array) -> Tensor:
+    def _put(self, name: str, array: AnyArray) -> Tensor:
         """An array in the device's memory, always at the same place."""
         kind = next(k for k, dtype in DTYPES.items() if array.dtype == dtype)
         tensor = self._room(name, array.shape, kind)
@@ -325,7 +323,7 @@ def close_all(*parts: Any) -> None:
         close_all(*parts[1:])
 
 
-def _padded(array: Array, count: int) -> Array:
+def _padded(array: AnyArray, count: int) -> AnyArray:
     """array (T,...) with its last row repeated up to ``count``."""
     if len(array) == count:
         return array

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import Float32, Image, Index
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.config import V2
-from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.runtimes.base import Cache
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.weights import TEXT
-from molmo_ros.runtimes.base import Float32
 
 # Tables up to this size are held in memory; larger ones are read row by row.
 _TABLE_IN_MEMORY = 16_000_000

@@ -75,14 +75,14 @@ def read_manifest(folder: Path) -> Manifest:
         content = read_json(path)
         if content["format"] != FORMAT:
             raise EngineError(
-                f"{path} has format {content['format']}, this version reads {FORMAT}; build it anew."
+                f"{path} has format {content['format']}, this version reads {FORMAT}; build it again."
             )
         manifest = Manifest(**content)
         _check_fields(manifest)
     except FileNotFoundError as error:
         raise EngineError(f"{folder} has no {MANIFEST}, so it holds no finished engine; build it.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EngineError(f"{path} cannot be read ({error}); build the engine anew.") from error
+        raise EngineError(f"{path} cannot be read ({error}); build the engine again.") from error
     return manifest
 
 
@@ -154,14 +154,14 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """Every file complete and unchanged. Raises: EngineError naming the first that is not."""
     for part, entry in manifest.files.items():
         path = folder / entry["name"]
-        mend = "build the engine anew"
+        fix = "build the engine again"
         if not is_file(path):
-            raise EngineError(f"{path} ({part}) is missing; {mend}.")
+            raise EngineError(f"{path} ({part}) is missing; {fix}.")
         if (size := path.stat().st_size) != entry["bytes"]:
-            raise EngineError(f"{path} has {size} bytes, its manifest says {entry['bytes']}; {mend}.")
+            raise EngineError(f"{path} has {size} bytes, its manifest says {entry['bytes']}; {fix}.")
         if (found := file_hash(path)) != entry["sha256"]:
             raise EngineError(
-                f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...; {mend}."
+                f"{path} has sha256 {found[:12]}..., its manifest says {entry['sha256'][:12]}...; {fix}."
             )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.rounded import RoundedWeights
+from molmo_ros.datatypes import Progress
 from molmo_ros.errors import CheckpointError
 from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
@@ -39,7 +40,6 @@ GRAPH_VERSION = 4
 # Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
 LARGE = 1 << 20
 
-Progress = Callable[[str, float], None]
 
 
 class _Counter:

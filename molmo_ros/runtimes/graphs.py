@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import AnyArray, Float32, Image, Index, Progress
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import Precision
-from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.runtimes.base import Cache
 from molmo_ros.runtimes.embedding import Embedding
 from molmo_ros.runtimes.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.runtimes.slab import SlabCache
@@ -25,14 +24,12 @@ log = logging.getLogger(__name__)
 # Above this many parameters the graphs go to the disk cache: a protobuf in memory ends at 2 GB.
 IN_MEMORY_PARAMETERS = 100_000_000
 
-Array = npt.NDArray[Any]
-Progress = Callable[[str, float], None]
 
 
 class Session(Protocol):
     """One graph, ready to run."""
 
-    def run(self, outputs: list[str], inputs: dict[str, Array]) -> Sequence[Array]:
+    def run(self, outputs: list[str], inputs: dict[str, AnyArray]) -> Sequence[AnyArray]:
         """The named outputs. ``new_kv`` need only live until the next run."""
         ...
 
@@ -68,7 +65,7 @@ class GraphRuntime:
         log.info("%s, %s, ready in %.1f s", self.name, self.precision, time.perf_counter() - start)
 
     def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
-        inputs: dict[str, Array] = {"crops": crops, "pooling": pooling}
+        inputs: dict[str, AnyArray] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding
         (embeds,) = self._vision.run(["image_embeds"], inputs)
@@ -97,11 +94,11 @@ class GraphRuntime:
 
     def _run(
         self, outputs: list[str], embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> Sequence[Array]:
+    ) -> Sequence[AnyArray]:
         """The named outputs for T more tokens, whose keys and values go to the cache."""
         assert isinstance(cache, SlabCache)
         past_len = cache.length
-        inputs: dict[str, Array] = {
+        inputs: dict[str, AnyArray] = {
             "inputs_embeds": embeds[None],
             "position_ids": np.arange(past_len, past_len + len(embeds), dtype=np.int64),
             "kv_limit": kv_limit,

@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.datatypes import AnyArray
 from molmo_ros.runtimes.cuda import call, cudart
 
-Array = npt.NDArray[Any]
 DTYPES: dict[str, Any] = {
     "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int64": np.int64,
     "uint8": np.uint8,
@@ -53,11 +53,11 @@ class Memory(Protocol):
 
     def free(self, address: int) -> None: ...
 
-    def upload(self, array: Array, address: int) -> None:
+    def upload(self, array: AnyArray, address: int) -> None:
         """Queue a copy from the host; the array may change at once."""
         ...
 
-    def download(self, tensor: Tensor) -> Array:
+    def download(self, tensor: Tensor) -> AnyArray:
         """Wait for all that is queued, and return a copy on the host."""
         ...
 
@@ -91,10 +91,10 @@ class HostMemory:
     def free(self, address: int) -> None:
         self.held -= self._arrays.pop(address).nbytes
 
-    def upload(self, array: Array, address: int) -> None:
+    def upload(self, array: AnyArray, address: int) -> None:
         ctypes.memmove(address, np.ascontiguousarray(array).ctypes.data, array.nbytes)
 
-    def download(self, tensor: Tensor) -> Array:
+    def download(self, tensor: Tensor) -> AnyArray:
         array = np.empty(tensor.shape, DTYPES[tensor.kind])
         ctypes.memmove(array.ctypes.data, tensor.address, array.nbytes)
         return array
@@ -139,7 +139,7 @@ class DeviceMemory:
         self.held -= self._sizes.pop(address)
         call(self._rt.cudaFree, address)
 
-    def upload(self, array: Array, address: int) -> None:
+    def upload(self, array: AnyArray, address: int) -> None:
         """The next upload waits for this one, since they share the pinned memory."""
         staged = self._stage("up", array.nbytes)
         call(self._rt.cudaStreamSynchronize, self._stream)
@@ -147,7 +147,7 @@ class DeviceMemory:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         call(self._rt.cudaMemcpyAsync, address, staged, array.nbytes, kind, self._stream)
 
-    def download(self, tensor: Tensor) -> Array:
+    def download(self, tensor: Tensor) -> AnyArray:
         array = np.empty(tensor.shape, DTYPES[tensor.kind])
         staged = self._stage("down", array.nbytes)
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost

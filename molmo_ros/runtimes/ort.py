@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import AnyArray, Progress
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS, Precision
-from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source
+from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, GraphRuntime, graph_source
 from molmo_ros.runtimes.names import PRECISIONS
 
 
@@ -62,9 +63,9 @@ class _Session:
         self._new_options = ort.RunOptions
         self._options = ort.RunOptions()
 
-    def run(self, outputs: list[str], inputs: dict[str, Array]) -> Sequence[Array]:
+    def run(self, outputs: list[str], inputs: dict[str, AnyArray]) -> Sequence[AnyArray]:
         self._options = self._new_options()  # those of an interrupted run would end this one too
-        found: Sequence[Array] = self._session.run(outputs, inputs, self._options)
+        found: Sequence[AnyArray] = self._session.run(outputs, inputs, self._options)
         return found
 
     def interrupt(self) -> None:

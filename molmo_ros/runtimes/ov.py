@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.datatypes import AnyArray, Progress
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS, Precision
-from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, Array, GraphRuntime, Progress, graph_source
+from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, GraphRuntime, graph_source
 from molmo_ros.runtimes.names import OPENVINO
 
 # bf16 is the fp32 graph, which OpenVINO rounds while it loads.
@@ -53,9 +54,9 @@ class _Session:
         source = graph_source(checkpoint, part, precision)
         model = core.read_model(source, b"") if isinstance(source, bytes) else core.read_model(str(source))
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        self._given: dict[str, Array] = {}
+        self._given: dict[str, AnyArray] = {}
 
-    def run(self, outputs: list[str], inputs: dict[str, Array]) -> Sequence[Array]:
+    def run(self, outputs: list[str], inputs: dict[str, AnyArray]) -> Sequence[AnyArray]:
         import openvino
 
         for name, array in inputs.items():

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import TextConfig
-from molmo_ros.runtimes.base import Float32
 
 BUCKET = 64  # past positions are shown in multiples of this, so that shapes and addresses seldom change
 

@@ -11,7 +11,6 @@ import logging
 import math
 import mmap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.datatypes import Image
+from molmo_ros.datatypes import Float32, Image, Index, Progress
 from molmo_ros.errors import EngineError, QueryError, RuntimeUnavailableError
-from molmo_ros.runtimes.base import Cache, Float32, Index
+from molmo_ros.runtimes.base import Cache
 from molmo_ros.runtimes.cuda import Buffer, call, cudart, device
 from molmo_ros.runtimes.embedding import Embedding
 from molmo_ros.runtimes.engine import Manifest, check_files, find_engine
@@ -29,7 +28,6 @@ from molmo_ros.runtimes.export import DECODER, VISION
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, float], None]
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -226,7 +224,7 @@ class _Part:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             self._engine = loader.deserialize_cuda_engine(plan)  # without a copy of gigabytes on the host
         if self._engine is None:
-            raise EngineError(f"{path} cannot be loaded by {trt.__name__} {trt.__version__}; build it anew.")
+            raise EngineError(f"{path} cannot be loaded by {trt.__name__} {trt.__version__}; build it again.")
         self._profiles = manifest.profiles[part]
         self._part, self._stream = part, stream
         self._contexts = []
@@ -294,7 +292,7 @@ class _Part:
     def _bind(self, context: Any, name: str, address: int, shape: tuple[int, ...]) -> None:
         fits = not shape or context.set_input_shape(name, shape)  # a single number has no shape to set
         if not (fits and context.set_tensor_address(name, address)):
-            raise EngineError(f"The {self._part} engine takes no {name} of shape {shape}; build it anew.")
+            raise EngineError(f"The {self._part} engine takes no {name} of shape {shape}; build it again.")
 
 
 def _module(name: str) -> Any:

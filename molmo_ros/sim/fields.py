@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array
+from molmo_ros.datatypes import AnyArray, Array
 
 REFERENCE_WIDTH = 640  # px: sizes of errors are given for an image of this width
 
@@ -15,7 +15,7 @@ def pixels(size: float, width: int) -> float:
     return size * width / REFERENCE_WIDTH
 
 
-def smooth_field(shape: tuple[int, int], size_px: float, rng: np.random.Generator) -> Array:
+def smooth_field(shape: tuple[int, int], size_px: float, rng: np.random.Generator) -> AnyArray:
     """Gaussian noise (H,W) float32 of unit variance that is alike within about size_px pixels.
 
     A white grid with a node every size_px, interpolated by cubic splines. Below 1.5 px the noise is white.

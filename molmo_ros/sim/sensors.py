@@ -71,7 +71,7 @@ def _weak(view: SensorView, rng: np.random.Generator) -> Array | None:
     share = np.zeros(8, np.float32)
     for flag, most in ((DARK, 0.5), (SHINY, 0.5), (TRANSPARENT, 0.9)):
         share[np.arange(8) & flag > 0] += most * rng.random()
-    return share[view.material & 7]
+    return np.asarray(share[view.material & 7])
 
 
 def _through_clear(view: SensorView, rng: np.random.Generator) -> Depth:

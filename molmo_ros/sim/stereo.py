@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Image, Mask
+from molmo_ros.datatypes import AnyArray, Array, Depth, Image, Index, Mask
 from molmo_ros.sim.fields import REFERENCE_WIDTH, box, log_uniform, pixels, smooth_field
 
 _MIN_DISPARITY = 1.0  # px: farther is nothing
@@ -165,7 +165,7 @@ def _winner(modes: Sequence[Array], scores: Sequence[Array]) -> tuple[Array, Arr
     return won, 1 - rival / np.take_along_axis(score, best, 0)[0]
 
 
-def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) -> tuple[Array, Array]:
+def _mode(votes: Array, weights: Array, start: AnyArray, peak: Array, bias: Array) -> tuple[Array, Array]:
     """Mean shift of (N,) starts over votes (M,N) with an Epanechnikov kernel: the modes and their scores."""
     mode = start
     for _ in range(2):
@@ -175,7 +175,7 @@ def _mode(votes: Array, weights: Array, start: Array, peak: Array, bias: Array) 
     return mode, total * bias
 
 
-def _disc(radius: int) -> tuple[Array, Array]:
+def _disc(radius: int) -> tuple[Index, Index]:
     """Offsets (M,1) of a disc: a quincunx of about 20 pixels, the middle among them."""
     step = max(1, radius // 3)
     r = step * np.arange(-(radius // step), radius // step + 1)

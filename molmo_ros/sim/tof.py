@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Image
+from molmo_ros.datatypes import AnyArray, Array, Depth, Float32, Image
 from molmo_ros.sim.fields import log_uniform, pixels, smooth_field
 
 _NOTHING = 20.0  # m: no light comes back from farther
@@ -96,7 +96,7 @@ def _albedo(rgb: Image) -> Array:
     return np.asarray(np.maximum(cv2.GaussianBlur(grey, (0, 0), 1.0) ** 2.2, 0.02))
 
 
-def _facing(z: Array, K: Array) -> Array:
+def _facing(z: Float32, K: Array) -> Array:
     """Cosine (H,W) between the surface and the ray that meets it."""
     log = np.log(z)
     du = cv2.Sobel(log, cv2.CV_32F, 1, 0, scale=1 / 8) * np.float32(K[0, 0])
@@ -104,13 +104,13 @@ def _facing(z: Array, K: Array) -> Array:
     return np.asarray(1 / np.sqrt(1 + du**2 + dv**2))
 
 
-def _mixed(z: Array, light: Array, sigma: float) -> tuple[Array, Array]:
+def _mixed(z: Float32, light: Array, sigma: float) -> tuple[Array, Array]:
     """Mean depth of the light that falls on a pixel, and how much it is."""
     power = _blurred(light, sigma)
     return _blurred(light * z, sigma) / np.maximum(power, 1e-9), power
 
 
-def _spread(z: Array, light: Array, sigma: float) -> Array:
+def _spread(z: Float32, light: Array, sigma: float) -> Array:
     """Deviation m of the depths that a pixel mixes."""
     middle = np.float32(np.median(z))  # float32: squares of small numbers
     first, power = _mixed(z - middle, light, sigma)
@@ -118,13 +118,13 @@ def _spread(z: Array, light: Array, sigma: float) -> Array:
     return np.asarray(np.sqrt(np.maximum(second - first**2, 0)))
 
 
-def _way_round(z: Array, reach: float) -> Array:
+def _way_round(z: Float32, reach: float) -> Array:
     """How far m a pixel lies in a hollow of reach px: what stands around throws light into it."""
     deep = np.clip(z - _blurred(np.minimum(z, 3.0), reach), 0, _DEEPEST)
     return _blurred(np.where(z < 3.0, deep, 0), reach / 4)
 
 
-def _blurred(image: Array, sigma: float) -> Array:
+def _blurred(image: AnyArray, sigma: float) -> Array:
     """Gaussian blur; wide ones on a coarse grid."""
     if sigma < 6:
         return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))

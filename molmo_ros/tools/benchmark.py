@@ -19,9 +19,9 @@ from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 from molmo_ros.checkpoint.query import parse_query
-from molmo_ros.datatypes import Answer, Image
+from molmo_ros.datatypes import Answer, Float32, Image, Index
 from molmo_ros.network.weights import TEXT
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+from molmo_ros.runtimes.base import Cache, Runtime
 
 ONE_POINT = '<points coords="1 1 308 305">red mug</points>'
 REST_S = 0.01  # before each measurement: threads of the one before may still hold the cores
@@ -142,7 +142,8 @@ class RandomTransformers(Transformers):
         torch.set_default_dtype(getattr(torch, dtype))
         try:
             with torch.device(device):
-                self._model = Molmo2ForConditionalGeneration(config).eval()
+                model: Any = Molmo2ForConditionalGeneration(config)
+                self._model = model.eval()
         finally:
             torch.set_default_dtype(before)
 

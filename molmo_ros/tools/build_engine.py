@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import preprocess
+from molmo_ros.datatypes import Progress
 from molmo_ros.errors import EngineBuildError, EngineError, ParameterError
 from molmo_ros.locking import only_writer
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
@@ -34,8 +35,6 @@ from molmo_ros.runtimes.engine import (
 from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export
 from molmo_ros.tools.compile_trt import Profile, compile_onnx, compiler
 from molmo_ros.tools.recipes import Recipe
-
-Progress = Callable[[str, float], None]
 
 BUCKET = 64  # the cache is bound in lengths that are multiples of this
 DECODE_TOKENS = 16  # tokens that the decoding profile takes at once

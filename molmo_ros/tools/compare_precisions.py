@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,18 +12,16 @@ import numpy as np
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.query import parse_query
-from molmo_ros.datatypes import Answer, Image, ImagePoint, RgbdFrame
+from molmo_ros.datatypes import Answer, CountProgress, Float32, Image, ImagePoint, Index, RgbdFrame
 from molmo_ros.errors import DepthError, ParameterError, RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.runtimes.base import Cache, Float32, Index, Runtime
+from molmo_ros.runtimes.base import Cache, Runtime
 from molmo_ros.runtimes.engine import checkpoint_hash
 from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera, SimTruth
 from molmo_ros.tools.evaluate import calibration_error, missing
-
-Progress = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class Question:
 def compare_precisions(
     scenes: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
     checkpoint: str = "tiny",
     quantised: Sequence[str] = (),
 ) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import functools
 import importlib
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from molmo_ros.datatypes import Progress
 from molmo_ros.errors import EngineBuildError, EngineMismatchError, RuntimeUnavailableError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ INSTALL = {
 }
 _ATTENTION = re.compile(r"^Name: \S*_mha_\S*,", re.MULTILINE)
 
-Progress = Callable[[str, float], None]
 Profile = dict[str, list[int]]  # the name of a free size -> least, best, most
 
 

@@ -67,8 +67,8 @@ def draw(out: Path) -> None:
     place: dict[str, tuple[float, int]] = {}
     for n in range(top, -1, -1):  # each part about below those that import it
         above = {p: [place[q][0] for q in place if p in parts[q]] for p in height if height[p] == n}
-        row = sorted(above, key=lambda p, above=above: (sum(above[p]) / max(len(above[p]), 1), p))
-        place.update({part: ((i + 0.5) / len(row), n) for i, part in enumerate(row)})
+        row = sorted((sum(x) / max(len(x), 1), part) for part, x in above.items())
+        place.update({part: ((i + 0.5) / len(row), n) for i, (_, part) in enumerate(row)})
     figure, axes = plt.subplots(figsize=(8.0, 0.85 * (top + 1)), layout="constrained")
     for part, (x, y) in place.items():
         for other in set(parts[part]) - set(BASE):

@@ -5,21 +5,18 @@ Scenes come from seeds that training never saw. Every picture is 640x480 with th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from molmo_ros.checkpoint.query import counting_prompt, parse_query
-from molmo_ros.datatypes import Answer, ImagePoint, RgbdFrame
+from molmo_ros.datatypes import Answer, CountProgress, ImagePoint, RgbdFrame
 from molmo_ros.errors import DepthError
 from molmo_ros.perception.lift import lift_point, pixel_ray
 from molmo_ros.pipeline import Grounder
 from molmo_ros.sim import KINDS, SimCamera, SimTruth
 from molmo_ros.sim.objects import PLURALS, colors_of
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -55,7 +52,7 @@ class Tally:
 def evaluate_tiny(
     scenes: int,
     seed: int,
-    progress: Progress | None = None,
+    progress: CountProgress | None = None,
     checkpoint: str = "tiny",
     runtime: str = "auto",
     precision: str = "auto",

@@ -146,7 +146,7 @@ MIDDLE = np.s_[110:370, 190:450]
 
 def _colours(depth: Depth, low: float, high: float) -> Image:
     share = np.clip((depth - low) / (high - low), 0, 1)
-    colours = cv2.applyColorMap(np.uint8(255 * np.nan_to_num(1 - share)), cv2.COLORMAP_TURBO)
+    colours: Image = cv2.applyColorMap((255 * np.nan_to_num(1 - share)).astype(np.uint8), cv2.COLORMAP_TURBO)
     colours[~np.isfinite(depth)] = 0
     return colours
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth
+from molmo_ros.datatypes import AnyArray, Array, Depth
 
 REACH = 14  # px: the plateaus on both sides of a jump are looked for so far away
 JUMPS_M = {"20-60 mm": (0.02, 0.06), "60-250 mm": (0.06, 0.25)}
@@ -130,7 +130,8 @@ def _largest_plane(rows: Array, inverse: Array) -> Array:
     a, b = rows[known], inverse[known]
     pick = rng.integers(0, len(b), 4000)
     a, b = a[pick], b[pick]
-    best, most = np.zeros(3), -1
+    best: AnyArray = np.zeros(3)
+    most = -1
     for _ in range(300):
         three = rng.integers(0, len(b), 3)
         if abs(np.linalg.det(a[three])) < 1e-4:
@@ -150,4 +151,4 @@ def correlation_length(field_: Array) -> float:
     for shift in range(1, centred.shape[1] // 2):
         if (centred[:, shift:] * centred[:, :-shift]).mean() < centred.var() / np.e:
             return float(shift)
-    return centred.shape[1] / 2
+    return float(centred.shape[1] / 2)

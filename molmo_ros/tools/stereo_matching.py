@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, Depth, Image
+from molmo_ros.datatypes import AnyArray, Array, Depth, Image
 from molmo_ros.sim.render import Render, Renderer
 
 BASELINE_M = 0.055
@@ -38,17 +38,17 @@ def matched_depth(
     )
 
 
-def _infrared(rgb: Image, dots: Array, rng: np.random.Generator) -> Image:
+def _infrared(rgb: Image, dots: AnyArray, rng: np.random.Generator) -> Image:
     """Grey image (H,W) uint8 of a surface that the dots light, with noise."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     lit = grey * (0.6 + 2.5 * dots) + 60 * dots
-    return np.clip(lit + GREY_NOISE * rng.standard_normal(grey.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(lit + GREY_NOISE * rng.standard_normal(grey.shape), 0, 255), np.uint8)
 
 
 def _sgbm(left: Image, right: Image) -> Array:
     """Disparity (H,W) px, 0 where there is none."""
     block = 7
-    matcher = cv2.StereoSGBM_create(
+    matcher = cv2.StereoSGBM.create(
         minDisparity=FARTHEST,
         numDisparities=MOST - FARTHEST + 8,
         blockSize=block,

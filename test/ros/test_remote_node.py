@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from rclpy.parameter import Parameter
 from ros_helpers import GOOD, Camera, running
 
 from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.msg import GraspTarget
 from molmo_ros.pipeline import Grounder
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
@@ -81,18 +83,20 @@ def test_the_server_comes_goes_and_comes_back(
             camera.show()
             away = client.find(GOOD)
             assert not away.success and away.code == "SERVER" and "remote_url" in away.message
-            for _ in range(2):
-                _check(client, camera, serve(answer, port))
+            # Without probabilities there is no covariance: not usable unless max_sigma does not ask for it.
+            _check(client, camera, serve(answer, port), GraspTarget.UNCERTAIN)
+            assert node.set_parameters([Parameter("max_sigma", value=0.0)])[0].successful
+            _check(client, camera, serve(answer, port), GraspTarget.OK)
     finally:
         camera.node.destroy_node()
 
 
-def _check(client: GraspClient, camera: Camera, server: ThreadingHTTPServer) -> None:
+def _check(client: GraspClient, camera: Camera, server: ThreadingHTTPServer, status: int) -> None:
     """Found while the server is there, a failure that says why as soon as it is not."""
     try:
         camera.show()
         here = _until_found(client)
-        assert len(here.targets) == 1 and here.targets[0].status == 0, here.targets[0].status_text
+        assert len(here.targets) == 1 and here.targets[0].status == status, here.targets[0].status_text
         assert math.isnan(here.targets[0].point.confidence)  # this server tells no probabilities
     finally:
         stop(server)

@@ -20,9 +20,10 @@ from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.quality import EVIDENCE, evidence
 from molmo_ros.perception.find_object import Segmenter
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.perception.segmenters import AUTO
+from molmo_ros.perception.segmenters import AUTO, SEGMENTERS
 from molmo_ros.target import find_target
 from molmo_ros.tools.grasp_physics.families import REPORT_FROM, draw_case
+from molmo_ros.tools.grasp_physics.plan import TRUTH
 from molmo_ros.tools.grasp_physics.quality import reliability
 from molmo_ros.tools.grasp_physics.trial import try_grasp
 from molmo_ros.tools.grasp_physics.view import click, look
@@ -42,14 +43,14 @@ class Tried:
     held: bool
 
 
-def try_target(family: str, seed: int, sensor: str, true_mask: bool) -> Tried | None:
+def try_target(family: str, seed: int, sensor: str, segmenter: str) -> Tried | None:
     """Plan and execute; None: refused, or things moved by themselves."""
     gripper = Gripper.load("franka_hand")
     case = draw_case(family, seed)
     view = look(case, sensor=sensor)
     point = click(view)
-    segmenter: Segmenter | str = (lambda frame, point: view.mask) if true_mask else AUTO
-    target = find_target(view.frame, point, gripper, view.up, segmenter=segmenter, calibrate=False)
+    masks: Segmenter | str = (lambda frame, point: view.mask) if segmenter == TRUTH else segmenter
+    target = find_target(view.frame, point, gripper, view.up, segmenter=masks, calibrate=False)
     if target.grasp is None or target.segment is None:
         return None
     lifted = lift_point(view.frame, point)
@@ -96,13 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", type=int, default=20, help="of each family and sensor (default 20)")
     parser.add_argument("--seed", type=int, default=5000, help=f"of the first, below {REPORT_FROM}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--true-mask", action="store_true", help="with the true masks; else by geometry")
+    parser.add_argument("--segmenter", choices=(*SEGMENTERS, TRUTH), default=AUTO, help="default auto")
     args = parser.parse_args(argv)
     if args.seed + args.targets > REPORT_FROM:
         parser.error(f"seeds from {REPORT_FROM} on are for reporting; give a lower --seed")
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # for the processes to come
     work = [
-        (family, args.seed + i, sensor, args.true_mask)
+        (family, args.seed + i, sensor, args.segmenter)
         for i in range(args.targets)
         for family in args.family
         for sensor in args.sensor

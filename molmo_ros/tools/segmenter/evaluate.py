@@ -80,7 +80,7 @@ def measure(name: Callable[[Asked], tuple[Mask | None, float]], all_asked: list[
         if mask is None:
             refused += 1
             continue
-        reached.append(np.count_nonzero(mask & asked.mask) / max(np.count_nonzero(mask | asked.mask), 1))
+        reached.append(np.count_nonzero(mask & asked.mask) / max(int(np.count_nonzero(mask | asked.mask)), 1))
         expected.append(confidence)
     ious, told = np.array(reached), np.array(expected)
     return {

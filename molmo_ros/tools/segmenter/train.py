@@ -83,7 +83,8 @@ class Training:
     def __init__(self, folder: Path, device: torch.device, lr: float) -> None:
         self.folder, self.device, self.lr = folder, device, lr
         torch.manual_seed(0)
-        self.net = MaskNet().to(device, memory_format=torch.channels_last)
+        # torch's own types leave memory_format out
+        self.net = MaskNet().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mean = MaskNet().to(device)
         self.mean.load_state_dict(self.net.state_dict())
         pairs = zip(self.mean.state_dict().values(), self.net.state_dict().values(), strict=True)
