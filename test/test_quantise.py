@@ -261,13 +261,16 @@ def plant(checkpoint: Checkpoint, folder: Path, factor: float) -> Checkpoint:
     return load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("method", ["awq", "gptq", "awq+gptq"])
-def test_planted_outliers(tmp_path: Path, method: str) -> None:
-    """A few loud channels, as large language models have them: at most half the error of the logits."""
+@pytest.mark.parametrize(("method", "most"), [("awq", 0.75), ("gptq", 0.5), ("awq+gptq", 0.5)])
+def test_planted_outliers(tmp_path: Path, method: str, most: float) -> None:
+    """A few loud channels, as large language models have them: at most half the error of the logits by GPTQ.
+
+    AWQ alone cannot: three of 64 channels are loud here, and a finer step for them is a coarser one for all
+    others of their block.
+    """
     plain = load_checkpoint(str(GENERATIONS["qwen"](tmp_path / "plain")))
     checkpoint = plant(plain, tmp_path / "loud", 40)
     quantise(checkpoint, tmp_path / "q", small(method=method), pictures(SAMPLES, 0))
-    most = 0.75 if method == "awq" else 0.5  # AWQ alone gains less
     assert error(tmp_path / "q", checkpoint, "int4") < most
 
 
