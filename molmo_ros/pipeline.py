@@ -69,6 +69,7 @@ class Grounder:
     ) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
+        self._own_planner = self.planner
         self.segmenter = check_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
 
     @staticmethod
@@ -243,6 +244,7 @@ class Grounder:
                 planner=self.planner,
                 segmenter=self.segmenter,
                 grasp=grasp,
+                calibrate=self.planner is self._own_planner,  # another planner's quality is its own
                 stages=stages,
                 should_stop=should_stop,
             )
