@@ -61,23 +61,25 @@ def try_target(family: str, seed: int, sensor: str, segmenter: str) -> Tried | N
 
 
 def fit(X: Array, held: Mask, ridge: float = RIDGE) -> Array:
-    """Fit log-odds to evidence (N,E) by Newton's method; weights (E,) but that of the constant are shrunk.
+    """Fit log-odds to evidence (N,E); weights (E,) but that of the constant are shrunk.
 
     That of the planner's rating is shrunk to 1, the others to 0: little to learn from changes little.
     """
+    from scipy.optimize import minimize
+
     prior = np.zeros(X.shape[1])
     prior[EVIDENCE.index("rating")] = 1.0
     penalty = np.full(X.shape[1], ridge)
     penalty[0] = 1e-3
-    w = prior.copy()
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(X @ w, -30, 30)))
-        gradient = X.T @ (p - held) + penalty * (w - prior)
-        step = np.linalg.solve((X * (p * (1 - p))[:, None]).T @ X + np.diag(penalty), gradient)
-        w = w - step
-        if np.abs(step).max() < 1e-8:
-            break
-    return np.asarray(w)
+    sign = np.where(held, -1.0, 1.0)
+
+    def cost(w: Array) -> tuple[float, Array]:
+        odds = sign * (X @ w)
+        slope = sign / (1 + np.exp(-np.clip(odds, -500, 500)))
+        value = np.logaddexp(0, odds).sum() + 0.5 * (penalty * (w - prior) ** 2).sum()
+        return float(value), X.T @ slope + penalty * (w - prior)
+
+    return np.asarray(minimize(cost, prior, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
 
 
 def left_out(X: Array, held: Mask) -> Array:
