@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.packages import missing_package
-from molmo_ros.ros.interrupt import interrupted, note_interrupts
+from molmo_ros.ros.interrupt import ending, interrupted, note_interrupts
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -21,7 +21,7 @@ MISTAKE = 2  # exit status: a parameter is wrong, or a package is missing
 def run_module(module: str) -> int:
     """The main of a node's module, which may take a second to import. Returns the exit status."""
     try:
-        return int(importlib.import_module(module).main())
+        return ending(int(importlib.import_module(module).main()))
     except ModuleNotFoundError as error:
         print(missing_package(error), file=sys.stderr)
         return MISTAKE

@@ -19,3 +19,13 @@ def note_interrupts() -> None:
 def interrupted() -> bool:
     """Whether SIGINT has come since ``note_interrupts``."""
     return bool(_noted)
+
+
+def ending(status: int) -> int:
+    """Ignore SIGINT from now on and return the status: to be called last of all.
+
+    Python's finalisation takes its own handlers away, so that a second Ctrl-C would kill the process; what is
+    ignored stays ignored.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return status

@@ -7,7 +7,6 @@ are there from the first moment and say in words why they do not answer yet.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 import traceback
@@ -27,6 +26,7 @@ from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
 from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.guard import Guard, limits_of
+from molmo_ros.ros.interrupt import ending
 from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
@@ -245,4 +245,4 @@ def _run(node: MolmoNode) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(ending(main()))

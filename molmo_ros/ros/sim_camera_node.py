@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +16,7 @@ from molmo_ros.camera.conversions import camera_info_message, depth_message, ima
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.config import SimCameraConfig
 from molmo_ros.ros.entry import run_node
+from molmo_ros.ros.interrupt import ending
 from molmo_ros.ros.params import NODE_OPTIONS, declare
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
@@ -95,4 +95,4 @@ def spin(node: SimCameraNode) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(ending(main()))
