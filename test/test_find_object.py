@@ -64,7 +64,7 @@ def test_an_unsure_network_leaves_it_to_geometry(camera: SimCamera, monkeypatch:
     half[:, : int(point.x)] = False
 
     def told(mask: np.ndarray, confidence: float) -> None:
-        found = LearnedMask(mask, confidence, mask, 0.0)
+        found = LearnedMask(mask, confidence)
         monkeypatch.setattr(MaskNetwork, "__call__", lambda *_: found)
 
     told(half, 0.4)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import View, block, can, look, smeared, sphere, to_camera
+from solids import View, block, can, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import SegmentError
@@ -81,7 +81,7 @@ def test_two_masks_agree_if_one_holds_the_other() -> None:
 
 
 def test_far_from_the_point(can_view: View) -> None:
-    """To the side by a thing's size at most; along the ray deeper, for the floor of a vessel is pointed at."""
+    """To the side by a thing's size at most; along the ray deeper, for a vessel is pointed at on its floor."""
     grasp, segment = straight_down(can_view, [0, 0, 0.07]), can_view.segment()
     contact = guards.contact_of(grasp, FRANKA)
     ray = contact / np.linalg.norm(contact)

@@ -11,10 +11,12 @@ from molmo_ros.perception.guards import masks_disagree
 from molmo_ros.perception.learned_mask import LearnedMask, MaskNetwork
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED, SEGMENTERS
+from molmo_ros.perception.sharpen import sharpened
 
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 SURE = 0.5  # expected IoU from which the learned mask is taken as it is
 LEAST = 0.3  # below it the network saw no thing at the point
+PIXEL_M = 0.001  # a pixel that is smaller is sharpened in a smaller image
 
 
 def check_segmenter(name: str) -> str:
@@ -54,14 +56,23 @@ def find_object(
 
     try:
         segment = segment_object(frame, point, lifted, up, learned)
-        return replace(segment, confidence=found[0].confidence)
+        return _sharp(frame, segment, lifted, found[0].confidence)
     except SegmentError:
         if segmenter == LEARNED or not found or found[0].confidence >= SURE:
             raise
     segment = segment_object(frame, point, lifted, up)
     if found[0].confidence >= LEAST and (objection := masks_disagree(segment.mask, found[0].mask)):
         raise SegmentError(objection, code="AMBIGUOUS")
-    return replace(segment, confidence=min(found[0].confidence, SURE))
+    return _sharp(frame, segment, lifted, min(found[0].confidence, SURE))
+
+
+def _sharp(frame: RgbdFrame, segment: ObjectSegment, lifted: CameraPoint, confidence: float) -> ObjectSegment:
+    """Return the segment with the outline that colour tells; its points stay those that depth tells.
+
+    Depth and colour are seldom aligned to the pixel, and depth is wider at edges.
+    """
+    scale = PIXEL_M * float(frame.K[0, 0] / lifted.position[2])
+    return replace(segment, mask=sharpened(frame.rgb, segment.mask, scale), confidence=confidence)
 
 
 def _unsure(found: LearnedMask) -> SegmentError:
