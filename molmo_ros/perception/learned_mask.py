@@ -75,7 +75,7 @@ class MaskNetwork:
     ) -> LearnedMask:
         """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known."""
         crop = crop_around(frame, point.x, point.y, float(position[2]))
-        logits, iou = self._session.run(
+        logits, _ = self._session.run(
             None,
             {
                 "rgb": crop.rgb[None],
@@ -85,8 +85,8 @@ class MaskNetwork:
                 "plane": np.zeros((1, 4), np.float32) if plane is None else plane[None].astype(np.float32),
             },
         )
-        confidence = float(1 / (1 + np.exp(-iou[0])))
-        return LearnedMask(_spread(logits[0, 0], crop, frame.depth.shape), confidence)
+        thing = logits[0, 0]
+        return LearnedMask(_spread(thing, crop, frame.depth.shape), _expected_iou(thing))
 
 
 def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = HALF_M) -> Crop:
@@ -135,3 +135,15 @@ def _spread(logits: Float32, crop: Crop, shape: tuple[int, int]) -> Mask:
     size = (right - left, bottom - top)
     mask[top:bottom, left:right] = cv2.warpAffine(logits, to_crop, size, flags=flags, borderValue=-1.0) > 0
     return mask
+
+
+def _expected_iou(logits: Float32) -> float:
+    """Return the IoU 0..1 that a mask, the cells whose logits (S,S) are above 0, is expected to have.
+
+    E|M and T| / E|M or T|, if each cell is of the thing T with the probability that was told, on its own. On
+    simulated frames it tells good masks from bad ones better than an IoU that the network is trained to tell.
+    """
+    probability = 1 / (1 + np.exp(-logits))
+    inside = logits > 0
+    either = np.count_nonzero(inside) + float(probability[~inside].sum())
+    return float(probability[inside].sum()) / max(either, 1e-6)
