@@ -116,14 +116,15 @@ def test_a_picture_that_changed_since_is_left_out_and_named(published: Path, tmp
 
 
 def test_a_folder_saved_by_datasets_is_read_too(published: Path, tmp_path: Path) -> None:
-    """Its files are Arrow streams, one folder for each split; "image" is a path on the machine that made it."""
+    """Its files are Arrow streams, a folder for each split; "image" is a path on the machine that made it."""
     (tmp_path / "validation").mkdir()
     table = pq.read_table(published / "pixmo-count" / "data")
     names = [str(next((published / "pixmo-count" / "images").iterdir()))] * len(table)
-    table = table.drop_columns(["image_sha256"]).append_column("image", pa.array([f"/else{n}" for n in names]))
-    with pa.OSFile(str(tmp_path / "validation" / "data-00000-of-00001.arrow"), "wb") as sink:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
+    table = table.drop_columns(["image_sha256"])
+    table = table.append_column("image", pa.array([f"/else{n}" for n in names]))
+    path = str(tmp_path / "validation" / "data-00000-of-00001.arrow")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
     data = DataSet("pixmo-count", tmp_path, published / "pixmo-count", split="validation")
     assert len(data) == IMAGES and all(e.problem == "" and e.truth.count > 0 for e in data)
     with pytest.raises(FrameError, match="split 'test'"):
@@ -133,7 +134,7 @@ def test_a_folder_saved_by_datasets_is_read_too(published: Path, tmp_path: Path)
 def test_a_wrong_folder_is_told_with_the_fix(published: Path, tmp_path: Path) -> None:
     with pytest.raises(FrameError, match="no column masks"):
         DataSet("pixmo-points", published / "pixmo-count")
-    with pytest.raises(FrameError, match="no \\*.parquet"):
+    with pytest.raises(FrameError, match=r"no \*\.parquet"):
         DataSet("pixmo-count", tmp_path)
     with pytest.raises(FrameError, match=r"data\.json"):
         DataSet("point-bench", tmp_path)
@@ -142,7 +143,8 @@ def test_a_wrong_folder_is_told_with_the_fix(published: Path, tmp_path: Path) ->
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(published: Path, tmp_path: Path) -> None:
-    entry = {"image_filename": "a.png", "mask_filename": "../../../etc/passwd", "category": "x", "user_input": "y"}
+    words = {"category": "x", "user_input": "y"}
+    entry = {"image_filename": "a.png", "mask_filename": "../../../etc/passwd", **words}
     (tmp_path / "data.json").write_text(json.dumps([entry]), encoding="utf-8")
     assert "leads out of" in next(iter(DataSet("point-bench", tmp_path))).problem
 

@@ -19,8 +19,8 @@ from molmo_ros.datatypes import Array, Mask
 
 EXPLANATION_RADIUS = 0.05  # of the image's diagonal
 _WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 )
 _TOTAL = re.compile(r".*a total of ([0-9]+)")
 _NONE = re.compile(r".*\bnone\b")
