@@ -116,7 +116,10 @@ def test_track_runs_and_is_cancelled(make_tools: Callable[..., Tools], camera: C
         assert time.monotonic() < deadline, state
         camera.show()
     ended = _call(tools, "track_cancel", track=track)
-    assert ended["stage"] == "ended" and ended["success"]
+    assert ended["stage"] == "ended" and ended["success"] and ended["code"] == "CANCELLED"
+    time.sleep(0.5)
+    (late, *_) = _call(tools, "track_state", track=track)["targets"]
+    assert "grasp" not in late and late["age_s"] > 0.5  # what was true then
     again = _call(tools, "track_start", query=GOOD, duration_s=1.0)
     assert again["success"], again
 

@@ -34,6 +34,7 @@ class Goal:
 
     def __init__(self) -> None:
         self.feedback: Any = None  # the newest Track.Feedback
+        self.heard_s = time.monotonic()  # when it, or the result, came
         self.result: Any = None  # Track.Result once it has ended
         self.handle: Any = None
         self.ended = threading.Event()
@@ -82,7 +83,7 @@ class Bridge:
         goal = Goal()
 
         def on_feedback(message: Any) -> None:
-            goal.feedback = message.feedback
+            goal.feedback, goal.heard_s = message.feedback, time.monotonic()
 
         sent = self._wait(
             self._track.send_goal_async(Track.Goal(**fields), feedback_callback=on_feedback), 10.0
@@ -92,7 +93,7 @@ class Bridge:
         goal.handle = sent
 
         def on_result(future: Any) -> None:
-            goal.result = future.result().result
+            goal.result, goal.heard_s = future.result().result, time.monotonic()
             goal.ended.set()
 
         sent.get_result_async().add_done_callback(on_result)

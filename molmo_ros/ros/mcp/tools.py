@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,19 +161,22 @@ def _said(response: Any) -> Result:
 
 
 def _state(goal: Goal) -> Result:
+    """What a track told last, as old as it is by now; of one that has ended no grasps: nobody looks."""
+    since = time.monotonic() - goal.heard_s
     if goal.ended.is_set():
         result = goal.result
-        return {**_said(result), "stage": "ended", "targets": [target(t) for t in result.targets]}
+        targets = [target(t, since, grasp=False) for t in result.targets]
+        return {**_said(result), "stage": "ended", "targets": targets}
     heard = goal.feedback
     if heard is None:
         return {"success": True, "code": "", "message": "", "stage": "waiting", "targets": []}
-    targets = [target(t) for t in heard.targets]
+    targets = [target(t, since) for t in heard.targets]
     return {
         "success": True,
         "code": "",
         "message": "",
         "stage": heard.stage,
-        "age_s": _known(heard.age),
+        "age_s": _known(heard.age + since),
         "targets": targets,
     }
 
@@ -187,9 +191,9 @@ def point(message: Any) -> Result:
     }
 
 
-def target(message: Any) -> Result:
-    """msg/GraspTarget as JSON keys. A grasp is told only of a target that the node calls OK."""
-    usable = message.status == TargetStatus.OK
+def target(message: Any, since_s: float = 0.0, *, grasp: bool = True) -> Result:
+    """msg/GraspTarget, which came since_s ago, as JSON keys. A grasp is told only if the node says OK."""
+    usable = grasp and message.status == TargetStatus.OK
     told: Result = {
         "point": point(message.point),
         "status": TargetStatus(message.status).name,
@@ -197,7 +201,7 @@ def target(message: Any) -> Result:
         "frame_id": message.header.frame_id,
         "position_m": _vector(message.position),
         "size_m": _vector(message.object_size),
-        "age_s": _known(message.age),
+        "age_s": _known(message.age + since_s),
     }
     if usable and _known(message.width) is not None:
         told["grasp"] = {

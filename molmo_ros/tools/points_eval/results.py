@@ -14,7 +14,7 @@ class Results:
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
         """Open or make the file. Raises: ParameterError if it is of another run."""
-        self.path, self.rows = path, {}
+        self.path = path
         lines = _whole_lines(path)
         if lines and lines[0] != run:
             differs = ", ".join(k for k in run if lines[0].get(k) != run[k])
