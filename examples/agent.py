@@ -1,4 +1,4 @@
-"""An agent's side of molmo-ros mcp: find a thing, follow it for a moment: python examples/agent.py "the red mug" """
+"""An agent finds a thing, then follows it for a moment: python examples/agent.py "the red mug" """
 
 import os
 import sys

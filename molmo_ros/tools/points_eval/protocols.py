@@ -162,8 +162,8 @@ def _explanations(key: str, row: dict[str, Any], rgb: Image, problem: str) -> It
 
 
 def _percent(points: Sequence[Mapping[str, float]], width: int, height: int) -> Array:
-    size = np.array([width, height])
-    return np.array([[p["x"], p["y"]] for p in points], dtype=np.float64).reshape(-1, 2) / 100 * size
+    shares: Array = np.array([[p["x"], p["y"]] for p in points], dtype=np.float64).reshape(-1, 2)
+    return shares * np.array([width / 100, height / 100])
 
 
 def _bench_entries(folder: Path) -> list[dict[str, Any]]:
