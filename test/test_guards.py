@@ -81,10 +81,20 @@ def test_two_masks_agree_if_one_holds_the_other() -> None:
 
 
 def test_far_from_the_point(can_view: View) -> None:
+    """To the side by a thing's size at most; along the ray deeper, for the floor of a vessel is pointed at."""
     grasp, segment = straight_down(can_view, [0, 0, 0.07]), can_view.segment()
-    near, far = (CameraPoint(to_camera(can_view, [x, 0, 0.05]), np.eye(3) * 1e-6) for x in (0.03, 0.2))
-    assert guards.far_from_point(near, segment, grasp, FRANKA) is None
-    assert "mm from the point" in str(guards.far_from_point(far, segment, grasp, FRANKA))
+    contact = guards.contact_of(grasp, FRANKA)
+    ray = contact / np.linalg.norm(contact)
+    aside = np.cross(ray, [0.0, 1.0, 0.0])
+
+    def objection(*off: float) -> str | None:
+        place = contact + off[0] * ray + off[1] * aside
+        return guards.far_from_point(CameraPoint(place, np.eye(3) * 1e-6), segment, grasp, FRANKA)
+
+    assert objection(0.0, 0.11) is None
+    assert objection(0.17, 0.03) is None
+    assert "to the side" in str(objection(0.0, 0.13))
+    assert "mm from the point" in str(objection(0.22, 0.0))
 
 
 def test_a_hand_meets_what_was_measured_wherever_it_is() -> None:

@@ -18,10 +18,12 @@ import numpy.typing as npt
 from molmo_ros.datatypes import Array, Depth, Float32, ImagePoint, Mask, RgbdFrame
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.perception.depth import DepthOptions, valid_depth
+from molmo_ros.perception.sharpen import sharpened
 
 MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
 CROP = 112  # cells along a side of what the network sees
 HALF_M = 0.24  # half the side of the crop, at the depth of the point
+SHARP_PX = 5.0  # a cell of more pixels than this is sharpened in a smaller image
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class MaskNetwork:
         thing, things = logits[0]
         confidence = float(1 / (1 + np.exp(-iou[0])))
         shape = frame.depth.shape
-        return LearnedMask(_spread(thing, crop, shape), confidence, _spread(things, crop, shape), _cut(thing))
+        mask = sharpened(frame.rgb, _spread(thing, crop, shape), crop.side / CROP / SHARP_PX)
+        return LearnedMask(mask, confidence, _spread(things, crop, shape), _cut(thing))
 
 
 def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = HALF_M) -> Crop:
