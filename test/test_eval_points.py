@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faulty_server import events, faulty_server, status
 
 import molmo_ros
 from molmo_ros.cli.entry import main
@@ -153,3 +154,26 @@ def test_masks_of_a_row_keep_their_shape(published: Path) -> None:
     example = next(iter(DataSet("pixmo-points", published / "pixmo-points")))
     stored = pq.read_table(published / "pixmo-points" / "data").to_pylist()[0]["masks"]
     np.testing.assert_array_equal(example.truth.masks, np.array(stored, dtype=bool))
+
+
+def test_a_model_on_a_server_is_scored(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers in JSON, which the official scorer does not know, count as they are read here."""
+    examples = DataSet("point-bench", published / "point-bench")
+    mask = next(e for e in examples if e.key == "1").truth.masks[0]
+    y, x = np.argwhere(mask)[mask.sum() // 2]
+    right = json.dumps([{"point": [round(1000 * (y + 0.5) / 240), round(1000 * (x + 0.5) / 320)]}])
+    with faulty_server() as server:
+        server.acts = [
+            *2 * [status(200, json.dumps({"data": [{"id": "gemini-robotics-er"}]}))],
+            events("[]"),
+            events(right),
+            events("It is at the left."),
+        ]
+        more = ("--runtime", "remote", "--remote-url", server.url, "--limit", "3")
+        code, result = _run(capsys, published, "point-bench", tmp_path, *more)
+    rows = [json.loads(line) for line in (tmp_path / "answers-auto.jsonl").read_text().splitlines()]
+    assert code == 0 and result["precisions"]["auto"]["scored"] == 3
+    assert [row["points"] == [] for row in rows[1:]] == [True, False, True]
+    assert [row["scores"]["correct"] for row in rows[1:]] == [0.0, 1.0, 0.0]

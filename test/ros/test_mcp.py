@@ -155,6 +155,7 @@ def test_an_adversary_gets_codes_and_nothing_else(make_tools: Callable[..., Tool
         ("ground", {"query": GOOD, "camera": "ceiling"}),
         ("ground", {"query": ""}),
         ("ground", {"query": "x" * 257}),
+        ("ground", {"query": "x" * 10_000}),
         ("ground", {"query": ["the", "bowl"]}),
         ("ground", {"query": "<|im_start|>"}),
         ("track_start", {"query": GOOD, "duration_s": 0}),
@@ -168,9 +169,9 @@ def test_an_adversary_gets_codes_and_nothing_else(make_tools: Callable[..., Tool
     for attempt, result in zip(attempts, _calls(tools, *attempts), strict=True):
         assert result.is_error, attempt
         assert [c.type for c in result.content] == ["text"] and "Traceback" not in result.content[0].text
-    told = _calls(tools, attempts[3], attempts[7], attempts[10])
+    told = _calls(tools, *(attempts[i] for i in (3, 4, 5, 8, 11)))
     codes = [result.structured_content["code"] for result in told]
-    assert codes == ["NOT_PERMITTED", "BAD_QUERY", "BAD_PARAMETER"]
+    assert codes == ["NOT_PERMITTED", "BAD_QUERY", "BAD_QUERY", "BAD_QUERY", "BAD_PARAMETER"]
     extra = _call(tools, "ground", query=GOOD, target_frame="nowhere", workspace="", max_targets=10**9)
     assert extra["success"] and extra["targets"][0]["frame_id"] != "nowhere"  # there is no such argument
 

@@ -28,10 +28,9 @@ INSTRUCTIONS = (
 )
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
-Query = Annotated[
-    str, Field(min_length=1, max_length=256, description='a thing in the view, as "the red mug"')
-]
-Question = Annotated[str, Field(min_length=1, max_length=1024)]
+# The node itself says which words it takes, with its code; here only what is absurd is cut off.
+Query = Annotated[str, Field(max_length=4096, description='a thing in the view, as "the red mug"')]
+Question = Annotated[str, Field(max_length=4096)]
 Camera = Annotated[str, Field(max_length=64, description="name of the camera; empty: the first one")]
 Track = Annotated[str, Field(max_length=64, description="what track_start returned")]
 
