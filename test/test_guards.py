@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import View, block, can, look, smeared, sphere, to_camera
+from solids import View, block, can, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import SegmentError
@@ -71,17 +71,17 @@ def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
     assert target.grasp is None
 
 
-def test_two_masks_agree_if_one_holds_the_other() -> None:
+def test_two_masks_agree_if_they_are_of_one_thing() -> None:
     a = np.zeros((50, 50), dtype=np.bool_)
-    part, beside = a.copy(), a.copy()
-    a[10:30, 10:30] = part[10:15, 10:15] = beside[25:45, 25:45] = True
-    assert masks_disagree(a, part) is None
-    assert "6% of the smaller one" in str(masks_disagree(a, beside))
+    most, part = a.copy(), a.copy()
+    a[10:30, 10:30] = most[10:30, 12:33] = part[10:15, 10:15] = True
+    assert masks_disagree(a, most) is None
+    assert "6% in common" in str(masks_disagree(a, part))
     assert masks_disagree(a, np.zeros_like(a)) is not None
 
 
 def test_far_from_the_point(can_view: View) -> None:
-    """To the side by a thing's size at most; along the ray deeper, for the floor of a vessel is pointed at."""
+    """To the side by a thing's size at most; along the ray deeper: vessels are pointed at on the floor."""
     grasp, segment = straight_down(can_view, [0, 0, 0.07]), can_view.segment()
     contact = guards.contact_of(grasp, FRANKA)
     ray = contact / np.linalg.norm(contact)

@@ -17,8 +17,8 @@ from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
 from molmo_ros.perception.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
 from molmo_ros.perception.outline import in_hull, outermost, rectangle_angle
-from molmo_ros.perception.prism import prism, top_of
 from molmo_ros.perception.plane import support_frame
+from molmo_ros.perception.prism import prism, top_of
 from molmo_ros.transforms import invert, rotate_vectors, transform_points
 
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
@@ -202,9 +202,7 @@ def _as_prism(coarse: Shape, dense: Shape) -> tuple[Shape, Shape]:
 
 
 def _some(shape: Shape, chosen: Mask) -> Shape:
-    return replace(
-        shape, points=shape.points[chosen], normals=shape.normals[chosen], seen=shape.seen[chosen]
-    )
+    return replace(shape, points=shape.points[chosen], normals=shape.normals[chosen], seen=shape.seen[chosen])
 
 
 def _with_skirts(coarse: Shape, dense: Shape, angle: float) -> tuple[Shape, Shape]:

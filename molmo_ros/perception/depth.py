@@ -30,9 +30,10 @@ class DepthOptions:
 
     min_range_m, max_range_m: outside, a reading is OUT_OF_RANGE. baseline_m and subpixel_px: stereo noise
     sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: what is added to that where the position
-    of a surface is told, for a measured plane waves by millimetres. window_px: odd size of the window; where it holds less than min_share of valid
-    depth, wide_window_px is tried before giving up. layer_gap_m: least gap between two layers. reach_px:
-    sigma of the Gaussian that weights pixels.
+    of a surface is told, for a measured plane waves by millimetres.
+    window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
+    tried before giving up. layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
+    weights pixels.
     """
 
     min_range_m: float = 0.1

@@ -1,4 +1,4 @@
-"""A mask's outline moved to where colour changes: a network's cell, and smeared depth, are wider than a pixel."""
+"""A mask's outline, moved to where colour changes: cells of a network, and smeared depth, are wide."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def _fit(lab: AnyArray, chosen: Mask) -> tuple[Array, Array]:
     some = np.maximum(count, 1.0)[..., None]
     own = lab * weight[..., None]
     mean = cv2.boxFilter(own, -1, side, normalize=False) / some
-    spread = np.maximum(cv2.boxFilter(own * lab, -1, side, normalize=False) / some - mean**2, 0) + LEAST_SPREAD
+    square = cv2.boxFilter(own * lab, -1, side, normalize=False) / some
+    spread = np.maximum(square - mean**2, 0) + LEAST_SPREAD
     fit = -0.5 * ((lab - mean) ** 2 / spread + np.log(spread)).sum(axis=2)
     return np.asarray(count), np.asarray(fit)
