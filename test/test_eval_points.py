@@ -44,6 +44,11 @@ def _run(capsys: pytest.CaptureFixture[str], folder: Path, protocol: str, out: P
     return code, json.loads(capsys.readouterr().out)
 
 
+def _answers(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "answers-auto.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[1:]]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_published_layout_is_scored(
     published: Path, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -52,6 +57,8 @@ def test_a_published_layout_is_scored(
     run = result["precisions"]["auto"]
     assert code == 0 and run["examples"] == run["scored"] == IMAGES and not run["skipped_reasons"]
     assert run["scores"][PROTOCOLS[protocol].main] >= 0.75  # the built-in model on its own kind of scenes
+    wrong = [row["key"] for row in _answers(tmp_path) if row["scores"][PROTOCOLS[protocol].main] < 0.99]
+    assert run["failures"] == wrong  # and not those whose F1 is 1 but for rounding
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == result
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "http" not in page  # nothing is fetched

@@ -15,7 +15,7 @@ from molmo_ros.errors import AnswerError, QueryError
 from molmo_ros.tools.points_eval.protocols import DataSet, Example
 from molmo_ros.tools.points_eval.reading import answer_points
 from molmo_ros.tools.points_eval.results import Results
-from molmo_ros.tools.points_eval.scores import group_means, means
+from molmo_ros.tools.points_eval.scores import FULL, group_means, means
 
 
 def evaluate(
@@ -95,7 +95,7 @@ def summary(data: DataSet, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "problems": sum("problem" in row for row in scored),
         "scores": means(scored),
         **({"groups": group_means(scored, main)} if data.protocol.groups and scored else {}),
-        "failures": [row["key"] for row in scored if row["scores"][main] < 1],
+        "failures": [row["key"] for row in scored if row["scores"][main] < FULL],
         "ms_p50": float(np.median([row["ms"] for row in scored])) if scored else float("nan"),
     }
 

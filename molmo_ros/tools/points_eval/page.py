@@ -15,6 +15,7 @@ from PIL import ImageDraw
 from molmo_ros.datatypes import Image
 from molmo_ros.tools.points_eval.evaluate import quantities
 from molmo_ros.tools.points_eval.protocols import DataSet, Example
+from molmo_ros.tools.points_eval.scores import FULL
 
 MOST = 40  # examples with pictures; a page of more loads slowly
 WIDTH = 420  # px of a picture
@@ -77,7 +78,7 @@ def _worst(rows: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
             if "scores" in row:
                 scores.setdefault(row["key"], []).append(row["scores"][main])
     return sorted(
-        (key for key, s in scores.items() if min(s) < 1), key=lambda key: float(np.mean(scores[key]))
+        (key for key, s in scores.items() if min(s) < FULL), key=lambda key: float(np.mean(scores[key]))
     )
 
 

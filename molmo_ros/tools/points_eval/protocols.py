@@ -163,7 +163,9 @@ def _explanations(key: str, row: dict[str, Any], rgb: Image, problem: str) -> It
 
 def _percent(points: Sequence[Mapping[str, float]], width: int, height: int) -> Array:
     shares: Array = np.array([[p["x"], p["y"]] for p in points], dtype=np.float64).reshape(-1, 2)
-    return shares * np.array([width / 100, height / 100])
+    scale: Array = np.array([width / 100, height / 100])
+    pixels: Array = shares * scale
+    return pixels
 
 
 def _bench_entries(folder: Path) -> list[dict[str, Any]]:
