@@ -8,8 +8,8 @@ from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFr
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.guards import contact_of, hidden_share, seen_at_contacts
 
-# Log-odds of holding are their weighted sum, by the fit of `python -m molmo_ros.tools.grasp_physics.calibrate`
-# on 510 grasps (48 lost) of eight families seen by stereo, structured light and time of flight.
+# Log-odds of holding are their weighted sum: `python -m molmo_ros.tools.grasp_physics.calibrate` fitted them
+# to 510 grasps (48 lost) of eight families seen by stereo, structured light and time of flight.
 EVIDENCE = (
     "one", "rating", "poorer_contact", "better_contact", "hidden", "wide", "slack", "spilt", "far", "small",
     "unsure",
