@@ -41,6 +41,7 @@ ARGUMENTS = {
     "remote_model": ("runtime remote: name of the model there; empty: as in params_file", ""),
     "gripper": ("gripper preset or YAML file; empty: as in params_file", ""),
     "target_frame": ("frame of the targets, as base_link; empty: as in params_file", ""),
+    "save_dir": ("folder for frames of failed queries (docs/eval_objects.md); empty: as in params_file", ""),
     "params_file": ("further parameters of the node", str(SHARE / "config" / "molmo.yaml")),
     "namespace": ("namespace of the node", ""),
     "autostart": ("configure and activate at start; false: wait for a manager", "true"),
@@ -92,7 +93,10 @@ def rviz(values: dict[str, str]) -> Node:
 
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
     """What the arguments say; an empty one leaves the parameter file its say."""
-    texts = ("checkpoint", "runtime", "precision", "remote_url", "remote_model", "gripper", "target_frame")
+    texts = (
+        *("checkpoint", "runtime", "precision", "remote_url", "remote_model"),
+        *("gripper", "target_frame", "save_dir"),
+    )
     flags = ("allow_download", "autostart", "use_sim_time")
     return {
         **{name: ParameterValue(values[name], value_type=str) for name in texts if values[name]},
