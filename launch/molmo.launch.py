@@ -19,10 +19,12 @@ from molmo_ros.ros.bringup import (
     camera_names,
     fastdds_profile,
     need_rviz,
+    need_web,
     parameter_file,
     remappings,
     rviz_frame,
     rviz_remappings,
+    web_arguments,
 )
 
 SHARE = Path(get_package_share_directory("molmo_ros"))
@@ -46,6 +48,12 @@ ARGUMENTS = {
     "namespace": ("namespace of the node", ""),
     "autostart": ("configure and activate at start; false: wait for a manager", "true"),
     "use_sim_time": ("take the time from /clock", "false"),
+    "web": ("serve the web view, a page on http://127.0.0.1:8137/ (docs/web.md)", "false"),
+    "web_host": (
+        "address of the web view; another than 127.0.0.1 wants a token, which is printed",
+        "127.0.0.1",
+    ),
+    "web_port": ("port of the web view", "8137"),
     "rviz": ("start rviz2 with config/molmo.rviz", "false"),
 }
 
@@ -65,6 +73,9 @@ def nodes(context: LaunchContext) -> list[Node]:
     wants_rviz = flag("rviz", values["rviz"])
     if wants_rviz:
         need_rviz(get_package_prefix)
+    wants_web = flag("web", values["web"])
+    if wants_web:
+        need_web()
     molmo = Node(
         package="molmo_ros",
         executable="molmo_node",
@@ -77,7 +88,12 @@ def nodes(context: LaunchContext) -> list[Node]:
         output="screen",
         emulate_tty=True,
     )
-    return [molmo, rviz(values)] if wants_rviz else [molmo]
+    wanted = [molmo]
+    if wants_rviz:
+        wanted.append(rviz(values))
+    if wants_web:
+        wanted.append(web(values))
+    return wanted
 
 
 def rviz(values: dict[str, str]) -> Node:
@@ -88,6 +104,19 @@ def rviz(values: dict[str, str]) -> Node:
         executable="rviz2",
         arguments=["-d", config, "-f", rviz_frame(SHARE, values)],
         remappings=rviz_remappings(SHARE, values),
+    )
+
+
+def web(values: dict[str, str]) -> Node:
+    """The page that shows the node, in a process of its own."""
+    return Node(
+        package="molmo_ros",
+        executable="web_node",
+        arguments=web_arguments(values),
+        ros_arguments=["--enclave", "/molmo_web"],
+        additional_env=fastdds_profile(SHARE, os.environ),
+        output="screen",
+        emulate_tty=True,
     )
 
 
