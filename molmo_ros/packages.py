@@ -16,8 +16,11 @@ EXTRAS = {
     "mujoco": "eval",
     "open3d": "sim",
     "rosbags": "bag",
+    "starlette": "web",
     "torch": "eager",
     "transformers": "eager",
+    "uvicorn": "web",
+    "websockets": "web",
 }
 ROS = ("rclpy", "ament_index_python", "tf2_ros", "launch", "launch_ros")
 

@@ -6,16 +6,21 @@ There is a ROS node, with subscriptions, only while a page is open.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import rclpy
+from ament_index_python.packages import get_package_share_directory
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from molmo_ros.errors import NotReadyError, ParameterError
 from molmo_ros.packages import missing_package
+from molmo_ros.ros.bringup import fastdds_profile
 from molmo_ros.ros.web_session import Session
 from molmo_ros.web.hub import Hub
 from molmo_ros.web.serve import HOST, PORT, serve
@@ -79,6 +84,8 @@ class NodeSource:
 
 def view(name: str, host: str, port: int) -> None:
     """Serve the view of a node until Ctrl-C. Raises: ParameterError if the address cannot be had."""
+    with suppress(LookupError):  # the package is not installed, as in a source tree
+        os.environ.update(fastdds_profile(Path(get_package_share_directory("molmo_ros")), os.environ))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # the server ends by itself
     try:
         serve(NodeSource(name), host, port, lambda text: print(text, file=sys.stderr, flush=True))

@@ -30,6 +30,7 @@ from molmo_ros.web.wire import cloud_message, image_message
 PERIOD_S = 1 / 15  # of looking for something new to tell
 FOLLOWING_S = 1.0  # answers that come closer together than this are those of a track
 STATE_S = 0.5
+LATCHED_S = 2.0  # an answer that comes so early was given before, and may be in the history already
 
 
 class Session:
@@ -42,7 +43,7 @@ class Session:
         self._executor.add_node(self.node)
         self._heard: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._answer_at = float("-inf")
+        self._began, self._answer_at = time.monotonic(), float("-inf")
         self._following = False
         self._answer_frame, self._answer_ns = "", 0
         self._state = NodeState(self.node, name)
@@ -120,8 +121,9 @@ class Session:
         targets = [target_from_message(target) for target in message.targets]
         content = answer_message(message.query, message.answer, targets, self._answer_frame, self._answer_ns)
         self._hub.tell("answer", {**content, "pixels": self._pixels(targets), "following": self._following})
-        if not self._following and not self.requests.is_mine(message.query):
-            self._hub.note(message.query, "heard", outcome(targets), True)
+        latched = self._answer_at - self._began < LATCHED_S and self._hub.noted
+        if not self._following and not latched and not self.requests.is_mine(message.query):
+            self._hub.note(message.query, "topic", outcome(targets), True)
 
     def _pixels(self, targets: list[Any]) -> list[list[float]]:
         """Where the points are in the live image, which is rectified; the messages tell raw pixels."""

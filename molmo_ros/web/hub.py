@@ -49,6 +49,11 @@ class Hub:
             entries = list(self._history)
         self.tell("history", {"entries": entries})
 
+    @property
+    def noted(self) -> bool:
+        """Whether the history has any line."""
+        return bool(self._history)
+
     def newer(
         self, seen: dict[str, int], skip: frozenset[str] = frozenset()
     ) -> tuple[str, int, Message] | None:

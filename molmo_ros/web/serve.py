@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import signal
 import socket
 from collections.abc import Callable
 
@@ -42,8 +43,14 @@ def serve(source: Source, host: str, port: int, say: Callable[[str], None]) -> N
             timeout_graceful_shutdown=2,
         )
         say(f"web view of {source.name}: {access.url}")
-        uvicorn.Server(config).run(sockets=[listening])
-    source.close()
+        # uvicorn sends the signal that ended it once more to whoever handled it before.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            source.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

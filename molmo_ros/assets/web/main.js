@@ -13,7 +13,7 @@ try {
 } catch {
   get("no-space").textContent = "This browser has no WebGL; the rest works without it.";
 }
-const state = { answer: null, answeredAt: 0, chosen: 0, status: null, lost: "", camera: "", refused: "", live: true, tracking: false };
+const state = { answer: null, answeredAt: 0, chosen: 0, status: null, lost: "", camera: "", refused: "", live: true, tracking: false, filled: "" };
 
 const link = new Link({
   open() { state.lost = ""; tellState(); },
@@ -40,6 +40,7 @@ const link = new Link({
     get("position").textContent = message.text;
     get("play").textContent = message.playing ? "pause" : "play";
     get("play").dataset.move = message.playing ? "pause" : "play";
+    if (get("query").value === state.filled) get("query").value = state.filled = message.query;
   },
   live: (header, data, start) => picture.take(header, data, start).then(caption),
   answer_image: (header, data, start) => picture.take(header, data, start).then(caption),
@@ -97,7 +98,8 @@ function tellState() {
 
 function caption() {
   const shown = picture.pictures[picture.view];
-  get("caption").textContent = shown ? `${shown.header.width} × ${shown.header.height}` : "";
+  const old = shown && picture.view === "live" && state.live ? Math.floor((performance.now() - shown.at) / 1000) : 0;
+  get("caption").textContent = shown ? `${shown.header.width} × ${shown.header.height}${old > 1 ? ` · came ${old} s ago` : ""}` : "";
 }
 
 function spaceCaption() {
@@ -143,12 +145,8 @@ async function submit(event) {
   const reply = await link.request(action, text);
   send.disabled = false;
   setMode(mode());
-  if (!reply.success) {
-    state.refused = `${text}: ${reply.message} (${reply.code})`;
-    showReply(get("answer"), text, reply);
-  } else if (action === "ask") showReply(get("answer"), text, reply);
+  if (!reply.success || action === "ask") showReply(get("answer"), text, reply);
   else if (action === "ground") setView("answer_image");
-  tellState();
 }
 
 function reset() {
@@ -197,9 +195,10 @@ setInterval(() => {
   bytes = link.bytes;
   if (state.answer) {
     const seconds = (performance.now() - state.answeredAt) / 1000;
-    get("age").textContent = state.answer.following && seconds < 1.5 ? "following" : `${seconds.toFixed(0)} s ago`;
+    get("age").textContent = `${state.tracking ? "following, " : ""}${seconds.toFixed(0)} s ago`;
   }
   if (picture.answer && picture.view === "live") picture.draw();
+  caption();
 }, 1000);
 
 setView("live");

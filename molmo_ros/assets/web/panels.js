@@ -2,6 +2,8 @@
 
 import { ACCENTS } from "./picture.js";
 
+const STAGES = ["frame", "preprocess", "vision", "prefill", "decode", "lift", "segment", "grasp"]; // in their order
+
 export function element(tag, text = "", kind = "") {
   const made = document.createElement(tag);
   if (text !== "") made.textContent = text;
@@ -14,7 +16,7 @@ const fixed = (value, digits, scale = 1) => (known(value) ? (scale * value).toFi
 
 export function showAnswer(place, answer) {
   const title = element("b", answer.query);
-  const said = element("p", found(answer.targets), answer.targets.length ? "said" : "said bad");
+  const said = element("p", found(answer.targets), answer.targets.length ? "said" : "said warn");
   place.replaceChildren(title, said, element("code", answer.answer.trim()));
 }
 
@@ -87,8 +89,8 @@ export function showHistory(list, entries, again) {
 }
 
 export function showLatency(place, stages) {
-  const names = Object.keys(stages).filter((name) => name !== "total");
-  if (!names.length) return;
+  const known = Object.keys(stages), names = [...STAGES.filter((name) => known.includes(name)), ...known.filter((name) => !STAGES.includes(name) && name !== "total")];
+  if (!known.length) return;
   if (stages.total) names.push("total");
   const most = Math.max(...names.map((name) => stages[name][1]), 1e-6);
   const bars = element("div", "", "bars");

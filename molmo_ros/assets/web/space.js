@@ -9,6 +9,7 @@ import { ACCENTS } from "./picture.js";
 
 const PLAIN_HAND = { finger: [0.02, 0.012, 0.045], palm: [0.03, 0.12, 0.04], max_opening: 0.08 };
 const MIN_RADIUS = 0.003; // m, so that a certain point can be seen at all
+const AROUND = 0.5, ABOVE = 0.6, DISTANCE = 1.15; // rad from the camera's side, rad above the ground, depths away
 const TURN = 0.08; // rad for each press of an arrow key
 
 export class Space {
@@ -54,7 +55,7 @@ export class Space {
     this.scene.add(points);
     this.clouds[kind] = { header, points };
     if (!object) this.setFrame(header);
-    material.size = this.depth ? (object ? 1.6 : 1.35) * this.clouds.scene.header.spread * this.depth : 0.004;
+    material.size = this.depth ? (object ? 2 : 1.75) * this.clouds.scene.header.spread * this.depth : 0.004;
     this.empty.hidden = true;
     this.drawMarks();
   }
@@ -72,12 +73,14 @@ export class Space {
   reset() {
     const scene = this.clouds.scene;
     if (!scene) return;
-    const z = this.depth;
+    const up = this.up(), middle = new Vector3(0, 0, this.depth).applyMatrix4(this.T);
+    const back = new Vector3().setFromMatrixPosition(this.T).sub(middle).projectOnPlane(up).normalize();
+    const arm = back.applyAxisAngle(up, AROUND).multiplyScalar(Math.cos(ABOVE)).addScaledVector(up, Math.sin(ABOVE));
     this.controls?.dispose();
-    this.camera.up.copy(this.up());
-    this.camera.position.set(0.45 * z, -0.25 * z, -0.1 * z).applyMatrix4(this.T);
+    this.camera.up.copy(up);
+    this.camera.position.copy(middle).addScaledVector(arm, DISTANCE * this.depth);
     this.controls = new OrbitControls(this.camera, this.renderer.domElement);
-    this.controls.target.set(0, 0.02 * z, 0.95 * z).applyMatrix4(this.T);
+    this.controls.target.copy(middle);
     this.controls.minDistance = 0.05;
     this.controls.maxDistance = 12;
     this.controls.addEventListener("start", () => { this.turned = true; });
