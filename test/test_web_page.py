@@ -44,7 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordedSource]
 
 def ready(tab: Tab, hidden: bool = False) -> None:
     """Connected; and, unless it lies behind another tab, sent the cloud, too."""
-    tab.until("document.querySelector('#status.ok')")
+    tab.until("document.querySelector('#status.ok') !== null")
     if not hidden:
         tab.until("document.querySelector('#space-caption').textContent")
 
