@@ -161,8 +161,8 @@ class Guarded:
 
 
 def _query_token(scope: Scope) -> str:
-    values = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])
-    return values[0]
+    query: str = scope.get("query_string", b"").decode("latin-1")
+    return parse_qs(query).get("token", [""])[0]
 
 
 def _with_headers(send: Send) -> Send:

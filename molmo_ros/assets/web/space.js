@@ -55,7 +55,7 @@ export class Space {
     this.scene.add(points);
     this.clouds[kind] = { header, points };
     if (!object) this.setFrame(header);
-    material.size = this.depth ? (object ? 2 : 1.75) * this.clouds.scene.header.spread * this.depth : 0.004;
+    material.size = this.depth ? (object ? 2.2 : 2) * this.clouds.scene.header.spread * this.depth : 0.004;
     this.empty.hidden = true;
     this.drawMarks();
   }
@@ -75,6 +75,8 @@ export class Space {
     if (!scene) return;
     const up = this.up(), middle = new Vector3(0, 0, this.depth).applyMatrix4(this.T);
     const back = new Vector3().setFromMatrixPosition(this.T).sub(middle).projectOnPlane(up).normalize();
+    const target = this.placed && this.answer?.targets[this.chosen]?.position;
+    if (target) middle.lerp(new Vector3(...target), 0.6);
     const arm = back.applyAxisAngle(up, AROUND).multiplyScalar(Math.cos(ABOVE)).addScaledVector(up, Math.sin(ABOVE));
     this.controls?.dispose();
     this.camera.up.copy(up);
@@ -98,7 +100,7 @@ export class Space {
 
   setAnswer(answer) {
     this.answer = answer;
-    if (!this.turned && this.controls && this.up().angleTo(this.camera.up) > 0.1) this.reset();
+    if (!this.turned && this.controls && !answer.following) this.reset();
     this.drawMarks();
   }
 
