@@ -329,6 +329,15 @@ def test_the_source_is_open_while_a_page_is() -> None:
         third.close()
         time.sleep(LINGER_S + 1.5)
         assert (source.opened, source.closed, hub.clients) == (1, 1, 0)
+        hub.put("live", source.message)
+        with Page(access) as later:
+            while later.receive(0.3):
+                pass
+        time.sleep(LINGER_S + 1.5)
+        with Page(access) as last:
+            while last.receive(0.3):
+                pass
+        assert "live" in later.counts and "live" not in last.counts  # an old image is not taken for a new one
 
 
 def test_requests_are_answered_one_at_a_time_and_nonsense_does_no_harm() -> None:

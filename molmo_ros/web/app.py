@@ -56,6 +56,8 @@ class Room:
             if self._open and not self.hub.clients:
                 self._open = False
                 await asyncio.to_thread(self.source.close)
+                if self.source.live:
+                    self.hub.forget()
 
 
 def make_app(hub: Hub, source: Source, access: Access) -> ASGIApp:

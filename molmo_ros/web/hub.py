@@ -12,6 +12,7 @@ from typing import Any
 from molmo_ros.as_json import to_plain
 
 HISTORY = 50  # entries
+KEPT = ("hello", "history")  # when nobody looks any more
 Message = str | bytes
 
 
@@ -38,6 +39,11 @@ class Hub:
             wakers = list(self._wakers.values())
         for wake in wakers:
             wake()
+
+    def forget(self) -> None:
+        """What was live is not any more: a page that comes later must not take it for new."""
+        with self._lock:
+            self._messages = {kind: self._messages[kind] for kind in KEPT if kind in self._messages}
 
     def note(self, query: str, mode: str, result: str, ok: bool, ms: float | None = None) -> None:
         """A line of the history: what was asked, and what came of it."""

@@ -17,6 +17,7 @@ from molmo_ros.web.source import Reply, Source, perform
 BYTES_PER_S = 10e6  # to each page, at most
 MAX_UNACKED = 3  # binary messages that a page has not shown yet; a slow page gets the newest, not all
 BINARY = frozenset({"live", "answer_image", "scene", "object"})
+MAX_REPLIES = 32  # that a page has not taken yet; it asks one thing at a time
 BUSY = Reply(False, "This page's last request is not answered yet.", "BUSY")
 
 
@@ -45,7 +46,7 @@ class Seat:
         self._seen: dict[str, int] = {}
         self._shows: frozenset[str] = frozenset()
         self._unacked = 0
-        self._replies: deque[str] = deque()
+        self._replies: deque[str] = deque(maxlen=MAX_REPLIES)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._pace = Pace(BYTES_PER_S, asyncio.get_running_loop().time)
 
