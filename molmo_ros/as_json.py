@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from molmo_ros.datatypes import Grasp, GraspTarget, Grounding, ImagePoint, OrientedBox, Pose
+if TYPE_CHECKING:
+    from molmo_ros.datatypes import Grasp, GraspTarget, Grounding, ImagePoint, OrientedBox, Pose
 
 
 def grounding_keys(grounding: Grounding) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -444,6 +446,18 @@ def test_a_folder_without_frames_is_told(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["view", "--frames", str(tmp_path)]) == 2
     assert "give a folder with NAME_color.png" in capsys.readouterr().err
     assert main(["view", "--frames", "a", "--bag", "b"]) == 2
+
+
+def test_without_the_packages_all_but_the_view_works() -> None:
+    """They are an extra: the other commands must not need them."""
+    block = "import sys; sys.modules['starlette'] = None; from molmo_ros.cli import main; "
+    for arguments, status, told in (
+        (["policy", "check", "bring the mug"], 0, ""),
+        (["view", "--frames", "x"], 1, '".[web]"'),
+    ):
+        command = [sys.executable, "-c", f"{block}sys.exit(main({arguments}))"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status and told in done.stderr, done.stderr
 
 
 def test_three_js_is_what_its_note_says() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from molmo_ros.cli import options
 from molmo_ros.cli.output import say
 from molmo_ros.errors import ParameterError
+from molmo_ros.web import HOST, PORT
 
 NAME = "view"
 HELP = "serve a page that shows a running node, a bag or a folder of frames, and takes queries"
@@ -15,8 +16,6 @@ HELP = "serve a page that shows a running node, a bag or a folder of frames, and
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this sub-command."""
-    from molmo_ros.web.serve import HOST, PORT
-
     parser.add_argument(
         "--node", metavar="NAME", default="/molmo", help="full name of the running node (default /molmo)"
     )

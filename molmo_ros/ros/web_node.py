@@ -22,8 +22,9 @@ from molmo_ros.errors import NotReadyError, ParameterError
 from molmo_ros.packages import missing_package
 from molmo_ros.ros.bringup import fastdds_profile
 from molmo_ros.ros.web_session import Session
+from molmo_ros.web import HOST, PORT
 from molmo_ros.web.hub import Hub
-from molmo_ros.web.serve import HOST, PORT, serve
+from molmo_ros.web.serve import serve
 from molmo_ros.web.source import Reply
 
 MISTAKE = 2

@@ -13,7 +13,6 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.web.access import Access, is_loopback
 from molmo_ros.web.source import Source
 
-HOST, PORT = "127.0.0.1", 8137
 TOKEN_ENV = "MOLMO_ROS_WEB_TOKEN"
 MIN_TOKEN = 16  # characters of a token that somebody has chosen
 MAX_MESSAGE = 65536  # bytes; what a page sends is short
