@@ -132,6 +132,12 @@ class PolicyError(MolmoRosError):
         self.code = "ASK_BY_POLICY" if asks else type(self).code
 
 
+class NotPermittedError(MolmoRosError):
+    """An agent asks for a tool or a camera that its permissions do not name."""
+
+    code = "NOT_PERMITTED"
+
+
 class BusyError(MolmoRosError):
     """The queue of queries is full."""
 
