@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import socket
+import platform
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,7 +48,7 @@ class Access:
     @property
     def url(self) -> str:
         """What to open in a browser."""
-        host = socket.gethostname() if is_any(self.host) else self.host
+        host = platform.node() if is_any(self.host) else self.host
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
@@ -60,7 +59,7 @@ class Access:
             return False
         if is_loopback(self.host):
             return name == "localhost" or is_loopback(name)
-        own = socket.gethostname().lower()
+        own = platform.node().lower()
         return _is_address(name) or name in (
             self.host.lower(),
             own,
@@ -114,22 +113,22 @@ class Guarded:
         status, why = self._verdict(scope)
         if scope["type"] == "websocket":
             if status:
-                await send(
-                    {"type": "websocket.close", "code": 1008, "reason": why}
-                )  # before accept: HTTP 403
+                # before it is accepted: the server answers with HTTP 403
+                await send({"type": "websocket.close", "code": 1008, "reason": why})
             else:
                 await self._app(scope, receive, send)
             return
         app: ASGIApp = self._app
         if status:
             app = PlainTextResponse(why + "\n", status)
-        elif self._access.token and (given := _query_token(scope)):
+        elif self._access.token and (given := _query_token(HTTPConnection(scope))):
             app = self._with_cookie(scope["path"], given)
         await app(scope, receive, _with_headers(send))
 
     def _verdict(self, scope: Scope) -> tuple[int, str]:
         """(0, "") or the HTTP status and why."""
-        headers = Headers(scope=scope)
+        connection = HTTPConnection(scope)
+        headers = connection.headers
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._access.knows_host(host):
             return FORBIDDEN, f"Host {host[:100]!r} is not served here; open {self._access.url.split('?')[0]}"
@@ -137,7 +136,8 @@ class Guarded:
             return FORBIDDEN, f"Origin {origin[:100]!r} is another page than this one."
         if scope["type"] == "websocket" and origin is None:
             return FORBIDDEN, "A WebSocket needs an Origin; browsers send one."
-        if not self._access.knows_token(_query_token(scope) or self._cookie_token(headers)):
+        token = _query_token(connection) or connection.cookies.get(self._cookie, "")
+        if not self._access.knows_token(token):
             return UNAUTHORIZED, "Open the address with the token that the server has printed."
         return 0, ""
 
@@ -146,13 +146,6 @@ class Guarded:
         """Cookies do not tell ports apart, so the name does."""
         return f"{COOKIE}_{self._access.port}"
 
-    def _cookie_token(self, headers: Headers) -> str:
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return ""
-        return "" if morsel is None else morsel.value
-
     def _with_cookie(self, path: str, token: str) -> ASGIApp:
         """The token moves from the address, which others may see, to a cookie."""
         response = RedirectResponse(path if path.startswith("/") and not path.startswith("//") else "/", 303)
@@ -160,9 +153,8 @@ class Guarded:
         return response
 
 
-def _query_token(scope: Scope) -> str:
-    query: str = scope.get("query_string", b"").decode("latin-1")
-    return parse_qs(query).get("token", [""])[0]
+def _query_token(connection: HTTPConnection) -> str:
+    return connection.query_params.get("token", "")
 
 
 def _with_headers(send: Send) -> Send:
