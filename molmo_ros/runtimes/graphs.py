@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 IN_MEMORY_PARAMETERS = 100_000_000
 
 
-
 class Session(Protocol):
     """One graph, ready to run."""
 
