@@ -19,10 +19,12 @@ from molmo_ros.ros.bringup import (
     camera_names,
     fastdds_profile,
     need_rviz,
+    need_web,
     parameter_file,
     remappings,
     rviz_frame,
     rviz_remappings,
+    web_arguments,
 )
 
 SHARE = Path(get_package_share_directory("molmo_ros"))
@@ -42,10 +44,17 @@ ARGUMENTS = {
     "remote_format": ("runtime remote: molmo1, molmo2, gemini or auto; empty: as in params_file", ""),
     "gripper": ("gripper preset or YAML file; empty: as in params_file", ""),
     "target_frame": ("frame of the targets, as base_link; empty: as in params_file", ""),
+    "save_dir": ("folder for frames of failed queries (docs/eval_objects.md); empty: as in params_file", ""),
     "params_file": ("further parameters of the node", str(SHARE / "config" / "molmo.yaml")),
     "namespace": ("namespace of the node", ""),
     "autostart": ("configure and activate at start; false: wait for a manager", "true"),
     "use_sim_time": ("take the time from /clock", "false"),
+    "web": ("serve the web view, a page on http://127.0.0.1:8137/ (docs/web.md)", "false"),
+    "web_host": (
+        "address of the web view; another than 127.0.0.1 wants a token, which is printed",
+        "127.0.0.1",
+    ),
+    "web_port": ("port of the web view", "8137"),
     "rviz": ("start rviz2 with config/molmo.rviz", "false"),
 }
 
@@ -65,6 +74,9 @@ def nodes(context: LaunchContext) -> list[Node]:
     wants_rviz = flag("rviz", values["rviz"])
     if wants_rviz:
         need_rviz(get_package_prefix)
+    wants_web = flag("web", values["web"])
+    if wants_web:
+        need_web()
     molmo = Node(
         package="molmo_ros",
         executable="molmo_node",
@@ -77,7 +89,12 @@ def nodes(context: LaunchContext) -> list[Node]:
         output="screen",
         emulate_tty=True,
     )
-    return [molmo, rviz(values)] if wants_rviz else [molmo]
+    wanted = [molmo]
+    if wants_rviz:
+        wanted.append(rviz(values))
+    if wants_web:
+        wanted.append(web(values))
+    return wanted
 
 
 def rviz(values: dict[str, str]) -> Node:
@@ -91,10 +108,23 @@ def rviz(values: dict[str, str]) -> Node:
     )
 
 
+def web(values: dict[str, str]) -> Node:
+    """The page that shows the node, in a process of its own."""
+    return Node(
+        package="molmo_ros",
+        executable="web_node",
+        arguments=web_arguments(values),
+        ros_arguments=["--enclave", "/molmo_web"],
+        additional_env=fastdds_profile(SHARE, os.environ),
+        output="screen",
+        emulate_tty=True,
+    )
+
+
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
     """What the arguments say; an empty one leaves the parameter file its say."""
     remote = ("remote_url", "remote_model", "remote_format")
-    texts = ("checkpoint", "runtime", "precision", *remote, "gripper", "target_frame")
+    texts = ("checkpoint", "runtime", "precision", *remote, "gripper", "target_frame", "save_dir")
     flags = ("allow_download", "autostart", "use_sim_time")
     return {
         **{name: ParameterValue(values[name], value_type=str) for name in texts if values[name]},

@@ -18,8 +18,11 @@ EXTRAS = {
     "open3d": "sim",
     "pyarrow": "points",
     "rosbags": "bag",
+    "starlette": "web",
     "torch": "eager",
     "transformers": "eager",
+    "uvicorn": "web",
+    "websockets": "web",
 }
 ROS = ("rclpy", "ament_index_python", "tf2_ros", "launch", "launch_ros")
 

@@ -20,9 +20,10 @@ import molmo_ros
 from molmo_ros.cli import main
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.draw.film import Film
-from molmo_ros.errors import FrameError, TransformError
+from molmo_ros.errors import FrameError, ParameterError, TransformError
 from molmo_ros.recording.bag import open_bag
 from molmo_ros.recording.bag_tf import BagTransforms
+from molmo_ros.recording.reel import BagReel
 
 pytest.importorskip("rosbags", reason='rosbags is not installed: pip install ".[bag]"')
 
@@ -269,3 +270,36 @@ def test_without_images_there_is_no_film(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
     with pytest.raises(FrameError), open_bag(tmp_path):
         pass
+
+
+def test_a_reel_goes_through_a_bag_and_starts_again(bag: Path, frames: list[tuple[int, RgbdFrame]]) -> None:
+    reel = BagReel(str(bag))
+    assert reel.rate_hz == pytest.approx(1e9 / STEP, rel=0.5)
+    shots = [reel.move("next") for _ in range(5)]
+    numbers = [shot.name.split(",")[0] for shot in shots]
+    assert numbers == ["frame 1", "frame 2", "frame 3", "frame 4", "frame 1"]
+    assert shots[1].frame is not None
+    np.testing.assert_array_equal(shots[1].frame.rgb, frames[1][1].rgb)
+    assert reel.move("next").name.startswith("frame 2") and reel.move("first").name.startswith("frame 1")
+    with pytest.raises(ParameterError, match="read forward"):
+        reel.move("previous")
+    reel.close()
+
+
+def test_a_page_shows_a_bag_and_plays_it(bag: Path) -> None:
+    pytest.importorskip("starlette", reason="the packages of requirements/web.txt are not installed here")
+    from web_server import Page, served
+
+    from molmo_ros import Grounder
+    from molmo_ros.web.recorded import RecordedSource
+
+    grounder = Grounder.load()
+    with served(RecordedSource(BagReel(str(bag)), grounder)) as (access, _), Page(access) as page:
+        page.has("reel", lambda reel: reel["text"].startswith("frame 1"))
+        assert page.request("track", BOWL)["success"]
+        page.request("move", "play")
+        page.has("answer", lambda answer: answer["following"] and len(answer["targets"]) == 1)
+        page.has("reel", lambda reel: reel["playing"] and not reel["text"].startswith("frame 1"))
+        page.request("move", "pause")
+        page.has("reel", lambda reel: not reel["playing"])
+    grounder.close()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from molmo_ros import __version__
-from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, mcp, policy, replay, sim
+from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, mcp, policy, replay, sim, view
 from molmo_ros.cli.output import print_error, print_result, stdout_free
 from molmo_ros.errors import (
     CameraInfoError,
@@ -23,7 +23,7 @@ from molmo_ros.errors import (
 )
 from molmo_ros.packages import missing_package
 
-COMMANDS = (demo, ground, evaluate, bench, engine, info, mcp, policy, replay, sim)
+COMMANDS = (demo, ground, evaluate, bench, engine, info, mcp, policy, replay, sim, view)
 MISTAKES = (
     QueryError,
     FrameError,

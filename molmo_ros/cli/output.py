@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-
-def to_plain(value: Any) -> Any:
-    """Turn numpy values, tuples and enums into what JSON knows; NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(k): to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(v) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return to_plain(sorted(value))
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return to_plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return str(value)
+from molmo_ros.as_json import to_plain as to_plain  # asked for here by the sub-commands
 
 
 @contextmanager

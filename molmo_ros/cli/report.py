@@ -1,67 +1,10 @@
-"""A grounding as JSON keys, and the readable block of the same keys."""
+"""The readable block of a grounding's JSON keys."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from molmo_ros.datatypes import Grasp, GraspTarget, Grounding, ImagePoint, OrientedBox, Pose
-
-
-def grounding_keys(grounding: Grounding) -> dict[str, Any]:
-    """Return query, answer, points, targets and stages_ms."""
-    stages = dict(grounding.stages_ms)
-    stages.setdefault("total", sum(stages.values()))
-    return {
-        "query": grounding.query,
-        "answer": grounding.answer.text,
-        "points": [point_keys(p) for p in grounding.answer.points],
-        "targets": [target_keys(t) for t in grounding.targets],
-        "stages_ms": {k: round(v, 2) for k, v in stages.items()},
-    }
-
-
-def point_keys(point: ImagePoint) -> dict[str, Any]:
-    """Return a point as in msg/GroundedPoint."""
-    return {
-        "x": point.x,
-        "y": point.y,
-        "label": point.label,
-        "instance": point.instance,
-        "confidence": point.confidence,
-        "covariance": point.covariance,
-    }
-
-
-def target_keys(target: GraspTarget) -> dict[str, Any]:
-    """Return a target as in msg/GraspTarget; what is unknown is null."""
-    return {
-        "point": point_keys(target.point),
-        "status": target.status.name,
-        "status_text": target.status_text,
-        "frame_id": target.frame_id,
-        "stamp_ns": target.stamp_ns,
-        "position": target.position,
-        "covariance": target.covariance,
-        "depth_distance": target.depth_distance,
-        "object": _box_keys(target.box),
-        **_grasp_keys(target.grasp),
-    }
-
-
-def _box_keys(box: OrientedBox | None) -> dict[str, Any] | None:
-    return None if box is None else {"pose": _pose_keys(box.pose), "size": box.size}
-
-
-def _grasp_keys(grasp: Grasp | None) -> dict[str, Any]:
-    if grasp is None:
-        return {"grasp": None, "pregrasp": None, "width": None, "opening": None, "quality": None}
-    poses = {"grasp": _pose_keys(grasp.pose), "pregrasp": _pose_keys(grasp.pregrasp)}
-    return {**poses, "width": grasp.width, "opening": grasp.opening, "quality": grasp.quality}
-
-
-def _pose_keys(pose: Pose) -> dict[str, Any]:
-    return {"position": pose.position, "orientation": pose.orientation}
+from molmo_ros.as_json import grounding_keys as grounding_keys  # asked for here by the sub-commands
 
 
 def block(result: dict[str, Any]) -> str:

@@ -134,6 +134,16 @@ def distort(pixels: npt.NDArray[Any], lens: Lens) -> Array:
     return np.asarray(raw, dtype=np.float64).reshape(-1, 2)
 
 
+def undistort(pixels: npt.NDArray[Any], lens: Lens) -> Array:
+    """(N,2) px of the raw image -> (N,2) px of the rectified image."""
+    import cv2
+
+    K, R, K_new = (np.reshape(values, (3, 3)) for values in (lens.K, lens.R, lens.K_new))
+    points = np.ascontiguousarray(pixels, dtype=np.float64).reshape(-1, 1, 2)
+    way: Any = cv2.fisheye.undistortPoints if lens.model == FISHEYE else cv2.undistortPoints
+    return np.asarray(way(points, K, np.array(lens.D), R=R, P=K_new), dtype=np.float64).reshape(-1, 2)
+
+
 def _raw_rays(pixels: npt.NDArray[Any], lens: Lens) -> Array:
     """Rays (N,3) in the raw camera through (N,2) px of the rectified image; z = 1 in the rectified camera."""
     rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(np.reshape(lens.K_new, (3, 3))).T

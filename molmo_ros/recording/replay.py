@@ -49,7 +49,7 @@ class Replay:
                 if isinstance(frame, MolmoRosError):
                     raise frame
                 T = self._transform(bag, frame.frame_id, stamp_ns)
-                found = self._ask(frame, T) if asked else self._follow(frame, T)
+                found = self.ask(frame, T) if asked else self.follow(frame, T)
                 yield Replayed(number, stamp_ns, asked, frame, found)
             except MolmoRosError as error:
                 yield Replayed(number, stamp_ns, asked, error=error)
@@ -59,7 +59,8 @@ class Replay:
         wanted = self._target_frame
         return bag.transforms.lookup(wanted, camera_frame, stamp_ns) if wanted else None
 
-    def _ask(self, frame: RgbdFrame, T: Array | None) -> Grounding:
+    def ask(self, frame: RgbdFrame, T: Array | None = None) -> Grounding:
+        """Ask the model; what it finds is followed from here on. T: T_target_camera (4,4)."""
         found = self._grounder.grasp(
             frame, self._query, T_target_camera=T, target_frame=self._target_frame if T is not None else ""
         )
@@ -70,7 +71,8 @@ class Replay:
             return replace(found, targets=tuple(_numbered(t, numbers) for t in found.targets))
         return found
 
-    def _follow(self, frame: RgbdFrame, T: Array | None) -> Grounding:
+    def follow(self, frame: RgbdFrame, T: Array | None = None) -> Grounding:
+        """Where the targets of the last answer are now; only with ``track``."""
         assert self._tracker is not None
         start = time.perf_counter()
         seen = [t for t in self._tracker.update(make_view(frame)) if not t.lost]

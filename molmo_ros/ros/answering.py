@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from molmo_ros.checkpoint.query import Query
 from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop, TargetStatus
-from molmo_ros.errors import CancelledError
+from molmo_ros.errors import AnswerError, CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_grounding
+from molmo_ros.pipeline import UPRIGHT_FRAMES
+from molmo_ros.recording.saved import AnsweredQuery
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.context import NodeContext
@@ -63,7 +65,12 @@ class Answering:
         T = self._context.transforms.lookup(
             query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
         )
-        found = self._grounding(job, query, frame, T)
+        up = T[2, :3] if T is not None and query.target_frame in UPRIGHT_FRAMES else None
+        try:
+            found = self._grounding(job, query, frame, T)
+        except AnswerError as error:
+            self._context.saving.note(AnsweredQuery(query.query.text, frame, error=error, up=up))
+            raise
         self._context.guard.permit(
             query.query.text,
             frame,
@@ -89,6 +96,7 @@ class Answering:
         )
         self._logger.info(f'"{query.query.text}": {_found(grounding)}, {total_ms:.0f} ms')
         self._context.outputs.publish_views(frame, grounding, frame_id)
+        self._context.saving.note(AnsweredQuery(query.query.text, frame, grounding, up=up))
         return targets
 
     def _grounding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from molmo_ros.errors import ParameterError
 
 TOPICS = ("image", "depth", "camera_info")
 OUTPUTS = ("object_points", "markers", "grasp_pose", "annotated")  # of the node, in config/molmo.rviz
+WEB_PACKAGES = ("starlette", "uvicorn", "websockets")  # of requirements/web.txt
 # Whoever sets one of these has a configuration of Fast DDS already; a profile would overrule it.
 FASTDDS_SETTINGS = (
     "FASTRTPS_DEFAULT_PROFILES_FILE",
@@ -100,3 +102,22 @@ def need_rviz(prefix_of: Any) -> None:
             "rviz:=true needs rviz2, which is not installed: sudo apt install ros-$ROS_DISTRO-rviz2. Nothing "
             "was started; rviz:=false does without."
         ) from error
+
+
+def web_arguments(values: Mapping[str, str]) -> list[str]:
+    """Of the web view: which node it shows, and where. Raises: ParameterError for a port that is none."""
+    namespace, port = values["namespace"].strip("/"), values["web_port"]
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ParameterError(f"web_port is {port!r}; give 0 to 65535.")
+    name = f"/{namespace}/molmo" if namespace else "/molmo"
+    return ["--node", name, "--host", values["web_host"], "--port", port]
+
+
+def need_web() -> None:
+    """Raises: ParameterError with the command that installs them if the web view's packages are missing."""
+    missing = [name for name in WEB_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ParameterError(
+            f"web:=true needs {', '.join(missing)}, which is not installed: pip install "
+            f"{' '.join(WEB_PACKAGES)}. Nothing was started; web:=false does without."
+        )

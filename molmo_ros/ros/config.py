@@ -258,6 +258,26 @@ class NodeConfig:
     policy_near: float = _setting(
         0.4, "With a policy: people so near to a target are beside it.", unit="m", low=0.0, high=10.0
     )
+    save_dir: str = _setting(
+        "",
+        "Folder for frames and answers of queries, as eval objects reads them; '' saves none.",
+        read_only=True,
+    )
+    save_when: str = _setting(
+        "failed",
+        "With save_dir: which queries are saved; failed: those without a usable target. ~/save always saves.",
+        choices=("never", "failed", "all"),
+    )
+    save_max_count: int = _setting(
+        200,
+        "Queries in save_dir at most; then nothing is saved any more.",
+        low=1,
+        high=100000,
+        read_only=True,
+    )
+    save_max_mb: int = _setting(
+        1000, "Size of save_dir at most, likewise.", unit="MB", low=1, high=1000000, read_only=True
+    )
     diagnostics_period_s: float = _setting(
         1.0, "Time between two diagnostics messages.", unit="s", low=0.1, high=60.0, read_only=True
     )

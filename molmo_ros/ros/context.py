@@ -16,6 +16,7 @@ from molmo_ros.ros.diagnostics import LatencyLog
 from molmo_ros.ros.guard import Guard
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
+from molmo_ros.ros.saving import Saving
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Worker
 
@@ -37,6 +38,7 @@ class NodeContext:
     outputs: Outputs
     guard: Guard
     latency: LatencyLog
+    saving: Saving
 
     def camera(self, name: str) -> CameraInput:
         """The camera of a request; '' is the first one. Raises: FrameError naming those that exist."""

@@ -31,6 +31,7 @@ from molmo_ros.ros.log import forward_logging
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import NODE_OPTIONS, declare
+from molmo_ros.ros.saving import Saving
 from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
@@ -62,6 +63,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             for name in self.config.cameras or ("",)
         }
         self.guard = Guard(self, self.config, self._transforms)
+        self.saving = Saving(self, lambda: self.config)
         context = NodeContext(
             node=self,
             config=lambda: self.config,
@@ -72,6 +74,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
             outputs=Outputs(self, lambda: self.config),
             guard=self.guard,
             latency=self.latency,
+            saving=self.saving,
         )
         self.interfaces = Interfaces(context)
         self.tracking = Tracking(context)
@@ -147,6 +150,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         """
         self.tracking.close()
         self.worker.close()
+        self.saving.close()
         self.model.stop_loading()
         if self._autostart is not None:
             self._autostart.join()

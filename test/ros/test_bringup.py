@@ -120,6 +120,13 @@ def test_missing_rviz_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         started(camera="sim", rviz="true")
 
 
+def test_the_web_view_is_started_if_wanted_and_not_otherwise() -> None:
+    assert [node.node_executable for node in started(camera="sim")] == ["molmo_node"]
+    assert [n.node_executable for n in started(camera="sim", web="true")] == ["molmo_node", "web_node"]
+    with pytest.raises(ParameterError, match="web_port"):
+        started(camera="sim", web="true", web_port="no")
+
+
 def test_every_preset_has_a_launchable_node() -> None:
     for camera in bringup.camera_names(ROOT):
         assert started(camera=camera)
