@@ -30,11 +30,11 @@ def sharpened(rgb: Image, mask: Mask, scale: float = 1.0) -> Mask:
     size = part.shape
     if scale > 1:  # so that a large image costs no more
         small = max(round(size[1] / scale), 1), max(round(size[0] / scale), 1)
-        colours = cv2.resize(colours, small, interpolation=cv2.INTER_AREA)
-        part = cv2.resize(part.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST) > 0
+        colours = np.asarray(cv2.resize(colours, small, interpolation=cv2.INTER_AREA), np.uint8)
+        part = np.asarray(cv2.resize(part.astype(np.uint8), small, interpolation=cv2.INTER_NEAREST) > 0)
     odds = _log_odds(np.ascontiguousarray(colours), part.astype(np.uint8))
     if scale > 1:
-        odds = cv2.resize(odds, size[::-1], interpolation=cv2.INTER_LINEAR)
+        odds = np.asarray(cv2.resize(odds, size[::-1], interpolation=cv2.INTER_LINEAR))
     result = np.zeros_like(mask)
     result[cut] = odds > 0
     common, either = np.count_nonzero(result & mask), np.count_nonzero(result | mask)
@@ -61,8 +61,8 @@ def _log_odds(rgb: Image, mask: AnyArray) -> Array:
     there, of_thing = _fit(lab, core)
     beyond, of_rest = _fit(lab, around)
     signed = np.where(mask > 0, inside, -outside) / BAND_PX
-    odds = np.clip(of_thing - of_rest + PRIOR * signed, -MOST, MOST)
-    odds = cv2.GaussianBlur(np.asarray(odds, np.float32), (0, 0), SMOOTH_PX)
+    each = np.clip(of_thing - of_rest + PRIOR * signed, -MOST, MOST).astype(np.float32)
+    odds = np.asarray(cv2.GaussianBlur(each, (0, 0), SMOOTH_PX))
     unknown = (there < LEAST_SAMPLES) | (beyond < LEAST_SAMPLES) | core | around
     return np.asarray(np.where(unknown, signed, odds), np.float32)
 

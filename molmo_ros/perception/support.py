@@ -47,6 +47,8 @@ def refined_near(
 def _ring(region: Region, mask: Mask, inner: int, outer: int) -> tuple[Index, Index]:
     """Return row and column of the region's measured cells between inner and outer px off a mask (H,W)."""
     part = mask[np.ix_(region.v, region.u)].astype(np.uint8)
+    if not part.any():
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
     away = cv2.distanceTransform(1 - part, cv2.DIST_L2, 3) * region.stride
     row, column = np.nonzero((away > inner) & (away <= outer) & np.isfinite(region.z))
     return row, column
