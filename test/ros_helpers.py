@@ -70,7 +70,7 @@ class Camera:
     ) -> None:
         """``name``: that of the camera in the node."""
         self.node = Node("test_camera", namespace=namespace)
-        self._frame, self._molmo, self._name, self._frame_id = frame, molmo, name, frame_id
+        self.frame, self._molmo, self._name, self._frame_id = frame, molmo, name, frame_id
         make = self.node.create_publisher
         self._image = make(Image, "image", qos_profile_sensor_data)
         self._depth = make(Image, "depth", qos_profile_sensor_data)
@@ -80,11 +80,11 @@ class Camera:
         """A good triple, stamped now less age_s."""
         stamp_ns = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
         headers = [make_header(self._frame_id, stamp_ns) for _ in range(3)]
-        height, width = self._frame.depth.shape
+        height, width = self.frame.depth.shape
         return (
-            image_message(self._frame.rgb, "rgb8", headers[0]),
-            depth_message(self._frame.depth, headers[1]),
-            camera_info_message(self._frame.K, width, height, headers[2]),
+            image_message(self.frame.rgb, "rgb8", headers[0]),
+            depth_message(self.frame.depth, headers[1]),
+            camera_info_message(self.frame.K, width, height, headers[2]),
         )
 
     def show(

@@ -180,7 +180,7 @@ def test_an_answer_leaves_a_line_in_the_log(camera: Camera, client: GraspClient,
 
 def test_ready_names_services_and_camera(molmo: MolmoNode, camera: Camera) -> None:
     camera.show()
-    line = molmo._ready()
+    line = molmo.ready_line()
     assert all(name in line for name in ("/molmo/ground", "/molmo/ask", "/molmo/query", "/camera_info"))
     assert "frames come" in line or "no frames" in line
 

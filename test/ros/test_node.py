@@ -175,11 +175,13 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     setting(frame_wait_s=3.0)
     camera.forget()
     size = molmo.config.queue_size
-    futures = [client._ground.call_async(Ground.Request(query=GOOD)) for _ in range(size + 4)]
+    ground = client.node.create_client(Ground, "/molmo/ground")
+    assert ground.wait_for_service(10.0)
+    futures = [ground.call_async(Ground.Request(query=GOOD)) for _ in range(size + 4)]
     get_state = client.node.create_client(GetState, "/molmo/get_state")
     started = time.monotonic()
     state = get_state.call_async(GetState.Request())
-    client._executor.spin_until_future_complete(state, timeout_sec=2.0)
+    client.spin_until(state, 2.0)
     assert state.result().current_state.label == "active"
     assert time.monotonic() - started < 2.0
     while sum(future.done() for future in futures) < 3 and time.monotonic() - started < 2.5:
@@ -190,7 +192,7 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     assert "queries are waiting" in refused[0].message
     camera.show()
     for future in futures:
-        client._executor.spin_until_future_complete(future, timeout_sec=60.0)
+        client.spin_until(future, 60.0)
     assert sum(future.result().success for future in futures) == size + 1
 
 
@@ -226,10 +228,16 @@ class Managed:
 
     def change(self, transition: int) -> bool:
         request = ChangeState.Request(transition=Transition(id=transition))
-        return bool(self.client._call(self._change, request, 0.0, 60.0).success)
+        return bool(self._answer(self._change, request).success)
 
     def state(self) -> str:
-        return str(self.client._call(self._state, GetState.Request(), 0.0, 10.0).current_state.label)
+        return str(self._answer(self._state, GetState.Request()).current_state.label)
+
+    def _answer(self, service: Any, request: Any) -> Any:
+        assert service.wait_for_service(60.0)
+        future = service.call_async(request)
+        assert self.client.spin_until(future, 60.0)
+        return future.result()
 
     def close(self) -> None:
         self.client.close()
