@@ -16,6 +16,7 @@ from rclpy.node import Node
 
 from molmo_ros.action import Track
 from molmo_ros.errors import CancelledError, NotReadyError
+from molmo_ros.ros.callers import sign
 from molmo_ros.srv import Ask, Ground
 
 WAITING = "NOT_READY"  # the code of a node that is still loading
@@ -104,7 +105,9 @@ class GraspClient:
         goal = Track.Goal(
             query=query, camera=camera, target_frame=target_frame, duration_s=duration_s, rate_hz=rate_hz
         )
-        sent = self._track.send_goal_async(goal, feedback_callback=lambda m: heard.append(m.feedback))
+        sent = self._track.send_goal_async(
+            goal, feedback_callback=lambda m: heard.append(m.feedback), goal_uuid=sign(self.node)
+        )
         if not self.spin_until(sent, wait_s) or not sent.result().accepted:
             raise NotReadyError(f"{self._name}/track did not take the goal; is the node alive?")
         handle = sent.result()

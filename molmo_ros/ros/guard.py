@@ -44,8 +44,8 @@ class Guard:
 
     def __init__(self, node: Node, config: NodeConfig, transforms: TransformLookup) -> None:
         self._node, self._transforms = node, transforms
-        self._policy = Policy.load(config.policy) if config.policy else None
-        self._judge = _judge(config) if config.judge_url else None
+        self.policy = Policy.load(config.policy) if config.policy else None
+        self.judge = _judge(config) if config.judge_url else None
         self._renewed = float("-inf")
         limits_of(config)  # a parameter that is wrong is told at the start
         node.create_subscription(Empty, "~/lease", self._renew, 1)
@@ -63,17 +63,17 @@ class Guard:
 
         Raises: PolicyError with rule and text, for "ask" as well: the code tells the two apart.
         """
-        if (self._policy is None and self._judge is None) or not grounding.targets:
+        if (self.policy is None and self.judge is None) or not grounding.targets:
             return
         people = "no"
         if config.policy_people:
             people = _people(frame, grounding, grounder, config.policy_near, should_stop)
         labels = tuple(dict.fromkeys(target.point.label for target in grounding.targets))
         seen = Circumstances(labels, people)
-        decision = NOTHING_SPEAKS if self._policy is None else self._policy.decide(query, seen)
-        if self._judge is not None:
-            decision = self._judge.tighten(decision, query, seen, should_stop)
-        name = "none" if self._policy is None else self._policy.name
+        decision = NOTHING_SPEAKS if self.policy is None else self.policy.decide(query, seen)
+        if self.judge is not None:
+            decision = self.judge.tighten(decision, query, seen, should_stop)
+        name = "none" if self.policy is None else self.policy.name
         picture = hashlib.sha256(frame.rgb.tobytes()).hexdigest()[:16]
         verdict = decision.verdict.name.lower()
         self._node.get_logger().info(
