@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
 from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.messages import make_header
 from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
 
@@ -55,6 +57,33 @@ def running(settings: Mapping[str, Any], **options: Any) -> Iterator[MolmoNode]:
     yield node
     spinning.stop()
     node.destroy_node()
+
+
+def found_in_time(client: GraspClient, seconds: float = 180.0) -> bool:
+    """Whether GOOD is found; a camera that is another process may take its time to start."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if client.find(GOOD, timeout_s=30.0).success:
+            return True
+    return False
+
+
+@contextmanager
+def filming(camera: Camera, rate_hz: float = 15.0) -> Iterator[None]:
+    """The camera publishes all the time."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(1 / rate_hz):
+            camera.publish(*camera.messages())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(2.0)
 
 
 class Camera:

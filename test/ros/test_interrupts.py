@@ -8,7 +8,7 @@ import pytest
 
 from molmo_ros.tools.interrupt_nodes import FIRST_S, NODES, interrupt, run
 
-COUNT = int(os.environ.get("INTERRUPTS", "3"))
+COUNT = int(os.environ.get("MOLMO_ROS_INTERRUPTS", "3"))
 
 
 @pytest.mark.parametrize("node", NODES)

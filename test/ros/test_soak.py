@@ -1,4 +1,4 @@
-"""The soak in short: SOAK_MINUTES=60 for the long one, or ``python -m molmo_ros.tools.soak --minutes 60``."""
+"""The soak in short. MOLMO_ROS_SOAK_MINUTES=60, or ``python -m molmo_ros.tools.soak``, is the long one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image as PilImage
 
 from molmo_ros.tools.soak import Log, plot, soak, summary
 
-MINUTES = float(os.environ.get("SOAK_MINUTES", "0.5"))
+MINUTES = float(os.environ.get("MOLMO_ROS_SOAK_MINUTES", "0.5"))
 
 
 def test_use_and_faults_lose_no_request(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_helpers import ABSENT, GOOD, Camera
+from ros_helpers import ABSENT, GOOD, Camera, filming
 
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.client import GraspClient
@@ -19,17 +19,8 @@ from molmo_ros.ros.node import MolmoNode
 @pytest.fixture
 def film(camera: Camera, client: GraspClient) -> Iterator[Camera]:
     """The camera runs at 15 Hz for the time of a test."""
-    end = threading.Event()
-
-    def run() -> None:
-        while not end.wait(1 / 15):
-            camera.publish(*camera.messages())
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    yield camera
-    end.set()
-    thread.join(2.0)
+    with filming(camera):
+        yield camera
 
 
 def follow(goal: Any, count: int, before_the_end: Callable[[], object] | None = None) -> list[Any]:
