@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from molmo_ros.runtimes.engine import Manifest, check_files, list_engines
+from molmo_ros.runtimes.engine_store import Manifest, check_files, list_engines
 
 MOST_BYTES = 300_000  # of a file; the weights of the built-in model are larger
 

@@ -22,7 +22,7 @@ from molmo_ros.errors import (
 )
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.camera_info import load_camera_info
-from molmo_ros.runtimes.engine import read_manifest
+from molmo_ros.runtimes.engine_store import read_manifest
 from molmo_ros.tools.recipes import load_recipe
 from molmo_ros.untrusted import YAML_BYTES, parse_yaml
 

@@ -29,7 +29,7 @@ from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 from molmo_ros.network.weights import HEAD
-from molmo_ros.runtimes.engine import source_hash
+from molmo_ros.runtimes.engine_store import source_hash
 
 log = logging.getLogger(__name__)
 

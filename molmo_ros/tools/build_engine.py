@@ -22,7 +22,7 @@ from molmo_ros.locking import only_writer
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
 from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, GPU_PRECISIONS, Precision
 from molmo_ros.runtimes.describe import graph_bytes, weight_bytes
-from molmo_ros.runtimes.engine import (
+from molmo_ros.runtimes.engine_store import (
     Manifest,
     check_files,
     check_fits,
