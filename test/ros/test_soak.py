@@ -9,11 +9,11 @@ from PIL import Image as PilImage
 
 from molmo_ros.tools.soak import Log, plot, soak, summary
 
-MINUTES = float(os.environ.get("MOLMO_ROS_SOAK_MINUTES", "0.5"))
+MINUTES = float(os.environ.get("MOLMO_ROS_SOAK_MINUTES", "0.3"))
 
 
 def test_use_and_faults_lose_no_request(tmp_path: Path) -> None:
-    log, alive = soak(MINUTES, seed=os.getpid(), fault_every_s=3.0)
+    log, alive = soak(MINUTES, seed=os.getpid(), fault_every_s=3.0, rate_hz=10.0)
     result = summary(log)
     print(result)
     assert alive
