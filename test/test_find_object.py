@@ -60,17 +60,21 @@ def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
 def test_an_unsure_network_leaves_it_to_geometry(camera: SimCamera, monkeypatch: pytest.MonkeyPatch) -> None:
     frame, point, truth = pointed_at(camera)
     lifted = lift_point(frame, point)
-    half = truth.copy()
-    half[:, : int(point.x)] = False
+    part = truth.copy()
+    part[:, : int(np.quantile(np.nonzero(truth)[1], 0.35))] = False
 
     def told(mask: np.ndarray, confidence: float) -> None:
-        found = LearnedMask(mask, confidence, mask, 0.0)
+        found = LearnedMask(mask, confidence)
         monkeypatch.setattr(MaskNetwork, "__call__", lambda *_: found)
 
-    told(half, 0.4)
-    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) > 0.75  # of one thing, and unsure
-    told(half, 0.9)
+    told(part, 0.6)
+    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) > 0.75  # both agree on the thing
+    told(part, 0.9)
     assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) < 0.7  # sure: taken as it is
+    corner = truth.copy()
+    corner[:, : int(np.quantile(np.nonzero(truth)[1], 0.6))] = False
+    told(corner, 0.6)
+    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) < 0.5  # the learned one of two
     elsewhere = np.roll(truth, 200, axis=1) & ~truth
     told(elsewhere, 0.4)
     with pytest.raises(SegmentError, match="in common") as error:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import View, block, can, look, smeared, sphere, to_camera
+from solids import View, block, can, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import SegmentError
@@ -71,20 +71,30 @@ def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
     assert target.grasp is None
 
 
-def test_two_masks_agree_if_one_holds_the_other() -> None:
+def test_two_masks_agree_if_they_are_of_one_thing() -> None:
     a = np.zeros((50, 50), dtype=np.bool_)
-    part, beside = a.copy(), a.copy()
-    a[10:30, 10:30] = part[10:15, 10:15] = beside[25:45, 25:45] = True
-    assert masks_disagree(a, part) is None
-    assert "6% of the smaller one" in str(masks_disagree(a, beside))
+    most, part = a.copy(), a.copy()
+    a[10:30, 10:30] = most[10:30, 12:33] = part[10:15, 10:15] = True
+    assert masks_disagree(a, most) is None
+    assert "6% in common" in str(masks_disagree(a, part))
     assert masks_disagree(a, np.zeros_like(a)) is not None
 
 
 def test_far_from_the_point(can_view: View) -> None:
+    """To the side by a thing's size at most; along the ray deeper: vessels are pointed at on the floor."""
     grasp, segment = straight_down(can_view, [0, 0, 0.07]), can_view.segment()
-    near, far = (CameraPoint(to_camera(can_view, [x, 0, 0.05]), np.eye(3) * 1e-6) for x in (0.03, 0.2))
-    assert guards.far_from_point(near, segment, grasp, FRANKA) is None
-    assert "mm from the point" in str(guards.far_from_point(far, segment, grasp, FRANKA))
+    contact = guards.contact_of(grasp, FRANKA)
+    ray = contact / np.linalg.norm(contact)
+    aside = np.cross(ray, [0.0, 1.0, 0.0])
+
+    def objection(*off: float) -> str | None:
+        place = contact + off[0] * ray + off[1] * aside
+        return guards.far_from_point(CameraPoint(place, np.eye(3) * 1e-6), segment, grasp, FRANKA)
+
+    assert objection(0.0, 0.11) is None
+    assert objection(0.17, 0.03) is None
+    assert "to the side" in str(objection(0.0, 0.13))
+    assert "mm from the point" in str(objection(0.22, 0.0))
 
 
 def test_a_hand_meets_what_was_measured_wherever_it_is() -> None:

@@ -17,9 +17,10 @@ from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
-FAR_M = 0.12  # from the point to the contact: who points farther away means something else
+FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
+DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
-OUTLINE_PX = 3  # depth so near the object's outline is smeared
+OUTLINE_PX = 5  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
 FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of the hand is no noise
@@ -62,13 +63,19 @@ def contact_of(grasp: Grasp, gripper: Gripper) -> Array:
 def far_from_point(
     camera_point: CameraPoint, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
 ) -> str | None:
-    """Object to a grasp that is farther from the point than a thing for one hand reaches."""
-    distance = float(np.linalg.norm(contact_of(grasp, gripper) - camera_point.position))
-    if distance <= FAR_M:
+    """Object to a grasp that is farther beside the ray through the point than a thing for one hand reaches.
+
+    Beside it: the point may lie on the floor of a deep vessel, and the grasp on its rim.
+    """
+    ray = camera_point.position / np.linalg.norm(camera_point.position)
+    away = contact_of(grasp, gripper) - camera_point.position
+    distance, beside = float(np.linalg.norm(away)), float(np.linalg.norm(away - (away @ ray) * ray))
+    if beside <= FAR_M and distance <= DEEP_M:
         return None
     size = float(np.linalg.norm(np.ptp(segment.cloud_m, axis=0)))
     return (
-        f"The grasp lies {1000 * distance:.0f} mm from the point, more than {1000 * FAR_M:.0f}, on a segment "
+        f"The grasp lies {1000 * distance:.0f} mm from the point, {1000 * beside:.0f} of them to the side "
+        f"({1000 * DEEP_M:.0f} and {1000 * FAR_M:.0f} are allowed), on a segment "
         f"of {1000 * size:.0f} mm: it may be another thing; point at where it should be held."
     )
 

@@ -16,8 +16,9 @@ from scipy.ndimage import gaussian_filter1d
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
 from molmo_ros.perception.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
-from molmo_ros.perception.outline import in_hull, rectangle_angle
+from molmo_ros.perception.outline import in_hull, outermost, rectangle_angle
 from molmo_ros.perception.plane import support_frame
+from molmo_ros.perception.prism import prism, top_of
 from molmo_ros.transforms import invert, rotate_vectors, transform_points
 
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
@@ -27,6 +28,7 @@ MIRRORED = 160  # points that a mirror is judged by
 BACKS_M = (0.015, 0.035, 0.055)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SKIRT_ROWS = 4  # at least
+LOW_M = 0.02  # what is lower has sides of which next to nothing is measured
 SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
 MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
@@ -110,6 +112,9 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
         spacing=dense_spacing,
         scene=transform_points(T_support_camera, segment.scene_m),
     )
+    if mirror and coarse.has_floor and top_of(dense.points) < LOW_M:
+        coarse, dense = _as_prism(coarse, dense)
+        return Views(coarse, replace(dense, scene=_with_backs(dense, coarse.points)))
     first: Array | None = None
     for _ in range(2 if mirror else 0):
         found = _best_mirror(coarse, first)
@@ -184,6 +189,22 @@ def _with_guess(shape: Shape, points: Array, n: Array) -> Shape:
     )
 
 
+def _as_prism(coarse: Shape, dense: Shape) -> tuple[Shape, Shape]:
+    """Give a low thing upright sides, where its edge is smeared over as much as it is high."""
+    angle = rectangle_angle(dense.points[:, :2])
+    kept, points, n = prism(dense.points, angle, dense.spacing)
+    step = min(coarse.spacing, float(points[:, 2].max(initial=coarse.spacing)) / SKIRT_ROWS)
+    voxel, count = voxel_index(points * [1.0, 1.0, coarse.spacing / step], coarse.spacing)
+    some = np.empty(count, dtype=np.intp)
+    some[voxel] = np.arange(len(points))
+    high = coarse.points[:, 2] > top_of(dense.points) / 2
+    return _with_guess(_some(coarse, high), points[some], n[some]), _with_guess(_some(dense, kept), points, n)
+
+
+def _some(shape: Shape, chosen: Mask) -> Shape:
+    return replace(shape, points=shape.points[chosen], normals=shape.normals[chosen], seen=shape.seen[chosen])
+
+
 def _with_skirts(coarse: Shape, dense: Shape, angle: float) -> tuple[Shape, Shape]:
     """Let the outline hang straight down to the support on each side (angle rad, and square
     to it) of which nothing is known.
@@ -210,7 +231,7 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     nothing = np.zeros((0, 3)), np.zeros((0, 3))
     known = bool(np.count_nonzero(shape.normals @ outward > 0.7) > SIDE_KNOWN * len(shape.normals))
     side = np.array([-outward[1], outward[0], 0.0])
-    hem = _outline(shape.points[shape.seen], outward, side, shape.spacing, lowest=known)
+    hem = outermost(shape.points[shape.seen], outward, side, shape.spacing, lowest=known)
     if len(hem) < 3 or (known and hem[:, 2].min() > CUT_OFF_M):
         return nothing
     slope = np.gradient(gaussian_filter1d(hem @ outward, 2.0), hem @ side)
@@ -229,22 +250,6 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
         hidden = shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
         new &= hidden | cut_off
     return hanging[new], np.repeat(n[:, None], len(steps), axis=1)[new]
-
-
-def _outline(points: Array, outward: Array, side: Array, spacing: float, lowest: bool) -> Array:
-    """Return the outermost of points (N,3) in each strip across a direction, or the lowest near them."""
-    along, across = points @ outward, points @ side
-    cell = ((across - across.min()) / spacing).astype(np.intp)
-    count = int(cell.max()) + 1
-    if lowest:
-        farthest = np.full(count, -np.inf)
-        np.maximum.at(farthest, cell, along)
-        near = along > farthest[cell] - 0.004
-        points, cell, along = points[near], cell[near], -points[near, 2]
-    last = np.full(count, -1, dtype=np.intp)
-    order = np.argsort(along)
-    last[cell[order]] = order
-    return np.asarray(points[last[last >= 0]])
 
 
 def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:

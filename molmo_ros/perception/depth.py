@@ -29,10 +29,11 @@ class DepthOptions:
     """What is known of the depth sensor, and how to read it. Defaults: a D435-like stereo camera.
 
     min_range_m, max_range_m: outside, a reading is OUT_OF_RANGE. baseline_m and subpixel_px: stereo noise
-    sigma_z = z^2 subpixel / (f baseline) + floor_m; pixels less than blob_px apart err alike, and floor_m is
-    what no averaging removes. window_px: odd size of the window; where it holds less than min_share of valid
-    depth, wide_window_px is tried before giving up. layer_gap_m: least gap between two layers. reach_px:
-    sigma of the Gaussian that weights pixels.
+    sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: what is added to that where the position
+    of a surface is told, for a measured plane waves by millimetres.
+    window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
+    tried before giving up. layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
+    weights pixels.
     """
 
     min_range_m: float = 0.1
@@ -40,7 +41,7 @@ class DepthOptions:
     baseline_m: float = 0.05
     subpixel_px: float = 0.08
     floor_m: float = 0.0005
-    blob_px: float = 3.0
+    systematic_m: float = 0.002
     window_px: int = 11
     wide_window_px: int = 25
     min_share: float = 0.15
@@ -52,14 +53,12 @@ class DepthOptions:
         """Standard deviation of one depth reading z m, of a camera with focal length fx px."""
         return z * z * (self.subpixel_px / (fx * self.baseline_m)) + self.floor_m
 
-    def median_sigma_m(self, z: float, fx: float, weights: Array) -> float:
-        """Standard deviation of the weighted median (weights (N,)) of readings around z m.
+    def surface_sigma_m(self, z: float, fx: float) -> float:
+        """Standard deviation of the depth of a surface read at z m, however many pixels it is read from.
 
-        Source: that of a median of n normal values is sqrt(pi / 2n) sigma; n after Kish 1965.
+        Neighbouring pixels of a stereo camera share their matching window, and err alike.
         """
-        count = float(weights.sum() ** 2 / (weights @ weights)) / self.blob_px**2
-        noise = float(self.sigma_m(z, fx)) - self.floor_m
-        return math.hypot(self.floor_m, noise * math.sqrt(min(1.0, math.pi / (2 * count))))
+        return math.hypot(self.systematic_m, float(self.sigma_m(z, fx)))
 
 
 DEFAULT_DEPTH = DepthOptions()
@@ -175,7 +174,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     away = np.abs(z - z0) > 0.02
     return DepthReading(
         z=z0,
-        sigma_m=options.median_sigma_m(z0, fx, w),
+        sigma_m=options.surface_sigma_m(z0, fx),
         ambiguity=float(1 - mass[chosen] / mass.sum()),
         gap_m=float(np.median(np.abs(z[away] - z0))) if away.any() else 0.0,
         hole_px=0.0 if hole < OWN_PIXEL else hole,

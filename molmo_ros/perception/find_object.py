@@ -11,10 +11,12 @@ from molmo_ros.perception.guards import masks_disagree
 from molmo_ros.perception.learned_mask import LearnedMask, MaskNetwork
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED, SEGMENTERS
+from molmo_ros.perception.sharpen import sharpened
 
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
-SURE = 0.5  # expected IoU from which the learned mask is taken as it is
-LEAST = 0.3  # below it the network saw no thing at the point
+SURE = 0.65  # expected IoU from which the learned mask is taken as it is
+LEAST = 0.45  # below it the network saw no thing at the point
+PIXEL_M = 0.001  # a pixel that is smaller is sharpened in a smaller image
 
 
 def check_segmenter(name: str) -> str:
@@ -34,38 +36,67 @@ def find_object(
     """Segment the object at a point; lifted is the point in space, up (3,) away from the ground or None.
 
     segmenter: "learned", the network's mask; "geometry", what is connected there; "auto", the network's where
-    it is sure, else geometry's if the two do not contradict each other; or a function (frame, point) -> mask
-    (H,W), as for SAM. The frame must have passed `camera_info.check_frame`.
+    it is sure, geometry's where it is not and both agree; or a function (frame, point) -> mask (H,W), as for
+    SAM. The frame must have passed `camera_info.check_frame`.
     Raises: SegmentError with code NO_OBJECT or AMBIGUOUS.
     """
     if not isinstance(segmenter, str):
         return segment_object(frame, point, lifted, up, segmenter(frame, point))
     if check_segmenter(segmenter) == GEOMETRY:
-        return segment_object(frame, point, lifted, up)
+        return _sharp(frame, segment_object(frame, point, lifted, up), lifted)
     found: list[LearnedMask] = []
 
     def learned(plane: Array | None) -> Mask:
         found.append(MaskNetwork.shared()(frame, point, lifted.position, plane))
-        if segmenter == AUTO and found[0].confidence < SURE:
-            raise _unsure(found[0])
-        if found[0].confidence < LEAST or not found[0].mask.any():
+        if found[0].confidence < LEAST and segmenter == LEARNED:
             raise _nothing(point, found[0])
         return found[0].mask
 
+    segment, refusal = None, None
     try:
         segment = segment_object(frame, point, lifted, up, learned)
-        return replace(segment, confidence=found[0].confidence)
-    except SegmentError:
-        if segmenter == LEARNED or not found or found[0].confidence >= SURE:
-            raise
-    segment = segment_object(frame, point, lifted, up)
-    if found[0].confidence >= LEAST and (objection := masks_disagree(segment.mask, found[0].mask)):
-        raise SegmentError(objection, code="AMBIGUOUS")
-    return replace(segment, confidence=min(found[0].confidence, SURE))
+    except SegmentError as error:
+        refusal = error
+    if found and found[0].confidence < SURE and segmenter == AUTO:
+        segment, refusal = _unsure(frame, point, lifted, up, found[0], segment)
+    if segment is None:
+        assert refusal is not None
+        raise refusal
+    return _sharp(frame, replace(segment, confidence=found[0].confidence), lifted)
 
 
-def _unsure(found: LearnedMask) -> SegmentError:
-    return SegmentError(f"The learned mask is expected to be right by {found.confidence:.0%} only.")
+def _unsure(
+    frame: RgbdFrame,
+    point: ImagePoint,
+    lifted: CameraPoint,
+    up: Array | None,
+    found: LearnedMask,
+    learned: ObjectSegment | None,
+) -> tuple[ObjectSegment | None, SegmentError | None]:
+    """Return what is to be taken where the network is not sure, or why nothing is.
+
+    Geometry's where both agree: seen twice it is right, and its outline is the better one. Else the learned
+    one, unless the network saw no thing at all.
+    """
+    try:
+        geometry = segment_object(frame, point, lifted, up)
+    except SegmentError as error:
+        return (learned, error) if found.confidence >= LEAST else (None, error)
+    objection = masks_disagree(geometry.mask, found.mask)
+    if objection is None:
+        return geometry, None
+    if learned is not None and found.confidence >= LEAST:
+        return learned, None
+    return None, SegmentError(objection, code="AMBIGUOUS")
+
+
+def _sharp(frame: RgbdFrame, segment: ObjectSegment, lifted: CameraPoint) -> ObjectSegment:
+    """Return the segment with the outline that colour tells; its points stay those that depth tells.
+
+    Depth and colour are seldom aligned to the pixel, and depth is wider at edges.
+    """
+    scale = PIXEL_M * float(frame.K[0, 0] / lifted.position[2])
+    return replace(segment, mask=sharpened(frame.rgb, segment.mask, scale))
 
 
 def _nothing(point: ImagePoint, found: LearnedMask) -> SegmentError:

@@ -13,7 +13,7 @@ from molmo_ros.errors import SegmentError
 CUT_PX, BAND_PX = 12, 6  # so long an outline along the border of what was looked at is a cut
 IMAGE_PX = 8  # a region that ends so near to the border of the image was cut by that, and so is the thing
 LEAST_KEPT = 0.45  # share of the depth in a mask that must be the object's own
-LEAST_COMMON = 0.5  # share of the smaller mask that two masks of one thing have in common
+LEAST_COMMON = 0.5  # IoU of two masks of one thing
 
 
 def check_segment(segment: ObjectSegment) -> None:
@@ -63,17 +63,12 @@ def other_layers(kept: float) -> str | None:
 
 
 def masks_disagree(mask: Mask, other: Mask) -> str | None:
-    """Object to two masks (H,W) of what should be the same thing.
-
-    One may hold the other, as a thing its part, or a heap that geometry cannot part.
-    """
-    smaller = min(int(np.count_nonzero(mask)), int(np.count_nonzero(other)))
-    if smaller == 0:
-        return "One of two segmentations found nothing at the point; point at the middle of the thing."
-    common = np.count_nonzero(mask & other) / smaller
+    """Object to two masks (H,W) of what should be the same thing, by their intersection over union."""
+    either = int(np.count_nonzero(mask | other))
+    common = np.count_nonzero(mask & other) / either if either else 0.0
     if common >= LEAST_COMMON:
         return None
     return (
-        f"Two segmentations of the thing at the point have only {common:.0%} of the smaller one in common, "
-        f"of {LEAST_COMMON:.0%} needed; point at the middle of the thing, or look from another side."
+        f"Two segmentations of the thing at the point have only {common:.0%} in common, of "
+        f"{LEAST_COMMON:.0%} needed; point at the middle of the thing, or look from another side."
     )

@@ -42,14 +42,10 @@ class Crop:
 
 @dataclass(frozen=True)
 class LearnedMask:
-    """mask (H,W) of the thing; confidence 0..1, the IoU that the network expects; things (H,W), all that
-    is not support, within the crop; cut, how much of the crop's border the mask covers, in sides of it.
-    """
+    """mask (H,W) of the thing; confidence 0..1, the IoU that the network expects."""
 
     mask: Mask
     confidence: float
-    things: Mask
-    cut: float
 
 
 class MaskNetwork:
@@ -79,7 +75,7 @@ class MaskNetwork:
     ) -> LearnedMask:
         """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known."""
         crop = crop_around(frame, point.x, point.y, float(position[2]))
-        logits, iou = self._session.run(
+        logits, _ = self._session.run(
             None,
             {
                 "rgb": crop.rgb[None],
@@ -89,10 +85,8 @@ class MaskNetwork:
                 "plane": np.zeros((1, 4), np.float32) if plane is None else plane[None].astype(np.float32),
             },
         )
-        thing, things = logits[0]
-        confidence = float(1 / (1 + np.exp(-iou[0])))
-        shape = frame.depth.shape
-        return LearnedMask(_spread(thing, crop, shape), confidence, _spread(things, crop, shape), _cut(thing))
+        thing = logits[0, 0]
+        return LearnedMask(_spread(thing, crop, frame.depth.shape), _expected_iou(thing))
 
 
 def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = HALF_M) -> Crop:
@@ -143,8 +137,13 @@ def _spread(logits: Float32, crop: Crop, shape: tuple[int, int]) -> Mask:
     return mask
 
 
-def _cut(logits: Float32) -> float:
-    """The share of the border of a crop that its mask covers, in sides: 1 is one whole side."""
+def _expected_iou(logits: Float32) -> float:
+    """Return the IoU 0..1 that a mask, the cells whose logits (S,S) are above 0, is expected to have.
+
+    E|M and T| / E|M or T|, if each cell is of the thing T with the probability that was told, on its own. On
+    simulated frames it tells good masks from bad ones better than an IoU that the network is trained to tell.
+    """
+    probability = 1 / (1 + np.exp(-logits))
     inside = logits > 0
-    border = np.concatenate([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
-    return float(np.count_nonzero(border)) / CROP
+    either = np.count_nonzero(inside) + float(probability[~inside].sum())
+    return float(probability[inside].sum()) / max(either, 1e-6)

@@ -47,3 +47,19 @@ def rectangle_angle(points: Array) -> float:
     x = corners @ np.stack([c, s])
     y = corners @ np.stack([-s, c])
     return float(angle[np.argmin(np.ptp(x, axis=0) * np.ptp(y, axis=0))])
+
+
+def outermost(points: Array, outward: Array, side: Array, spacing: float, lowest: bool) -> Array:
+    """Return the outermost of points (N,3) in each strip across a direction, or the lowest near them."""
+    along, across = points @ outward, points @ side
+    cell = ((across - across.min()) / spacing).astype(np.intp)
+    count = int(cell.max()) + 1
+    if lowest:
+        farthest = np.full(count, -np.inf)
+        np.maximum.at(farthest, cell, along)
+        near = along > farthest[cell] - 0.004
+        points, cell, along = points[near], cell[near], -points[near, 2]
+    last = np.full(count, -1, dtype=np.intp)
+    order = np.argsort(along)
+    last[cell[order]] = order
+    return np.asarray(points[last[last >= 0]])

@@ -13,7 +13,7 @@ from molmo_ros.perception.region import Region
 
 HAND_M = 0.22  # how far a hand, and its way in, reach beyond the object it holds
 NEAR_M, FINE_M, COARSE_M = 0.10, 0.005, 0.010  # finer points beside the object than farther away
-OUTLINE_PX = 2  # what is measured so near the outline is smeared
+OUTLINE_PX = 5  # what is measured so near the outline is smeared
 
 
 def surroundings(

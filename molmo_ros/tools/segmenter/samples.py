@@ -14,6 +14,7 @@ from molmo_ros.tools.segmenter.data import Frames
 OFF_SHARE = 0.06  # of the crops are around a point beside all things: its mask is empty
 POINTS = 6  # that are asked for in one crop, its middle first
 JITTER_PX = 1.0
+MISALIGNED = 0.6  # cells, sigma per axis: colour against depth and truth, as calibrations leave it
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,12 @@ class Samples:
         cells = torch.arange(CROP, device=self.device, dtype=torch.float32)
         u0, v0 = x - step * (CROP - 1) / 2, y - step * (CROP - 1) / 2
         columns, rows = u0[:, None] + step[:, None] * cells, v0[:, None] + step[:, None] * cells
-        rgb = self._bilinear(scene, rows, columns)
+        off = MISALIGNED * step * augment
+        rgb = self._bilinear(
+            scene,
+            rows + (off * self._normal(size, generator))[:, None],
+            columns + (off * self._normal(size, generator))[:, None],
+        )
         flat, inside = self._nearest(rows, columns)
         depth = self.depth.view(len(self), -1)[scene[:, None], flat].view(size, CROP, CROP).float() / 1000
         depth = torch.where(inside & (depth < 4.0) & (depth > 0.1), depth, 0.0)

@@ -25,6 +25,7 @@ JUDGE_SHARDS = 3  # the first ones, never trained on
 JUDGE_EVERY, SAVE_EVERY, LOOK_EVERY = 100, 100, 50
 WARM_STEPS = 100
 EMA = 0.995
+WEIGHTS, STATE = "mask.safetensors", "state.safetensors"
 
 
 def loss_of(net: MaskNet, inputs: Inputs, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -99,7 +100,7 @@ class Training:
         )
         self.step, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
-        if (folder / "state.pt").exists():
+        if (folder / STATE).exists():
             self._resume()
 
     def update(self, inputs: Inputs, targets: Targets, share_done: float) -> float:
@@ -145,27 +146,37 @@ class Training:
         """Write the weights, and all that is needed to go on."""
         from safetensors.torch import save_file
 
-        weights = {name: tensor.contiguous() for name, tensor in self.mean.state_dict().items()}
-        save_file(weights, self.folder / "mask.safetensors")
-        state = {
-            "net": self.net.state_dict(),
-            "mean": self.mean.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-        part = self.folder / "state.part.pt"
-        torch.save(state, part)
-        part.rename(self.folder / "state.pt")
+        save_file({n: t.contiguous() for n, t in self.mean.state_dict().items()}, self.folder / WEIGHTS)
+        state = {f"net.{n}": t for n, t in self.net.state_dict().items()}
+        state |= {f"mean.{n}": t for n, t in self.mean.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{n}": t for n, t in moments.items()}
+        told = {"step": str(self.step), "seconds": str(self.seconds), "curve": json.dumps(self.curve)}
+        part = self.folder / "state.part"
+        save_file({n: t.contiguous() for n, t in state.items()}, part, told)
+        part.rename(self.folder / STATE)
         (self.folder / "curve.json").write_text(json.dumps(self.curve, indent=1))
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / "state.pt", map_location=self.device, weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.mean.load_state_dict(state["mean"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        from safetensors import safe_open
+
+        with safe_open(self.folder / STATE, "pt", device=str(self.device)) as file:
+            told, state = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+        self.net.load_state_dict(_below("net.", state))
+        self.mean.load_state_dict(_below("mean.", state))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimizer.", state).items():
+            number, what = name.split(".")
+            moments.setdefault(int(number), {})[what] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step, self.seconds = int(told["step"]), float(told["seconds"])
+        self.curve = json.loads(told["curve"])
+
+
+def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, without that."""
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def train(args: argparse.Namespace) -> None:
