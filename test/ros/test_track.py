@@ -65,7 +65,7 @@ def test_a_goal_ends_when_its_time_is_over(film: Camera, client: GraspClient) ->
     assert result.success, result.message
     assert result.message == "followed to the end"
     assert len(result.targets) == 1
-    assert duration_s <= time.monotonic() - started < duration_s + 5
+    assert duration_s <= time.monotonic() - started < duration_s + 30
 
 
 def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
