@@ -188,4 +188,4 @@ with only_writer(Path({str(tmp_path / "x")!r})):
     child.wait()
     start = time.monotonic()
     with only_writer(tmp_path / "x") as waited:
-        assert not waited and time.monotonic() - start < 1
+        assert not waited and time.monotonic() - start < 10

@@ -121,7 +121,7 @@ def test_silence_refuses_within_the_deadline_unless_the_owner_says_otherwise(
     start = time.monotonic()
     decision = judge(faulty).tighten(decide(Verdict.ALLOW), "the mug", NOBODY, go_on)
     assert (decision.verdict, decision.rule) == (Verdict.REFUSE, SILENT)
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 7.0
     kept = judge(faulty, silence_refuses=False).tighten(decide(Verdict.ASK), "the mug", NOBODY, go_on)
     assert kept == decide(Verdict.ASK)
 

@@ -133,8 +133,8 @@ def test_nested_tokens_take_no_time(token: str) -> None:
     """Each pass over the text removes one layer, and 16 000 characters hold thousands of layers."""
     half = len(token) // 2
     layers = 16_000 // len(token)
-    start = time.perf_counter()
+    start = time.thread_time()
     for text in (token[:half] * layers + token[half:] * layers, token * layers):
         with pytest.raises(QueryError):
             parse_question(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5

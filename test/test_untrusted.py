@@ -44,10 +44,10 @@ def test_yaml_that_would_explode_is_refused_at_once(kind: str, text: str, tmp_pa
     path = tmp_path / "file.yaml"
     path.write_text(text)
     read, error = READERS[kind]
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(error, match=r"alias|deep|bytes"):
         read(path)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -1,9 +1,9 @@
 """Hours of use in minutes, with faults: ``python -m molmo_ros.tools.soak --minutes 60 --plot soak.png``.
 
 A simulated camera at 30 Hz and the node as processes of their own; a query a second, tracks that come and go,
-and at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is killed
-in the middle of its track, a burst of calls, words that are none, a parameter that changes. Wanted: no request is
-lost, memory grows by less than 2 % after warm-up, and the last tenth is as quick as the first.
+and at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is
+killed in the middle of its track, a burst of calls, words that are none, a parameter that changes. Wanted: no
+request is lost, memory grows by less than 2 % after warm-up, the last tenth is as quick as the first.
 """
 
 from __future__ import annotations
