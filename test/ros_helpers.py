@@ -68,6 +68,15 @@ def found_in_time(client: GraspClient, seconds: float = 180.0) -> bool:
     return False
 
 
+def heard_publisher(client: GraspClient, kind: type, topic: str) -> Any:
+    """A publisher of the client's node that somebody listens to already."""
+    publisher = client.node.create_publisher(kind, topic, 10)
+    give_up = time.monotonic() + 20.0
+    while publisher.get_subscription_count() == 0 and time.monotonic() < give_up:
+        client.spin(0.05)
+    return publisher
+
+
 @contextmanager
 def filming(camera: Camera, rate_hz: float = 15.0) -> Iterator[None]:
     """The camera publishes all the time."""

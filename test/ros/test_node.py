@@ -14,7 +14,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
-from ros_helpers import GOOD, Camera, Spinning
+from ros_helpers import GOOD, Camera, Spinning, heard_publisher
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
@@ -89,7 +89,7 @@ def test_query_topic_answers_on_the_topics(
     camera: Camera, client: GraspClient, ear: Callable[..., Ear]
 ) -> None:
     targets = ear(GraspTargetArray, "/molmo/targets")
-    publisher = client.node.create_publisher(String, "/molmo/query", 10)
+    publisher = heard_publisher(client, String, "/molmo/query")
     client.spin(0.5)
     targets.messages.clear()
     camera.show()
@@ -99,8 +99,7 @@ def test_query_topic_answers_on_the_topics(
 
 
 def test_bad_query_on_the_topic_is_survived(camera: Camera, client: GraspClient) -> None:
-    publisher = client.node.create_publisher(String, "/molmo/query", 10)
-    client.spin(0.5)
+    publisher = heard_publisher(client, String, "/molmo/query")
     publisher.publish(String(data=""))
     publisher.publish(String(data="x" * 1_000_000))
     camera.show()
