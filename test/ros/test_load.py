@@ -27,6 +27,8 @@ with GraspClient() as client:
     client.wait_ready(60.0)
     service = client.node.create_client(Ground, "/molmo/ground")
     service.wait_for_service(30.0)
+    while not client.spin_until(service.call_async(Ground.Request(query="")), 2.0):
+        pass  # the node has not discovered this client yet, and DDS drops the answer
     request = Ground.Request(query=words, timeout_s=timeout_s)
     print("ready", flush=True)
     sys.stdin.readline()
