@@ -39,6 +39,7 @@ ARGUMENTS = {
     "allow_download": ("fetch a hub id that is not in the cache; empty: as in params_file", ""),
     "remote_url": ("runtime remote: address of the server; empty: as in params_file", ""),
     "remote_model": ("runtime remote: name of the model there; empty: as in params_file", ""),
+    "remote_format": ("runtime remote: molmo1, molmo2, gemini or auto; empty: as in params_file", ""),
     "gripper": ("gripper preset or YAML file; empty: as in params_file", ""),
     "target_frame": ("frame of the targets, as base_link; empty: as in params_file", ""),
     "params_file": ("further parameters of the node", str(SHARE / "config" / "molmo.yaml")),
@@ -92,7 +93,8 @@ def rviz(values: dict[str, str]) -> Node:
 
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
     """What the arguments say; an empty one leaves the parameter file its say."""
-    texts = ("checkpoint", "runtime", "precision", "remote_url", "remote_model", "gripper", "target_frame")
+    remote = ("remote_url", "remote_model", "remote_format")
+    texts = ("checkpoint", "runtime", "precision", *remote, "gripper", "target_frame")
     flags = ("allow_download", "autostart", "use_sim_time")
     return {
         **{name: ParameterValue(values[name], value_type=str) for name in texts if values[name]},

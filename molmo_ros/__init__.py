@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # A source tree or a pip installation that comes first on the path still finds the messages that colcon built.
 __path__ = extend_path(__path__, __name__)
 telemetry.switch_off()
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Grounder"]
 
 

@@ -135,6 +135,12 @@ class PolicyError(MolmoRosError):
         self.code = "JUDGE_SILENT" if silent else "ASK_BY_POLICY" if asks else type(self).code
 
 
+class NotPermittedError(MolmoRosError):
+    """An agent asks for a tool or a camera that its permissions do not name."""
+
+    code = "NOT_PERMITTED"
+
+
 class BusyError(MolmoRosError):
     """The queue of queries is full."""
 

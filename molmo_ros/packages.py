@@ -13,8 +13,10 @@ PACKAGES = {
 }
 EXTRAS = {
     "matplotlib": "eval",
+    "mcp": "mcp",
     "mujoco": "eval",
     "open3d": "sim",
+    "pyarrow": "points",
     "rosbags": "bag",
     "torch": "eager",
     "transformers": "eager",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "licences.md"
-LAYERS = ("base", "sim", "openvino", "bag", "eval", "eager")  # requirements/*.txt that users install
+# requirements/*.txt that users install
+LAYERS = ("base", "sim", "openvino", "bag", "eval", "mcp", "points", "eager")
 # What a package's metadata leaves out or says in a page of text, and where it stands instead.
 TOLD_ELSEWHERE = {"open3d-cpu": "MIT", "open3d": "MIT", "torch": "BSD-3-Clause"}
 LONGEST = 60  # of what is a name and not the text of a licence

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "lock.txt"
-PARTS = ("base", "sim", "openvino", "eager", "dev", "eval", "bag", "colcon", "ros-wheels")
+PARTS = ("base", "sim", "openvino", "eager", "dev", "eval", "bag", "mcp", "points", "colcon", "ros-wheels")
 LEFT_OUT = {"torch"}
 HEAD = """\
 # Written by scripts/lock.py: CPython 3.11, Linux x86-64, all but PyTorch. One hash a package.

@@ -72,6 +72,19 @@ MIXTURE = {
     "vocab_size": 50280, "embedding_size": 50304, "additional_vocab_size": 128,
     "max_position_embeddings": 32768, "vit_layers": [-2, -9], "weight_tying": False,
 }  # fmt: skip
+
+
+def molmo_point(hidden: int, wide: int, layers: int, **text: Any) -> dict[str, Any]:
+    return {
+        **molmo2(hidden, wide, layers, **text), "model_type": "molmo_point", "patch_location": "3x3",
+        "no_more_points_class": True, "patch_embed_dim": 512, "patch_embedding_kind": "image_feature0",
+        "embed_selected_vit_patch": "linear", "embed_location": False, "layer_norm_x": True,
+        "mask_patches": "always", "mask_repeats": "inference", "mask_subpatches": "inference",
+        "token_prediction_rotary": "one_d", "token_prediction_rotary_theta": 50000,
+        "low_res_image_start_token_id": None,
+    }  # fmt: skip
+
+
 OFFICIAL: dict[str, dict[str, Any]] = {
     "MolmoE-1B-0924": MIXTURE,
     "Molmo-7B-O-0924": dense_v1(
@@ -90,17 +103,17 @@ OFFICIAL: dict[str, dict[str, Any]] = {
     "Molmo2-4B": molmo2(2560, 9728, 36, rope_theta=5e6),
     "Molmo2-8B": molmo2(4096, 12288, 36),
     "Molmo2-O-7B": molmo2(4096, 11008, 32, **OLMO3),
-    "MolmoPoint-8B": {
-        **molmo2(4096, 12288, 36), "model_type": "molmo_point", "patch_location": "3x3",
-        "no_more_points_class": True, "patch_embed_dim": 512, "patch_embedding_kind": "image_feature0",
-        "embed_selected_vit_patch": "linear", "embed_location": False, "layer_norm_x": True,
-        "token_prediction_rotary": "one_d", "token_prediction_rotary_theta": 50000,
-    },
+    "Molmo2-ER": molmo2(2560, 9728, 36, rope_theta=5e6),
+    "Molmo2-VideoPoint-4B": molmo2(2560, 9728, 36, rope_theta=5e6),
+    "MolmoPoint-8B": molmo_point(4096, 12288, 36),
+    "MolmoPoint-GUI-8B": molmo_point(4096, 12288, 36),
+    "MolmoPoint-Vid-4B": molmo_point(2560, 9728, 36, rope_theta=5e6, tie_word_embeddings=True),
 }  # fmt: skip
 # In units of 10^9, as published or computed from the published sizes; dead blocks not counted.
 PARAMETERS = {
     "MolmoE-1B-0924": 7.22, "Molmo-7B-O-0924": 7.67, "Molmo-7B-D-0924": 8.02, "Molmo-72B-0924": 73.3,
     "Molmo2-4B": 4.85, "Molmo2-8B": 8.66, "Molmo2-O-7B": 7.76, "MolmoPoint-8B": 8.68,
+    "Molmo2-ER": 4.85, "Molmo2-VideoPoint-4B": 4.85, "MolmoPoint-GUI-8B": 8.68, "MolmoPoint-Vid-4B": 4.47,
 }  # fmt: skip
 
 
@@ -213,8 +226,10 @@ def molmo2_names(c: dict[str, Any]) -> Shapes:
     for part in ("patch_q", "patch_k", "subpatch_q"):
         names |= linear(f"{predictor}{part}", 512, hidden)
     names |= linear(f"{predictor}subpatch_k", 512, 2304) | linear(f"{predictor}subpatch_loc_k", 9, hidden)
+    names[f"{predictor}add_no_point_class_embed.vector"] = [512]
+    if text.get("tie_word_embeddings"):  # stored once, as the embeddings
+        return names
     return names | {
-        f"{predictor}add_no_point_class_embed.vector": [512],
         "lm_head.output_embeddings": [vocabulary, hidden],
         "lm_head.new_output_embeddings": [128, hidden],
     }  # fmt: skip

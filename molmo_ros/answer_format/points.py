@@ -5,7 +5,8 @@ Both generations write coordinates relative to the whole original image, as per 
 *centre* of the top-left pixel, hence x_px = v / 1000 * width - 0.5, clamped to 0 ... width - 1.
 
 Molmo2 writes ``<points coords="1 1 308 305 2 752 377">mug</points>``: groups separated by ``;`` (or a tab in
-older checkpoints), each an image index followed by triples "id x y"; ids rise over the whole answer.
+older checkpoints), each an image index followed by triples "id x y"; ids rise over the whole answer. About a
+video it writes seconds (``0.0``) for the index, and ``<tracks ...>`` where ids come back (``video``).
 v1 writes ``<point x="61.5" y="40.4" alt="mug">mug</point>`` and ``<points x1="10.0" y1="20.5" x2=... >``.
 """
 
@@ -30,6 +31,8 @@ _DENIAL = re.compile(
     re.IGNORECASE,
 )
 
+_EMPTY_LIST = re.compile(r"(?:```(?:json)?\s*)?\[\s*\](?:\s*```)?")
+
 # An opening tag may be cut off by the token limit, so its attributes are read one by one, not as a whole.
 _TAG = re.compile(r"<(points?|tracks)(?=\s)")
 _ATTRIBUTE = re.compile(r'\s+([a-z][a-z0-9]*)="([^"]*)("?)')
@@ -43,7 +46,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class TextPoint:
-    """One point as written: x, y in units of the generation, and where in the text each number stands."""
+    """One point as written: x, y in units of the generation, and where in the text each number stands.
+
+    group: the image index or the seconds; number: its id; tracked: ids name the same thing at other times.
+    """
 
     x: float
     y: float
@@ -52,10 +58,17 @@ class TextPoint:
     y_span: Span
     tag_start: int
     group: str = "1"
+    number: int = 0
+    tracked: bool = False
 
 
 def is_denial(text: str) -> bool:
-    """Whether ``text`` is one sentence that says "not there"; what is cut off or garbled says nothing."""
+    """Whether ``text`` is one sentence that says "not there", or an empty JSON list.
+
+    What is cut off or garbled says nothing.
+    """
+    if _EMPTY_LIST.fullmatch(text.strip()):
+        return True
     return _DENIAL.fullmatch(" ".join(text.split()).replace("\u2019", "'")) is not None
 
 
@@ -69,8 +82,12 @@ def parse_molmo2(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:
 
 
 def select_molmo2(text: str) -> tuple[TextPoint, ...]:
-    """The points of ``text`` that are inside the first image, still in per mille."""
-    return tuple(p for p in scan_molmo2(text) if p.group == "1" and p.x <= 1000 and p.y <= 1000)
+    """The points of ``text`` that are inside the first image, still in per mille.
+
+    A model of videos may call the image by its time, 0.0 s; later times are of frames that there are not.
+    """
+    first = [p for p in scan_molmo2(text) if p.group == "1" or ("." in p.group and float(p.group) == 0)]
+    return tuple(p for p in first if p.x <= 1000 and p.y <= 1000)
 
 
 def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
@@ -88,6 +105,8 @@ def scan_molmo2(text: str) -> tuple[TextPoint, ...]:
                     y_span=(start + match.start(3), start + match.end(3)),
                     tag_start=tag.start,
                     group=group,
+                    number=int(match[1]),
+                    tracked=tag.name == "tracks",
                 )
             )
     return tuple(found)
@@ -148,6 +167,7 @@ class Tag:
     start: int
     label: str
     attributes: dict[str, tuple[str, int, bool]]
+    name: str = "points"
 
 
 def tags(text: str) -> Iterator[Tag]:
@@ -158,7 +178,7 @@ def tags(text: str) -> Iterator[Tag]:
         while attribute := _ATTRIBUTE.match(text, end):
             attributes.setdefault(attribute[1], (attribute[2], attribute.start(2), bool(attribute[3])))
             end = attribute.end()
-        yield Tag(match.start(), _label(text, end, match[1], attributes), attributes)
+        yield Tag(match.start(), _label(text, end, match[1], attributes), attributes, match[1])
 
 
 def _label(text: str, end: int, name: str, attributes: dict[str, tuple[str, int, bool]]) -> str:

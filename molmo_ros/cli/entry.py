@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from molmo_ros import __version__
-from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, policy, replay, sim
+from molmo_ros.cli import bench, demo, engine, evaluate, ground, info, mcp, policy, replay, sim
 from molmo_ros.cli.output import print_error, print_result, stdout_free
 from molmo_ros.errors import (
     CameraInfoError,
@@ -23,7 +23,7 @@ from molmo_ros.errors import (
 )
 from molmo_ros.packages import missing_package
 
-COMMANDS = (demo, ground, evaluate, bench, engine, info, policy, replay, sim)
+COMMANDS = (demo, ground, evaluate, bench, engine, info, mcp, policy, replay, sim)
 MISTAKES = (
     QueryError,
     FrameError,
@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error), error.code, as_json="--json" in argv)
         return MISTAKE
     try:
+        if getattr(args.module, "OWNS_STDOUT", False):
+            args.module.run(args)
+            return OK
         with stdout_free():
             result = args.module.run(args)
         print_result(result, args.module.text, as_json=args.json)

@@ -7,13 +7,14 @@ import argparse
 from molmo_ros.cli import (
     evaluate_grasp,
     evaluate_objects,
+    evaluate_points,
     evaluate_policy,
     evaluate_precision,
     evaluate_tiny,
 )
 
 NAME = "eval"
-HELP = "measure the built-in model, the grasp planner, a policy, or all on recorded frames"
+HELP = "measure a model, the grasp planner, a policy, or all on recorded frames"
 
 MODES = {
     "tiny": evaluate_tiny,
@@ -21,6 +22,7 @@ MODES = {
     "grasp": evaluate_grasp,
     "policy": evaluate_policy,
     "objects": evaluate_objects,
+    "points": evaluate_points,
 }
 
 

@@ -55,6 +55,12 @@ def add_model(parser: argparse.ArgumentParser, *, remote: bool = False) -> None:
         group.add_argument(
             "--remote-model", metavar="M", default="", help="its name there (default: the only one)"
         )
+        group.add_argument(
+            "--remote-format",
+            choices=("auto", "molmo1", "molmo2", "gemini"),
+            default="auto",
+            help="how it writes points (default auto: by its name)",
+        )
 
 
 def load_grounder(args: argparse.Namespace) -> Grounder:
@@ -70,7 +76,7 @@ def load_grounder(args: argparse.Namespace) -> Grounder:
         progress("model"),
         precision=args.precision,
         allow_download=args.allow_download,
-        remote=RemoteOptions(url=args.remote_url, model=args.remote_model),
+        remote=RemoteOptions(url=args.remote_url, model=args.remote_model, format=args.remote_format),
     )
 
 

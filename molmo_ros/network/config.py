@@ -107,6 +107,7 @@ class TextConfig:
     yarn_layers: frozenset[int]
     max_positions: int
     experts: Experts | None = None  # then ``intermediate_size`` is that of one expert
+    tied: bool = False  # head and embedding are one table, and may be stored once
 
     def inverse_frequencies(self, layer: int) -> tuple[npt.NDArray[np.float32], float]:
         """Rotary frequencies (head_dim / 2,) of a layer, and the factor on its cosines and sines."""
@@ -287,6 +288,7 @@ def _text(fields: Fields) -> TextConfig:
         yarn=yarn,
         yarn_layers=frozenset(range(layers) if scaled is None else scaled),
         max_positions=int(fields["max_position_embeddings"]),
+        tied=bool(fields.get("tie_word_embeddings", False)),
     )
 
 

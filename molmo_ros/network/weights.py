@@ -30,6 +30,7 @@ PAD_EMBED = "model.vision_backbone.pad_embed"
 TEXT = "model.transformer."
 HEAD = "lm_head.weight"
 EXTRA_HEAD = "lm_head.extra_weight"
+TIED = ((HEAD, f"{TEXT}wte.embedding"), (EXTRA_HEAD, f"{TEXT}wte.new_embedding"))
 BUILD_VIT = "model.build_vit_embedding"
 POINT_PREDICTOR = "model.point_predictor."
 NO_POINT = f"{POINT_PREDICTOR}add_no_point_class_embed.vector"
@@ -86,7 +87,16 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
             {name: _training_mixture(name, shape) for name, shape in shapes.items()},
         )
     rename = {V1: _dense_v1, POINT: _point}.get(config.model_type, str)
-    return ({name: Stored((rename(name),), shape) for name, shape in shapes.items()},)
+    stored = {name: Stored((rename(name),), shape) for name, shape in shapes.items()}
+    return (stored, *_tied_layouts(stored)) if config.text.tied else (stored,)
+
+
+def _tied_layouts(stored: Layout) -> tuple[Layout, ...]:
+    """Head and embedding are one table; files differ in which of the two names it has."""
+    tables = [(head, table) for head, table in TIED if head in stored and table in stored]
+    by_embedding = {head: stored[table] for head, table in tables}
+    by_head = {table: stored[head] for head, table in tables}
+    return {**stored, **by_embedding}, {**stored, **by_head}
 
 
 def stored_shapes(layout: Layout) -> Shapes:

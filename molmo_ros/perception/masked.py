@@ -68,16 +68,25 @@ def _steps(z: Depth, least: float) -> Mask:
 
 
 def _believed(points: Array, layers: Index, seed: Array) -> Mask:
-    """Mark the points (N,3) of the seed's layer, of large ones, and of those that lie near it in space."""
+    """Mark the points (N,3) of the seed's layer, of large ones, and of those that one after the other lie
+    near them in space."""
     distance = np.linalg.norm(points - seed, axis=1)
     main = layers[int(np.argmin(np.where(layers > 0, distance, np.inf)))]
     size = np.bincount(layers)
     believed = size >= LARGE * len(layers)
     believed[main], believed[0] = True, False
-    body = points[believed[layers]]
-    for label in np.flatnonzero(~believed & (size > 0)):
-        part = points[layers == label]
-        few, many = part[:: max(1, len(part) // 20)], body[:: max(1, len(body) // 200)]
-        gap = np.linalg.norm(few[:, None] - many, axis=2)
-        believed[label] = float(np.median(gap.min(axis=1))) < NEAR_M
+    left = [int(label) for label in np.argsort(-size) if size[label] and not believed[label]]
+    grown = True
+    while grown and left:
+        body = points[believed[layers]]
+        body = body[:: max(1, len(body) // 200)]
+        near = [label for label in left if _gap(points[layers == label], body) < NEAR_M]
+        believed[near] = True
+        left, grown = [label for label in left if label not in near], bool(near)
     return np.asarray(believed[layers])
+
+
+def _gap(part: Array, body: Array) -> float:
+    """Return the median distance (m) from points (N,3) to the nearest ones of a body (M,3)."""
+    few = part[:: max(1, len(part) // 20)]
+    return float(np.median(np.linalg.norm(few[:, None] - body, axis=2).min(axis=1)))

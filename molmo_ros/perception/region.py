@@ -167,10 +167,10 @@ def _floors(mask: Mask, height: Depth, sigma: float, least: float) -> Mask:
     total = cv2.boxFilter(np.where(known, height, np.float32(0)), -1, size)
     level = total / np.maximum(cv2.boxFilter(known.astype(np.float32), -1, size), np.float32(1e-6))
     floor = (level > max(FLOOR_M, sigma)) & (height < least + 3 * sigma)
-    return np.asarray(_silhouette(mask) & known & floor)
+    return np.asarray(silhouette(mask) & known & floor)
 
 
-def _silhouette(mask: Mask) -> Mask:
+def silhouette(mask: Mask) -> Mask:
     """A mask (h,w) and all that it surrounds."""
     edge = len(RIM)
     closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), edge), cv2.MORPH_CLOSE, RIM)

@@ -17,7 +17,7 @@ from molmo_ros.perception.footprint import rim_around, with_stacked, within_reac
 from molmo_ros.perception.masked import own_cells, with_small_parts
 from molmo_ros.perception.plane import PlaneOptions, support_plane
 from molmo_ros.perception.ramps import STEP_M, ramps, regrown
-from molmo_ros.perception.region import Cells, Region
+from molmo_ros.perception.region import Cells, Region, silhouette
 from molmo_ros.perception.support import refined_near
 from molmo_ros.perception.surroundings import surroundings
 from molmo_ros.transforms import frame_with_z
@@ -121,11 +121,15 @@ def _by_mask(
     return cells.take(own_cells(region, cells, mask, ramp[cells.row, cells.column], seed))
 
 
-def _kept(region: Region, own: Cells, mask: Mask, ramp: Mask) -> float:
-    """Return the share of the cells in a mask (H,W), but those on ramps (h,w), that are the object's own."""
-    inside = mask[np.ix_(region.v, region.u)] & np.isfinite(region.z) & ~ramp
-    count = np.count_nonzero(inside)
-    return float(np.count_nonzero(inside & region.grid(own)) / count) if count else 1.0
+def _kept(region: Region, cells: Cells, mask: Mask, ramp: Mask) -> float:
+    """Return the share of the cells in a mask (H,W), but those on ramps (h,w), that are the object's own.
+
+    What it encloses is: the floor of a mug lies as low as the table.
+    """
+    inside = mask[np.ix_(region.v, region.u)] & np.isfinite(region.z)
+    own = silhouette(region.grid(cells) | (inside & ramp))
+    count = np.count_nonzero(inside & ~ramp)
+    return float(np.count_nonzero(inside & ~ramp & own) / count) if count else 1.0
 
 
 def _by_geometry(

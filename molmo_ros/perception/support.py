@@ -9,7 +9,7 @@ from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.region import Region
 
 RING_M, GAP_PX = 0.06, 4  # the ring around an object that tells its support, and what is smeared inside of it
-LEAST_CELLS = 80
+LEAST_CELLS, MOST_CELLS = 80, 3000
 MOST_TILT, MOST_SHIFT_M = np.cos(np.radians(4.0)), 0.012  # of a refined plane against the one found first
 
 
@@ -24,6 +24,8 @@ def refined_near(
         return None
     width = int(np.clip(RING_M * region.stride / region.spacing, 12, 120))
     row, column = _ring(region, mask, GAP_PX, width)
+    step = max(1, len(row) // MOST_CELLS)
+    row, column = row[::step], column[::step]
     points = region.cells(row, column).points[~ramp[row, column]]
     points = points[np.abs(points @ plane[:3] + plane[3]) < 3 * tolerance]
     if len(points) < LEAST_CELLS:

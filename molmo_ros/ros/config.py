@@ -92,9 +92,10 @@ class NodeConfig:
         at_configure=True,
     )
     remote_format: str = _setting(
-        "molmo2",
-        "Runtime remote: how the model writes points; molmo1 for the checkpoints of 2024.",
-        choices=("molmo2", "molmo1"),
+        "auto",
+        "Runtime remote: how the model writes points: molmo1 (checkpoints of 2024), molmo2, gemini (JSON of "
+        "Gemini Robotics-ER), auto (by its name).",
+        choices=("auto", "molmo1", "molmo2", "gemini"),
         at_configure=True,
     )
     allow_download: bool = _setting(

@@ -95,3 +95,27 @@ def test_unknown_confidence_goes_all_the_way_to_a_grasp(faulty: Faulty) -> None:
     assert target.status is TargetStatus.OK and target.grasp is not None
     assert target.covariance is not None and np.isnan(target.covariance).all()
     assert np.allclose(target.position, local.targets[0].position)
+
+
+def test_gemini_is_told_the_format_and_read_by_its_name(faulty: Faulty) -> None:
+    faulty.acts = [events('[{"point": [250, 500],', ' "label": "can"}', "]", *["x"] * 300, pause_s=0.01)]
+    model = remote(faulty, model="gemini-robotics-er-1.5-preview")
+    (point,) = model.point(RGB, "Point to the can.", label="can").points
+    assert (point.x, point.y, point.label) == (79.5, 29.5, "can") and math.isnan(point.confidence)
+    assert faulty.broken.wait(5.0)  # what follows the list is not waited for
+    words = faulty.bodies[0]["messages"][0]["content"][1]["text"]
+    assert words.startswith("Point to the can. ") and '{"point": [y, x]' in words
+
+
+def test_geminis_empty_list_is_not_there_and_prose_is_an_error(faulty: Faulty) -> None:
+    faulty.acts = [events("```json\n[]\n```"), events("I see a can at the left.")]
+    grounder = Grounder(remote(faulty, format="gemini"), Gripper.load("franka_hand"))
+    assert grounder.point(RGB, "the can").points == ()
+    with pytest.raises(AnswerError, match="I see a can"):
+        grounder.point(RGB, "the can")
+
+
+def test_a_free_question_to_gemini_goes_out_as_it_is(faulty: Faulty) -> None:
+    faulty.acts = [events("Two.")]
+    assert remote(faulty, format="gemini").answer(RGB, "How many cans?").text == "Two."
+    assert faulty.bodies[0]["messages"][0]["content"][1]["text"] == "How many cans?"

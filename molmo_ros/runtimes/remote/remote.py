@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.answer_format.confidence import annotate
-from molmo_ros.answer_format.grammar import Format, Grammar, Plan
+from molmo_ros.answer_format.grammar import Plan
+from molmo_ros.answer_format.json_points import JsonGrammar
 from molmo_ros.checkpoint.preprocess import as_rgb
 from molmo_ros.checkpoint.query import check_prompt_length, refuse_control_tokens
 from molmo_ros.datatypes import Answer, Image, ImagePoint, Progress, ShouldStop
 from molmo_ros.errors import ParameterError, ServerError
 from molmo_ros.runtimes.remote.chat import TOP_LOGPROBS, Reply, chat_body, data_url
+from molmo_ros.runtimes.remote.formats import AUTO, RemoteGrammar, check_format, grammar_of
 from molmo_ros.runtimes.remote.server import Server
 from molmo_ros.runtimes.remote.stream import read_reply
 
@@ -39,7 +41,7 @@ class RemoteOptions:
     timeout_s: float = 20.0
     retries: int = 2
     image: str = "png"
-    format: str = "molmo2"
+    format: str = AUTO
 
 
 class RemoteMolmo:
@@ -49,12 +51,9 @@ class RemoteMolmo:
         """Raises: ParameterError if the address cannot be one."""
         if options.image not in ("png", "jpeg"):
             raise ParameterError(f"remote_image is {options.image!r}; choose png or jpeg.")
-        try:
-            self._grammar = Grammar(Format(options.format))
-        except ValueError:
-            raise ParameterError(
-                f"remote_format is {options.format!r}; choose {', '.join(f.value for f in Format)}."
-            ) from None
+        check_format(options.format)
+        if options.model:
+            grammar_of(options.format, options.model)  # a model that cannot be read is told at once
         self._options = options
         key = os.environ.get(options.key_env, "").strip()
         self.server = Server(options.url, options.timeout_s, options.retries, key)
@@ -122,7 +121,8 @@ class RemoteMolmo:
 
         Raises: as `answer`.
         """
-        return self._ask(rgb, prompt, Plan(label, max_points, exact), max_new_tokens, should_stop)
+        plan = Plan(label, max_points, exact)
+        return self._ask(rgb, prompt, plan, max_new_tokens, should_stop, points=True)
 
     def models(self) -> list[str]:
         """The names that the server has models by. Raises: ServerError."""
@@ -138,23 +138,34 @@ class RemoteMolmo:
         """Nothing is held."""
 
     def _ask(
-        self, rgb: Image, prompt: str, plan: Plan, max_new_tokens: int, should_stop: ShouldStop | None
+        self,
+        rgb: Image,
+        prompt: str,
+        plan: Plan,
+        max_new_tokens: int,
+        should_stop: ShouldStop | None,
+        points: bool = False,
     ) -> Answer:
         check_prompt_length(prompt)
         refuse_control_tokens(prompt)
         stop = should_stop or _never
+        model = self._model or self._only_model()
+        grammar = grammar_of(self._options.format, model)
+        if isinstance(grammar, JsonGrammar):
+            prompt = grammar.instruct(prompt) if points else prompt
+            max_new_tokens *= grammar.tokens_per_molmo
         rgb = as_rgb(rgb)
         start = time.perf_counter()
         picture = data_url(rgb, self._options.image)
         made_ms = (time.perf_counter() - start) * 1e3
-        body = chat_body(self._model or self._only_model(), picture, prompt, max_new_tokens)
-        reply = self._reply(body, plan, stop)
+        body = chat_body(model, picture, prompt, max_new_tokens)
+        reply = self._reply(body, plan, grammar, stop)
         if reply.finish == "length":
             log.warning("The answer was cut off after %d tokens; narrow the query.", max_new_tokens)
-        text = reply.text if plan.exact else self._grammar.finish(reply.text, plan.label)
+        text = reply.text if plan.exact else grammar.finish(reply.text, plan.label)
         stages = {"preprocess": made_ms, "prefill": reply.first_ms, "decode": reply.rest_ms}
-        points = self._points(text, reply, rgb.shape[1], rgb.shape[0])
-        return Answer(text, points, logprobs=tuple(reply.logprobs), stages_ms=stages)
+        found = _points(text, reply, grammar, rgb.shape[1], rgb.shape[0])
+        return Answer(text, found, logprobs=tuple(reply.logprobs), stages_ms=stages)
 
     def _only_model(self) -> str:
         names = self.server.call(self.models, _never)
@@ -165,13 +176,15 @@ class RemoteMolmo:
         self._model = names[0]
         return self._model
 
-    def _reply(self, body: dict[str, Any], plan: Plan, should_stop: ShouldStop) -> Reply:
+    def _reply(
+        self, body: dict[str, Any], plan: Plan, grammar: RemoteGrammar, should_stop: ShouldStop
+    ) -> Reply:
         """The answer; once more without probabilities if the server refuses to tell them."""
         asked = {**body, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else body
         data = json.dumps(asked).encode()
 
         def done(text: str) -> bool:  # nothing that was asked for can follow
-            return self._grammar.done(text, plan)
+            return grammar.done(text, plan)
 
         try:
             return self.server.call(lambda: read_reply(self.server, data, done, should_stop), should_stop)
@@ -180,14 +193,17 @@ class RemoteMolmo:
                 raise
             log.info("The server tells no probabilities, so confidences are unknown: %s", error)
             self._logprobs = False
-            return self._reply(body, plan, should_stop)
+            return self._reply(body, plan, grammar, should_stop)
 
-    def _points(self, text: str, reply: Reply, width: int, height: int) -> tuple[ImagePoint, ...]:
-        found = self._grammar.parse(text, width, height)
-        if reply.known:
-            return annotate(found, self._grammar.scan(text), reply.tokens, width, height)
-        unknown = np.full((2, 2), np.nan)
-        return tuple(replace(p, confidence=float("nan"), covariance=unknown) for p in found)
+
+def _points(
+    text: str, reply: Reply, grammar: RemoteGrammar, width: int, height: int
+) -> tuple[ImagePoint, ...]:
+    found = grammar.parse(text, width, height)
+    if reply.known:
+        return annotate(found, grammar.scan(text), reply.tokens, width, height)
+    unknown = np.full((2, 2), np.nan)
+    return tuple(replace(p, confidence=float("nan"), covariance=unknown) for p in found)
 
 
 def _never() -> bool:

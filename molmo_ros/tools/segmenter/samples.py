@@ -14,7 +14,7 @@ from molmo_ros.tools.segmenter.data import Frames
 OFF_SHARE = 0.06  # of the crops are around a point beside all things: its mask is empty
 POINTS = 6  # that are asked for in one crop, its middle first
 JITTER_PX = 1.0
-MISALIGNED = 0.6  # cells, sigma per axis: colour against depth and truth, as calibrations leave it
+MISALIGNED = 0.3  # cells, sigma per axis: colour against depth and truth, as calibrations leave it
 
 
 @dataclass(frozen=True)

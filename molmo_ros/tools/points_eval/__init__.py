@@ -1,0 +1,1 @@
+"""How well a model points and counts, by the protocols under which Molmo's numbers are published."""
