@@ -32,6 +32,7 @@ NODES = ("molmo_node", "sim_camera_node")
 SPACE = "/interrupted"
 QUERY = "the white bowl"
 FIRST_S = 0.01  # until then the process is not even the interpreter
+FIRST_FRAME_S = 180.0  # of the camera, on a busy machine
 TWICE_S = 0.02  # launch hears Ctrl-C too and passes it on
 MOST_S = 60.0  # launch kills after 15 s, but a busy machine is no fault of the node
 BAD_WORDS = ("Traceback", "terminate called", "Fatal Python error")
@@ -99,10 +100,10 @@ def _wait_for_camera() -> None:
     topic = f"{SPACE}/camera_info"
     with GraspClient() as client:
         client.node.create_subscription(CameraInfo, topic, heard.append, qos_profile_sensor_data)
-        give_up = time.monotonic() + 60.0
+        give_up = time.monotonic() + FIRST_FRAME_S
         while not heard:
             if time.monotonic() > give_up:
-                raise NotReadyError(f"{topic} sent nothing for 60 s; start sim_camera_node by hand.")
+                raise NotReadyError(f"{topic} sent nothing for {FIRST_FRAME_S:.0f} s; start sim_camera_node by hand.")
             client.spin(0.05)
 
 
