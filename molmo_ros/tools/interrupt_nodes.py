@@ -103,7 +103,7 @@ def _wait_for_camera() -> None:
         give_up = time.monotonic() + FIRST_FRAME_S
         while not heard:
             if time.monotonic() > give_up:
-                raise NotReadyError(f"{topic} sent nothing for {FIRST_FRAME_S:.0f} s; start sim_camera_node by hand.")
+                raise NotReadyError(f"{topic} is silent for {FIRST_FRAME_S:.0f} s; start the camera by hand.")
             client.spin(0.05)
 
 
