@@ -176,9 +176,7 @@ def _too_uncertain(target: GraspTarget, limits: Limits) -> Reason | None:
             )
     confidence = target.point.confidence
     if limits.min_confidence > 0 and not confidence >= limits.min_confidence:
-        known = (
-            "not known (no probabilities are told)" if math.isnan(confidence) else f"{confidence:.2f}"
-        )
+        known = "not known (no probabilities are told)" if math.isnan(confidence) else f"{confidence:.2f}"
         return (
             TargetStatus.UNCERTAIN,
             f"The confidence is {known}, below min_confidence = {limits.min_confidence:g}; name the object "

@@ -17,9 +17,7 @@ BOX_M = (0.025, 0.08, 0.06)  # half its width, its depth along the view, its hei
 ROUNDS = 2
 
 
-def warm_up(
-    gripper: Gripper, planner: GraspPlanner = plan_grasps, segmenter: Segmenter | str = AUTO
-) -> None:
+def warm_up(gripper: Gripper, planner: GraspPlanner = plan_grasps, segmenter: Segmenter | str = AUTO) -> None:
     """Go the whole way from a pixel to a grasp on made-up frames; what comes of it does not matter."""
     frame, point = made_up_frame()
     for _ in range(ROUNDS):

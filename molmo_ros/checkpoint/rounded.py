@@ -24,7 +24,6 @@ FORMAT = 1
 VALUES, SCALES, FOLDED = ".values", ".scales", ".folded"
 
 
-
 @dataclass(frozen=True)
 class Matrix:
     """A rounded matrix as graphs lay it: integers (in,out), or (experts,in,out), and their scales.

@@ -8,12 +8,13 @@ from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFr
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.guards import contact_of, hidden_share, seen_at_contacts
 
-# Log-odds of holding are their weighted sum. By `python -m molmo_ros.tools.grasp_physics.calibrate`.
+# Log-odds of holding are their weighted sum: `python -m molmo_ros.tools.grasp_physics.calibrate` fitted them
+# to 510 grasps (48 lost) of eight families seen by stereo, structured light and time of flight.
 EVIDENCE = (
     "one", "rating", "poorer_contact", "better_contact", "hidden", "wide", "slack", "spilt", "far", "small",
     "unsure",
 )  # fmt: skip
-WEIGHTS = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+WEIGHTS = np.array([-4.18, 0.84, 0.93, 1.08, 0.19, 1.52, 0.77, -2.24, 1.58, -0.40, -3.92])
 ROOM_M, AWAY_M, MANY = 0.02, 0.10, 1000.0
 
 

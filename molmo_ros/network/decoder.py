@@ -72,9 +72,7 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
     )
 
 
-def text_model(
-    graph: Graph, read: Read, config: ModelConfig, x: Value, rows: Value, attend: Attend
-) -> None:
+def text_model(graph: Graph, read: Read, config: ModelConfig, x: Value, rows: Value, attend: Attend) -> None:
     """All blocks and the head: x (1,T,D) -> the output ``logits`` (N,vocabulary) of some ``rows`` (N,).
 
     Of the last block, only those rows are needed, beside keys and values of all tokens.

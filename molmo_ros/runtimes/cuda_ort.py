@@ -24,8 +24,19 @@ PROVIDER = "CUDAExecutionProvider"
 CAPACITY = 2048  # tokens of image, prompt and answer
 LENGTHS = (1, 4, 8, 16, 32, 64)  # of short passes, each captured as a CUDA graph
 _SHAPES = {
-    "Shape", "Squeeze", "Unsqueeze", "Concat", "Gather", "Slice", "Range", "Cast", "Constant", "Reshape",
-    "LessOrEqual", "Mul", "Add",
+    "Shape",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "Gather",
+    "Slice",
+    "Range",
+    "Cast",
+    "Constant",
+    "Reshape",
+    "LessOrEqual",
+    "Mul",
+    "Add",
 }  # fmt: skip  (what ONNX Runtime leaves to the CPU of these are sizes, which the host knows anyway)
 _TYPES = {"float32": 1, "uint8": 2, "int64": 7, "float16": 10, "bfloat16": 16}  # onnx.TensorProto's numbers
 

@@ -193,9 +193,7 @@ class DeviceRuntime:
         embeds, patches, keys = self._encode({"crops": crops, "pooling": pooling}, shapes)
         return embeds, patches, keys
 
-    def _encode(
-        self, inputs: dict[str, AnyArray], shapes: dict[str, tuple[int, ...]]
-    ) -> list[Float32]:
+    def _encode(self, inputs: dict[str, AnyArray], shapes: dict[str, tuple[int, ...]]) -> list[Float32]:
         given = {name: self._put(name, array) for name, array in inputs.items()}
         results = {name: self._room(name, shape, "float32") for name, shape in shapes.items()}
         self._vision.run(given, results, again=False)  # its kernels are large: starting them takes no time

@@ -43,7 +43,6 @@ GRAPH_VERSION = 4
 LARGE = 1 << 20
 
 
-
 class _Counter:
     """Tells how many of a checkpoint's tensors have been read."""
 

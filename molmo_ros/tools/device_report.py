@@ -106,9 +106,10 @@ def device_report(path: Path, settings: Settings | None = None) -> dict[str, Any
     report.step("machine", partial(machine, settings.host))
     for precision in settings.precisions:
         report.step(f"tiny {precision}", partial(same_as_cpu, settings, precision))
-    with TemporaryDirectory(prefix="molmo_ros_report_") as temporary, graphs_in(
-        settings.folder or Path(temporary)
-    ) as folder:
+    with (
+        TemporaryDirectory(prefix="molmo_ros_report_") as temporary,
+        graphs_in(settings.folder or Path(temporary)) as folder,
+    ):
         if settings.large or settings.transformers:
             checkpoint = (settings.model or open_full_size)(folder / "random-molmo2-4b")
         for precision in settings.large:

@@ -149,9 +149,7 @@ class Bridge:
         response = self._wait(future, ANSWER_S)
         if response is None:
             client.remove_pending_request(future)
-            raise CancelledError(
-                f"{client.srv_name} did not answer in {ANSWER_S:.0f} s; is the node alive?"
-            )
+            raise CancelledError(f"{client.srv_name} did not answer in {ANSWER_S:.0f} s; is the node alive?")
         return response
 
     @staticmethod

@@ -31,7 +31,7 @@ from molmo_ros.transforms import transform_grasp
 
 FAMILIES = ("single", "clutter", "thin", "rim", "heap", "bin", "mug_floor", "wild")
 SENSORS = ("stereo", "structured_light", "tof", "dropout")
-RIDGE, FOLDS = 1.0, 5
+RIDGE, FOLDS = 0.3, 5
 
 
 @dataclass(frozen=True)
