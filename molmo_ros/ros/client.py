@@ -17,6 +17,7 @@ from rclpy.node import Node
 from molmo_ros.action import Track
 from molmo_ros.errors import CancelledError, NotReadyError
 from molmo_ros.ros.callers import sign
+from molmo_ros.ros.context import REQUEST_QOS
 from molmo_ros.srv import Ask, Ground
 
 WAITING = "NOT_READY"  # the code of a node that is still loading
@@ -40,9 +41,9 @@ class GraspClient:
         self._name = name
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
-        self._ground = self.node.create_client(Ground, f"{name}/ground")
+        self._ground = self.node.create_client(Ground, f"{name}/ground", qos_profile=REQUEST_QOS)
         self._track = ActionClient(self.node, Track, f"{name}/track")
-        self._ask = self.node.create_client(Ask, f"{name}/ask")
+        self._ask = self.node.create_client(Ask, f"{name}/ask", qos_profile=REQUEST_QOS)
 
     def find(
         self,

@@ -21,11 +21,12 @@ TIMEOUT_S = 120.0
 CLIENT = """
 import json, sys, time
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.context import REQUEST_QOS
 from molmo_ros.srv import Ground
 words, calls, timeout_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 with GraspClient() as client:
     client.wait_ready(60.0)
-    service = client.node.create_client(Ground, "/molmo/ground")
+    service = client.node.create_client(Ground, "/molmo/ground", qos_profile=REQUEST_QOS)
     service.wait_for_service(30.0)
     while not client.spin_until(service.call_async(Ground.Request(query="")), 2.0):
         pass  # the node has not discovered this client yet, and DDS drops the answer
