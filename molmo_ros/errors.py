@@ -123,13 +123,16 @@ class TransformError(MolmoRosError):
 
 
 class PolicyError(MolmoRosError):
-    """The policy refuses what was asked for, or wants a person to be asked first (``asks``)."""
+    """The policy refuses what was asked for, or wants a person to be asked first (``asks``).
+
+    ``silent``: the judge gave no opinion in time, and silence refuses.
+    """
 
     code = "REFUSED_BY_POLICY"
 
-    def __init__(self, message: str, *, asks: bool = False) -> None:
+    def __init__(self, message: str, *, asks: bool = False, silent: bool = False) -> None:
         super().__init__(message)
-        self.code = "ASK_BY_POLICY" if asks else type(self).code
+        self.code = "JUDGE_SILENT" if silent else "ASK_BY_POLICY" if asks else type(self).code
 
 
 class NotPermittedError(MolmoRosError):

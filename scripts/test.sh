@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # All checks, in the environment of scripts/env.sh:  scripts/test.sh [lint|core|ros]...
+# Tests run in as many processes as there are cores, four at most; TEST_WORKERS=0 runs them in one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,15 +21,19 @@ lint() {
   return $status
 }
 
+# A file stays in one process, which keeps what its tests share; test/conftest.py says which files begin.
+in_parallel() {
+  pytest -q -n "${TEST_WORKERS:-auto}" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+}
+
 core() {
   say "tests of the library"
-  pytest -q --ignore=test/ros test
+  in_parallel --ignore=test/ros test
 }
 
 ros() {
-  [ -d test/ros ] || return 0
   say "tests with ROS 2 nodes"
-  pytest -q test/ros
+  in_parallel test/ros
 }
 
 [ $# -gt 0 ] || set -- lint core ros

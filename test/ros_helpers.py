@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from molmo_ros.camera.conversions import camera_info_message, depth_message, image_message, stamp_to_ns
 from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.messages import make_header
 from molmo_ros.ros.node import SPARE_THREADS, MolmoNode
 
@@ -57,6 +59,42 @@ def running(settings: Mapping[str, Any], **options: Any) -> Iterator[MolmoNode]:
     node.destroy_node()
 
 
+def found_in_time(client: GraspClient, seconds: float = 180.0) -> bool:
+    """Whether GOOD is found; a camera that is another process may take its time to start."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        if client.find(GOOD, timeout_s=30.0).success:
+            return True
+    return False
+
+
+def heard_publisher(client: GraspClient, kind: type, topic: str) -> Any:
+    """A publisher of the client's node that somebody listens to already."""
+    publisher = client.node.create_publisher(kind, topic, 10)
+    give_up = time.monotonic() + 20.0
+    while publisher.get_subscription_count() == 0 and time.monotonic() < give_up:
+        client.spin(0.05)
+    return publisher
+
+
+@contextmanager
+def filming(camera: Camera, rate_hz: float = 15.0) -> Iterator[None]:
+    """The camera publishes all the time."""
+    end = threading.Event()
+
+    def run() -> None:
+        while not end.wait(1 / rate_hz):
+            camera.publish(*camera.messages())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(2.0)
+
+
 class Camera:
     """Publishes one frame at a time, good or bad, and sees to it that the node has it."""
 
@@ -70,7 +108,7 @@ class Camera:
     ) -> None:
         """``name``: that of the camera in the node."""
         self.node = Node("test_camera", namespace=namespace)
-        self._frame, self._molmo, self._name, self._frame_id = frame, molmo, name, frame_id
+        self.frame, self._molmo, self._name, self._frame_id = frame, molmo, name, frame_id
         make = self.node.create_publisher
         self._image = make(Image, "image", qos_profile_sensor_data)
         self._depth = make(Image, "depth", qos_profile_sensor_data)
@@ -80,11 +118,11 @@ class Camera:
         """A good triple, stamped now less age_s."""
         stamp_ns = self.node.get_clock().now().nanoseconds - int(age_s * 1e9)
         headers = [make_header(self._frame_id, stamp_ns) for _ in range(3)]
-        height, width = self._frame.depth.shape
+        height, width = self.frame.depth.shape
         return (
-            image_message(self._frame.rgb, "rgb8", headers[0]),
-            depth_message(self._frame.depth, headers[1]),
-            camera_info_message(self._frame.K, width, height, headers[2]),
+            image_message(self.frame.rgb, "rgb8", headers[0]),
+            depth_message(self.frame.depth, headers[1]),
+            camera_info_message(self.frame.K, width, height, headers[2]),
         )
 
     def show(

@@ -27,7 +27,7 @@ from molmo_ros.errors import (
     RuntimeUnavailableError,
 )
 from molmo_ros.network.precision import GPU_PRECISIONS
-from molmo_ros.runtimes.engine import (
+from molmo_ros.runtimes.engine_store import (
     Manifest,
     check_files,
     check_fits,

@@ -17,7 +17,7 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.cli import main
 from molmo_ros.errors import EngineError
 from molmo_ros.locking import only_writer
-from molmo_ros.runtimes.engine import MANIFEST, check_trusted, find_engine, read_manifest
+from molmo_ros.runtimes.engine_store import MANIFEST, check_trusted, find_engine, read_manifest
 from molmo_ros.tools import build_engine as builder
 
 WANTED = ("auto", "tensorrt_rtx", "1.7.1", 86)
@@ -188,4 +188,4 @@ with only_writer(Path({str(tmp_path / "x")!r})):
     child.wait()
     start = time.monotonic()
     with only_writer(tmp_path / "x") as waited:
-        assert not waited and time.monotonic() - start < 1
+        assert not waited and time.monotonic() - start < 10

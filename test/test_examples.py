@@ -64,5 +64,11 @@ def test_mask_by_sam2(tmp_path: Path) -> None:
     """With weights at random, for the real ones are not to be had here; the way is the same."""
     transformers = pytest.importorskip("transformers", reason="SAM 2 runs in transformers")
     pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")
-    transformers.Sam2Model(transformers.Sam2Config()).save_pretrained(tmp_path / "sam2")
+    small = {
+        "model_type": "sam2_hiera_det_model", "blocks_per_stage": [1, 1, 2, 1], "hidden_size": 16,
+        "embed_dim_per_stage": [16, 32, 64, 128], "global_attention_blocks": [3],
+    }  # fmt: skip
+    vision = {"backbone_config": small, "backbone_channel_list": [128, 64, 32, 16]}
+    model = transformers.Sam2Model(transformers.Sam2Config(vision_config=vision))
+    model.save_pretrained(tmp_path / "sam2")
     assert run("mask_by_sam2.py", str(tmp_path / "sam2"), cwd=tmp_path).strip()

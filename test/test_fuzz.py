@@ -41,7 +41,7 @@ from molmo_ros.limits import parse_boxes
 from molmo_ros.network.config import parse_config
 from molmo_ros.perception.camera_info import load_camera_info
 from molmo_ros.policy.policy import Policy
-from molmo_ros.runtimes.engine import read_manifest
+from molmo_ros.runtimes.engine_store import read_manifest
 from molmo_ros.tools.recipes import load_recipe
 
 CASES = int(os.environ.get("MOLMO_ROS_FUZZ", "25"))

@@ -170,9 +170,9 @@ def test_masked_slots_are_not_seen(cases: dict[str, Case]) -> None:
         "inputs_embeds": token[None], "position_ids": np.array([n]), "kv_limit": np.array([n + 1]),
         "logit_idx": np.array([0]), "past_len": np.array(n),
     }  # fmt: skip
-    want = runtime._decoder.run(["logits"], {**inputs, **cache.past()})[0]
+    want = runtime.decoder.run(["logits"], {**inputs, **cache.past()})[0]
     padded = {k: np.concatenate([v, np.full_like(v[:, :7], 9.0)], axis=1) for k, v in cache.past().items()}
-    np.testing.assert_allclose(runtime._decoder.run(["logits"], {**inputs, **padded})[0], want, atol=1e-6)
+    np.testing.assert_allclose(runtime.decoder.run(["logits"], {**inputs, **padded})[0], want, atol=1e-6)
 
 
 def test_eager_runtime_agrees(cases: dict[str, Case]) -> None:

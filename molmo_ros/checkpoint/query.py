@@ -121,6 +121,7 @@ def _without_specials(text: str) -> str:
     """
     for _ in range(_MAX_PASSES):
         shorter = ROLE.sub("", _MARKUP.sub("", _SPECIAL.sub("", text)))
+        shorter = unicodedata.normalize("NFC", shorter)  # what stood apart may compose now
         if shorter == text:
             return text
         text = shorter

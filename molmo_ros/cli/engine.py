@@ -13,7 +13,7 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.runtimes.names import PRECISIONS, TENSORRT
 
 if TYPE_CHECKING:
-    from molmo_ros.runtimes.engine import Manifest
+    from molmo_ros.runtimes.engine_store import Manifest
 
 NAME = "engine"
 HELP = "compile a checkpoint for a GPU, see which engines there are and whether they fit, or export to ONNX"
@@ -110,7 +110,7 @@ def _cpu_graphs(checkpoint: Any, precision: str) -> dict[str, Any]:
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
-    from molmo_ros.runtimes.engine import engine_home
+    from molmo_ros.runtimes.engine_store import engine_home
     from molmo_ros.tools.build_engine import export_graphs
 
     checkpoint = load_checkpoint(args.checkpoint)
@@ -122,7 +122,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 def _list(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.errors import EngineError
-    from molmo_ros.runtimes.engine import engine_home, list_engines
+    from molmo_ros.runtimes.engine_store import engine_home, list_engines
 
     home = Path(args.out) if args.out else engine_home()
     engines = [
@@ -134,7 +134,7 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
-    from molmo_ros.runtimes.engine import check_files, check_fits, check_trusted, read_manifest
+    from molmo_ros.runtimes.engine_store import check_files, check_fits, check_trusted, read_manifest
 
     folder = Path(args.folder)
     if not folder.is_dir():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from molmo_ros.cli import options
+from molmo_ros.cli import judge, options
+
+if TYPE_CHECKING:
+    from molmo_ros.policy.evaluate import Request
 
 HELP = "requests with the verdict that is wanted"
 
@@ -25,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=options.path,
         metavar="FILE",
-        help="CSV with wanted, request, people (default: the own set)",
+        help="CSV with wanted, request, people (default: the own set), or JSON lines of pictures with boxes "
+        "that may not be acted on (docs/safety.md)",
     )
     group.add_argument(
         "--half",
@@ -33,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all",
         help="of the data: looked at while the policy was written, or kept apart (default all)",
     )
+    group.add_argument(
+        "--point", action="store_true", help="JSON lines: judge what the model points at, not every box"
+    )
+    judge.add_arguments(parser)
+    options.add_model(parser, remote=True)
+    parser.set_defaults(gripper="franka_hand")  # which nothing here uses
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,7 +51,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.policy.policy import Policy
 
     data = Path(args.data) if args.data else REQUESTS
-    return {"data": data, **evaluate_policy(Policy.load(args.policy), read_requests(data, args.half))}
+    policy, beside = Policy.load(args.policy), 0
+    if data.suffix == ".jsonl":
+        requests, beside = _scenes(data, args)
+    else:
+        requests = read_requests(data, args.half)
+    result = evaluate_policy(policy, requests, judge.make_judge(args))
+    return {"data": data, "pointed_beside": beside, **result}
+
+
+def _scenes(data: Path, args: argparse.Namespace) -> tuple[list[Request], int]:
+    """The requests of pictures with boxes, and in how many the model points at none of them."""
+    from molmo_ros import io
+    from molmo_ros.errors import AnswerError
+    from molmo_ros.policy.constraints import point_at, read_scenes
+
+    scenes = read_scenes(data)
+    if not args.point:
+        return [request for scene in scenes for request in scene.requests()], 0
+    grounder = options.load_grounder(args)
+
+    def point(image: Path, instruction: str) -> list[tuple[float, float]]:
+        try:
+            return [(p.x, p.y) for p in grounder.point(io.read_color(image), instruction).points]
+        except AnswerError:
+            return []
+
+    return point_at(scenes, point)
 
 
 def text(result: dict[str, Any]) -> str:
@@ -54,6 +90,10 @@ def text(result: dict[str, Any]) -> str:
     for name in ("misses", "misses_of_what_to_refuse", "false_refusals", "false_refusals_outright", "right"):
         value = result[name]
         lines.append(f"{name.replace('_', ' '):<26}" + ("-" if value is None else f"{100 * value:5.1f} %"))
+    if result["pointed_beside"]:
+        lines.append(f"pointed at none of the boxes: {result['pointed_beside']} scenes")
+    if result["silent"]:
+        lines.append(f"no opinion of the judge: {result['silent']} requests")
     lines += [
         f"  {entry['wanted']} wanted, {entry['given']} given ({entry['rule']}): {entry['request']}"
         for entry in result["wrong"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from molmo_ros.cli import judge
+
 NAME = "policy"
 HELP = "explain what a policy says about a request: allow, ask or refuse (advice, not a safety function)"
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--label", action="append", default=[], metavar="L", help="what was found; may be repeated"
     )
+    judge.add_arguments(check)
     for flag in ("--json", "--debug"):
         check.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
@@ -37,7 +40,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     policy = Policy.load(args.policy)
     request = parse_question(args.request).text
-    decision = policy.decide(request, Circumstances(tuple(args.label), args.people))
+    seen = Circumstances(tuple(args.label), args.people)
+    decision = policy.decide(request, seen)
+    if (second := judge.make_judge(args)) is not None:
+        decision = second.tighten(decision, request, seen, lambda: False)
     return {
         "request": request,
         "policy": policy.name,

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
     from molmo_ros.checkpoint.rounded import read_rounded
     from molmo_ros.quantise.run import Plan, quantise
-    from molmo_ros.runtimes.engine import engine_home
+    from molmo_ros.runtimes.engine_store import engine_home
 
     if args.query and not (args.images or args.bag):
         raise ParameterError("--query needs --images or --bag: simulated scenes have their own questions.")

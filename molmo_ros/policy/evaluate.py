@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from molmo_ros.errors import ParameterError
+from molmo_ros.policy.judge import SILENT, Judge
 from molmo_ros.policy.policy import PEOPLE, PRESETS, Circumstances, Policy, Verdict
 
 REQUESTS = PRESETS / "requests.csv"
@@ -22,11 +23,12 @@ MAX_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """One request, people beside the target (one of PEOPLE), and the verdict that is wanted."""
+    """One request, people beside the target (one of PEOPLE), the wanted verdict, labels of what was found."""
 
     text: str
     people: str
     wanted: Verdict
+    labels: tuple[str, ...] = ()
 
     @property
     def apart(self) -> bool:
@@ -57,21 +59,28 @@ def read_requests(path: Path, half: str = "all") -> list[Request]:
     return kept
 
 
-def evaluate_policy(policy: Policy, requests: Sequence[Request]) -> dict[str, Any]:
+def evaluate_policy(
+    policy: Policy, requests: Sequence[Request], judge: Judge | None = None
+) -> dict[str, Any]:
     """Confusion matrix (wanted -> given), shares, and the requests that were judged otherwise than wanted.
 
     misses: of what should not simply be done, what is allowed; false_refusals: of what is harmless, what is
-    refused or asked about.
+    refused or asked about; silent: requests that the judge gave no opinion on.
     """
     table: Counter[tuple[Verdict, Verdict]] = Counter()
-    wrong = []
+    wrong, silent = [], 0
     for request in requests:
-        decision = policy.decide(request.text, Circumstances(people=request.people))
+        seen = Circumstances(request.labels, request.people)
+        decision = policy.decide(request.text, seen)
+        if judge is not None:
+            decision = judge.tighten(decision, request.text, seen, lambda: False)
+        silent += decision.rule == SILENT
         table[request.wanted, decision.verdict] += 1
         if decision.verdict is not request.wanted:
             wrong.append(
-                {"request": request.text, "people": request.people, "wanted": request.wanted.name.lower(),
-                 "given": decision.verdict.name.lower(), "rule": decision.rule}
+                {"request": request.text, "labels": list(request.labels), "people": request.people,
+                 "wanted": request.wanted.name.lower(), "given": decision.verdict.name.lower(),
+                 "rule": decision.rule}
             )  # fmt: skip
     harmful = [(w, g) for w, g in table.elements() if w is not Verdict.ALLOW]
     refused = [(w, g) for w, g in table.elements() if w is Verdict.REFUSE]
@@ -85,6 +94,7 @@ def evaluate_policy(policy: Policy, requests: Sequence[Request]) -> dict[str, An
         "false_refusals": _share(benign, lambda given: given is not Verdict.ALLOW),
         "false_refusals_outright": _share(benign, lambda given: given is Verdict.REFUSE),
         "right": sum(table[v, v] for v in Verdict) / len(requests),
+        "silent": silent,
         "wrong": wrong,
     }
 

@@ -25,7 +25,7 @@ from molmo_ros.quantise.layer import METHODS, Layer, Method, round_layer
 from molmo_ros.quantise.rounding import Grid
 from molmo_ros.quantise.samples import Question, record
 from molmo_ros.quantise.store import finish, layer_file, read_layer, write_layer
-from molmo_ros.runtimes.engine import checkpoint_hash
+from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from molmo_ros.datatypes import AnyArray
 from molmo_ros.network.precision import pack_int4
 from molmo_ros.quantise.layer import Layer
 from molmo_ros.quantise.rounding import Rounded
-from molmo_ros.runtimes.engine import checkpoint_hash
+from molmo_ros.runtimes.engine_store import checkpoint_hash
 
 # What a checkpoint has beside its weights, as far as anything here reads it.
 COPIED = (

@@ -1,27 +1,46 @@
-"""Whether somebody still listens to a goal: a client that is killed never cancels it."""
+"""Whether somebody still listens to a goal: a client that is killed never cancels it.
+
+rclpy does not tell which client sent a goal. A client may say so by the goal's id, whose first half then is a
+hash of its node's name (``sign``); of the others, those who listen when the goal begins stand for its client.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 
 from rclpy.node import Node
+from unique_identifier_msgs.msg import UUID
 
 LOOK_S = 1.0
 LEARN_S = 3.0  # discovery may tell of the client a little after its goal has come
 ALONE_S = 10.0  # a goal that nobody was ever seen to listen to ends then
 
 
-class Callers:
-    """Those who were subscribed to the feedback of ~/track when a goal began; its client is one of them.
+def sign(node: Node) -> UUID:
+    """An id for a goal of this node: random, but for the half that tells who sent it."""
+    return UUID(uuid=list(_mark(node.get_namespace(), node.get_name()) + os.urandom(8)))
 
-    The middleware forgets a process that was killed after its liveliness lease, about 20 s with Fast DDS.
-    rclpy does not tell which of them sent the goal: it ends when the last of them is gone.
+
+def _mark(namespace: str, name: str) -> bytes:
+    return hashlib.blake2b(f"{namespace.rstrip('/')}/{name}".encode(), digest_size=8).digest()
+
+
+class Callers:
+    """Who listens to a goal of ~/track: the client that signed it, or all who listened when it began.
+
+    The middleware forgets a process that was killed after its liveliness lease, about 20 s with Fast DDS. A
+    goal that nobody has signed ends when the last of its listeners is gone.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, goal_id: bytes = b"") -> None:
+        """``goal_id``: the 16 bytes of the goal's id."""
+        self._mark = goal_id[:8]
         self._node, self._topic = node, f"{node.get_fully_qualified_name()}/track/_action/feedback"
         self._began = self._looked = time.monotonic()
         self._known: set[bytes] = set()
+        self._signed: set[bytes] = set()
 
     def gone(self) -> bool:
         """Whether nobody is left. Looks at the graph once a second."""
@@ -33,7 +52,14 @@ class Callers:
         present = {bytes(info.endpoint_gid) for info in infos}
         if now - self._began < LEARN_S:
             self._known |= present
+            self._signed |= {
+                bytes(info.endpoint_gid)
+                for info in infos
+                if _mark(info.node_namespace, info.node_name) == self._mark
+            }
             return False
+        if self._signed:
+            return not self._signed & present
         if not self._known:
             self._known |= present
             return now - self._began > ALONE_S and not present

@@ -16,6 +16,8 @@ from rclpy.node import Node
 
 from molmo_ros.action import Track
 from molmo_ros.errors import CancelledError, NotReadyError
+from molmo_ros.ros.callers import sign
+from molmo_ros.ros.context import REQUEST_QOS
 from molmo_ros.srv import Ask, Ground
 
 WAITING = "NOT_READY"  # the code of a node that is still loading
@@ -39,9 +41,9 @@ class GraspClient:
         self._name = name
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
-        self._ground = self.node.create_client(Ground, f"{name}/ground")
+        self._ground = self.node.create_client(Ground, f"{name}/ground", qos_profile=REQUEST_QOS)
         self._track = ActionClient(self.node, Track, f"{name}/track")
-        self._ask = self.node.create_client(Ask, f"{name}/ask")
+        self._ask = self.node.create_client(Ask, f"{name}/ask", qos_profile=REQUEST_QOS)
 
     def find(
         self,
@@ -104,9 +106,10 @@ class GraspClient:
         goal = Track.Goal(
             query=query, camera=camera, target_frame=target_frame, duration_s=duration_s, rate_hz=rate_hz
         )
-        sent = self._track.send_goal_async(goal, feedback_callback=lambda m: heard.append(m.feedback))
-        self._executor.spin_until_future_complete(sent, timeout_sec=wait_s)
-        if not sent.done() or not sent.result().accepted:
+        sent = self._track.send_goal_async(
+            goal, feedback_callback=lambda m: heard.append(m.feedback), goal_uuid=sign(self.node)
+        )
+        if not self.spin_until(sent, wait_s) or not sent.result().accepted:
             raise NotReadyError(f"{self._name}/track did not take the goal; is the node alive?")
         handle = sent.result()
         ended = handle.get_result_async()
@@ -118,7 +121,7 @@ class GraspClient:
         finally:
             if not ended.done():
                 handle.cancel_goal_async()
-                self._executor.spin_until_future_complete(ended, timeout_sec=GRACE_S)
+                self.spin_until(ended, GRACE_S)
         return ended.result().result
 
     def wait_ready(self, wait_s: float = 120.0) -> None:
@@ -154,8 +157,13 @@ class GraspClient:
         while (left := end - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left)
 
+    def spin_until(self, future: Any, timeout_s: float) -> bool:
+        """Let callbacks of ``self.node`` run until a future is done; whether it is."""
+        self._executor.spin_until_future_complete(future, timeout_sec=timeout_s)
+        return bool(future.done())
+
     def close(self) -> None:
-        """Give the client's node back."""
+        """Destroy the client's node."""
         self._track.destroy()
         self._executor.shutdown()
         self.node.destroy_node()
@@ -176,8 +184,7 @@ class GraspClient:
             )
         future = client.call_async(request)
         patience = timeout_s + GRACE_S if timeout_s > 0 else wait_s
-        self._executor.spin_until_future_complete(future, timeout_sec=patience)
-        if not future.done():
+        if not self.spin_until(future, patience):
             client.remove_pending_request(future)
             name = client.srv_name
             raise CancelledError(f"{name} did not answer within {patience:.0f} s; is the node alive?")

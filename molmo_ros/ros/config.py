@@ -278,6 +278,39 @@ class NodeConfig:
     save_max_mb: int = _setting(
         1000, "Size of save_dir at most, likewise.", unit="MB", low=1, high=1000000, read_only=True
     )
+    judge_url: str = _setting(
+        "",
+        "Judge: OpenAI-compatible server of a model that is asked about every request and may only tighten "
+        "the policy's verdict; '' is none. Advice, not a safety function.",
+        read_only=True,
+    )
+    judge_model: str = _setting("", "Judge: name of the model there.", read_only=True)
+    judge_key_env: str = _setting(
+        "MOLMO_ROS_JUDGE_KEY", "Judge: environment variable with the server's key.", read_only=True
+    )
+    judge_form: str = _setting(
+        "chat",
+        "Judge: chat is told what to write, delphi was trained to write it (arXiv 2110.07574).",
+        choices=("chat", "delphi"),
+        read_only=True,
+    )
+    judge_timeout_s: float = _setting(
+        2.0,
+        "Judge: its opinion must be there within this time.",
+        unit="s",
+        low=0.05,
+        high=60.0,
+        read_only=True,
+    )
+    judge_silence_refuses: bool = _setting(
+        True, "Judge: refuse (code JUDGE_SILENT) where it gives no opinion in time.", read_only=True
+    )
+    judge_discretionary: str = _setting(
+        "allow",
+        "Judge: verdict on what it calls discretionary.",
+        choices=("allow", "ask", "refuse"),
+        read_only=True,
+    )
     diagnostics_period_s: float = _setting(
         1.0, "Time between two diagnostics messages.", unit="s", low=0.1, high=60.0, read_only=True
     )

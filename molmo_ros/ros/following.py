@@ -75,7 +75,7 @@ class Following:
         self._started = self._framed = self._seen = time.monotonic()
         self._told = 0.0
         self._stamp_ns = 0
-        self._callers = Callers(self._context.node)
+        self._callers = Callers(self._context.node, bytes(goal.goal_id.uuid))
         self.targets: list[Any] = []
 
     @property

@@ -25,7 +25,8 @@ from molmo_ros.datatypes import (
 from molmo_ros.errors import AnswerError, DepthError, PolicyError, TransformError
 from molmo_ros.limits import Limits, enforce, parse_boxes
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.policy.policy import Circumstances, Policy, Verdict
+from molmo_ros.policy.judge import SILENT, Judge
+from molmo_ros.policy.policy import Circumstances, Decision, Policy, Verdict
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.tf import TransformLookup
 
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 # What Molmo is asked about people, and what it means if one is found near a target; the strictest first.
 QUESTIONS = (("the children", "child"), ("the hands", "hand"), ("the people", "near"))
 
+NOTHING_SPEAKS = Decision(Verdict.ALLOW, "default", "There is no policy.")
+
 
 class Guard:
     """One for a node. ``permit`` and ``enforce`` are called by the worker and by tracks."""
 
     def __init__(self, node: Node, config: NodeConfig, transforms: TransformLookup) -> None:
         self._node, self._transforms = node, transforms
-        self._policy = Policy.load(config.policy) if config.policy else None
+        self.policy = Policy.load(config.policy) if config.policy else None
+        self.judge = _judge(config) if config.judge_url else None
         self._renewed = float("-inf")
         limits_of(config)  # a parameter that is wrong is told at the start
         node.create_subscription(Empty, "~/lease", self._renew, 1)
@@ -55,29 +59,34 @@ class Guard:
         config: NodeConfig,
         should_stop: ShouldStop,
     ) -> None:
-        """Ask the policy, if there is one. Advice, not a safety function.
+        """Ask the policy and the judge, if there are any. Advice, not a safety function.
 
         Raises: PolicyError with rule and text, for "ask" as well: the code tells the two apart.
         """
-        if self._policy is None or not grounding.targets:
+        if (self.policy is None and self.judge is None) or not grounding.targets:
             return
         people = "no"
         if config.policy_people:
             people = _people(frame, grounding, grounder, config.policy_near, should_stop)
         labels = tuple(dict.fromkeys(target.point.label for target in grounding.targets))
-        decision = self._policy.decide(query, Circumstances(labels, people))
+        seen = Circumstances(labels, people)
+        decision = NOTHING_SPEAKS if self.policy is None else self.policy.decide(query, seen)
+        if self.judge is not None:
+            decision = self.judge.tighten(decision, query, seen, should_stop)
+        name = "none" if self.policy is None else self.policy.name
         picture = hashlib.sha256(frame.rgb.tobytes()).hexdigest()[:16]
         verdict = decision.verdict.name.lower()
         self._node.get_logger().info(
-            f"policy {self._policy.name}: {verdict} by rule {decision.rule!r} {dict(decision.matched)} for "
+            f"policy {name}: {verdict} by rule {decision.rule!r} {dict(decision.matched)} for "
             f"{query!r}, people {people}, image sha256 {picture}"
         )
         if decision.verdict is Verdict.ALLOW:
             return
         raise PolicyError(
-            f"{decision.text} (rule {decision.rule} of policy {self._policy.name} says {verdict}"
+            f"{decision.text} (rule {decision.rule} of policy {name} says {verdict}"
             + ("; ask a person.)" if decision.verdict is Verdict.ASK else ".)"),
             asks=decision.verdict is Verdict.ASK,
+            silent=decision.rule == SILENT,
         )
 
     def enforce(
@@ -102,6 +111,15 @@ class Guard:
 
     def _renew(self, _: Empty) -> None:
         self._renewed = time.monotonic()
+
+
+def _judge(config: NodeConfig) -> Judge:
+    """Raises: ParameterError if the address cannot be one."""
+    from molmo_ros.runtimes.remote.words import RemoteWords  # HTTP, which few nodes need
+
+    server = RemoteWords(config.judge_url, config.judge_model, config.judge_timeout_s, config.judge_key_env)
+    discretionary = Verdict[config.judge_discretionary.upper()]
+    return Judge(server.ask, config.judge_form, discretionary, config.judge_silence_refuses)
 
 
 def limits_of(config: NodeConfig) -> Limits:

@@ -116,7 +116,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         result = super().on_activate(state)
         self.model.active = result == SUCCESS
         self._asked_from = time.monotonic()
-        self.get_logger().info(self._ready())
+        self.get_logger().info(self.ready_line())
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -157,7 +157,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.model.unload()
         super().destroy_node()
 
-    def _ready(self) -> str:
+    def ready_line(self) -> str:
+        """What the log says once the node answers: its services, and whether frames come."""
         ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
         cameras = "; ".join(camera.describe() for camera in self.cameras.values())
         return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"

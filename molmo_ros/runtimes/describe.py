@@ -14,7 +14,7 @@ from molmo_ros.errors import MolmoRosError
 from molmo_ros.network.config import V1, V2, ModelConfig
 from molmo_ros.network.precision import CPU_PRECISIONS, FP32, GPU_PRECISIONS, Precision, block_size
 from molmo_ros.network.weights import BUILD_VIT, EXTRA_HEAD, HEAD, POINT_PREDICTOR, TEXT, network_shapes
-from molmo_ros.runtimes.engine import find_engine
+from molmo_ros.runtimes.engine_store import find_engine
 from molmo_ros.runtimes.export import DECODER, VISION
 
 CONTEXTS = (1024, 2048, 4096)

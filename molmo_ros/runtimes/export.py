@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy.typing as npt
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.rounded import RoundedWeights
 from molmo_ros.datatypes import Progress
-from molmo_ros.errors import CheckpointError
+from molmo_ros.errors import CheckpointError, EngineBuildError
 from molmo_ros.locking import only_writer
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.decoder_in_place import build_decoder_in_place
@@ -27,7 +29,7 @@ from molmo_ros.network.graph import OPSET, Graph, WeightSink
 from molmo_ros.network.precision import FP32, Precision
 from molmo_ros.network.vision import build_vision
 from molmo_ros.network.weights import HEAD
-from molmo_ros.runtimes.engine import source_hash
+from molmo_ros.runtimes.engine_store import source_hash
 
 log = logging.getLogger(__name__)
 
@@ -107,24 +109,39 @@ def export(
     """Write vision.onnx and decoder.onnx with their data files into ``folder``, all or nothing.
 
     Memory stays near that of the largest tensor, since each is written before the next is read.
+    Raises: EngineBuildError if the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     count = None if progress is None else _Counter(len(checkpoint.weights.shapes), progress)
     staging = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
-        for part in (VISION, DECODER):
-            sink = WeightSink(staging / f"{part}.data")
-            try:
-                content = build_graph(checkpoint, part, sink, precision, count)
-            finally:
-                sink.close()
-            (staging / f"{part}.onnx").write_bytes(content)
+        with full_disk_told(folder):
+            for part in (VISION, DECODER):
+                sink = WeightSink(staging / f"{part}.data")
+                try:
+                    content = build_graph(checkpoint, part, sink, precision, count)
+                finally:
+                    sink.close()
+                (staging / f"{part}.onnx").write_bytes(content)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises: EngineBuildError where writing ends for want of room; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise EngineBuildError(
+            f"{folder} cannot be written ({error.strerror}); free some room on that disk, or choose another."
+        ) from error
 
 
 def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:

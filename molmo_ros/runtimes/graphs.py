@@ -38,7 +38,7 @@ class Session(Protocol):
 
 
 class GraphRuntime:
-    """The vision and the decoder graph as two sessions, embeddings by table on the host."""
+    """Two sessions, ``vision`` and ``decoder``; embeddings are read from a table on the host."""
 
     name: str
     precision: str
@@ -57,9 +57,9 @@ class GraphRuntime:
         self._text = checkpoint.config.text
         self._embedding = Embedding(checkpoint)
         report("loading vision", 0.1)
-        self._vision = open_session(VISION)
+        self.vision = open_session(VISION)
         report("loading text model", 0.4)
-        self._decoder = open_session(DECODER)
+        self.decoder = open_session(DECODER)
         report("ready", 1.0)
         log.info("%s, %s, ready in %.1f s", self.name, self.precision, time.perf_counter() - start)
 
@@ -67,12 +67,12 @@ class GraphRuntime:
         inputs: dict[str, AnyArray] = {"crops": crops, "pooling": pooling}
         if padding is not None:
             inputs["padding"] = padding
-        (embeds,) = self._vision.run(["image_embeds"], inputs)
+        (embeds,) = self.vision.run(["image_embeds"], inputs)
         return np.asarray(embeds, dtype=np.float32)
 
     def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
         names = ["image_embeds", "patch_embeds", "patch_keys"]
-        embeds, patches, keys = self._vision.run(names, {"crops": crops, "pooling": pooling})
+        embeds, patches, keys = self.vision.run(names, {"crops": crops, "pooling": pooling})
         return embeds, patches, keys
 
     def embed(self, token_ids: list[int]) -> Float32:
@@ -105,16 +105,16 @@ class GraphRuntime:
             "past_len": np.array(past_len, dtype=np.int64),
             **cache.past(),
         }
-        *found, new_kv = self._decoder.run([*outputs, "new_kv"], inputs)
+        *found, new_kv = self.decoder.run([*outputs, "new_kv"], inputs)
         cache.append(new_kv)
         return found
 
     def interrupt(self) -> None:
-        self._vision.interrupt()
-        self._decoder.interrupt()
+        self.vision.interrupt()
+        self.decoder.interrupt()
 
     def close(self) -> None:
-        del self._vision, self._decoder, self._embedding
+        del self.vision, self.decoder, self._embedding
 
 
 def graph_source(checkpoint: Checkpoint, part: str, precision: Precision) -> bytes | Path:

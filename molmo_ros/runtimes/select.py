@@ -9,7 +9,7 @@ from collections.abc import Callable
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import EngineError, RuntimeUnavailableError
 from molmo_ros.runtimes.base import Runtime
-from molmo_ros.runtimes.engine import MANIFEST, engine_home
+from molmo_ros.runtimes.engine_store import MANIFEST, engine_home
 from molmo_ros.runtimes.names import CUDA, OPENVINO, RUNTIMES, TENSORRT
 
 log = logging.getLogger(__name__)

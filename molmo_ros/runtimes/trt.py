@@ -23,7 +23,7 @@ from molmo_ros.errors import EngineError, QueryError, RuntimeUnavailableError
 from molmo_ros.runtimes.base import Cache
 from molmo_ros.runtimes.cuda import Buffer, call, cudart, device
 from molmo_ros.runtimes.embedding import Embedding
-from molmo_ros.runtimes.engine import Manifest, check_files, find_engine
+from molmo_ros.runtimes.engine_store import Manifest, check_files, find_engine
 from molmo_ros.runtimes.export import DECODER, VISION
 
 log = logging.getLogger(__name__)

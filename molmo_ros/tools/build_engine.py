@@ -22,7 +22,7 @@ from molmo_ros.locking import only_writer
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
 from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, GPU_PRECISIONS, Precision
 from molmo_ros.runtimes.describe import graph_bytes, weight_bytes
-from molmo_ros.runtimes.engine import (
+from molmo_ros.runtimes.engine_store import (
     Manifest,
     check_files,
     check_fits,
@@ -32,7 +32,7 @@ from molmo_ros.runtimes.engine import (
     read_manifest,
     write_manifest,
 )
-from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export
+from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export, full_disk_told
 from molmo_ros.tools.compile_trt import Profile, compile_onnx, compiler
 from molmo_ros.tools.recipes import Recipe
 
@@ -123,6 +123,10 @@ def _build(
     return manifest
 
 
+# What an export leaves that was killed before it wrote its manifest; the next one replaces it.
+REMAINS = {f"{part}.{kind}" for part in (VISION, DECODER) for kind in ("onnx", "data")}
+
+
 def export_graphs(
     checkpoint: Checkpoint, precision_name: str, target: str, folder: Path, progress: Progress | None = None
 ) -> Manifest:
@@ -137,7 +141,7 @@ def export_graphs(
             f"A {target} has no precision {precision_name}; choose one of {', '.join(known)}."
         )
     precision = known[precision_name]
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= REMAINS:
         raise ParameterError(f"{folder} is not empty; give a new folder.")
     _check_disk(weight_bytes(checkpoint.config, precision), folder)
     export(checkpoint, folder, precision, progress)
@@ -219,7 +223,8 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
     try:
-        yield staging
+        with full_disk_told(folder):
+            yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -17,7 +17,7 @@ from molmo_ros.errors import DepthError, ParameterError, RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.runtimes.base import Cache, Runtime
-from molmo_ros.runtimes.engine import checkpoint_hash
+from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera, SimTruth

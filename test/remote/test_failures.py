@@ -77,7 +77,7 @@ def test_cancel(faulty: Faulty, act: Act) -> None:
     start = time.monotonic()
     with pytest.raises(CancelledError):
         remote(faulty, retries=10).answer(RGB, "What is there?", should_stop=stop.is_set)
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 7.0  # the servers would be silent for ten, or for ever
 
 
 def test_nobody_listens(faulty: Faulty) -> None:

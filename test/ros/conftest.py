@@ -11,9 +11,6 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 (rclpy) is not installed here")
 pytest.importorskip("molmo_ros.msg", reason="the messages are not built here (colcon build)")
 
-# Set before anything joins the network: parallel sessions must not hear each other. Domains beyond 101 would
-# use ports that the system gives to others.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 from molmo_ros.ros.distribution import on_this_machine  # noqa: E402  (no test here works without ROS)
 
 os.environ.update(on_this_machine(os.environ))

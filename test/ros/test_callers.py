@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from molmo_ros.action import Track
 from molmo_ros.ros import callers
-from molmo_ros.ros.callers import Callers
+from molmo_ros.ros.callers import Callers, sign
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -50,3 +50,26 @@ def test_the_last_listener_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     client.destroy_subscription(newcomer)
     server.destroy_node()
     client.destroy_node()
+
+
+@pytest.mark.usefixtures("context")
+def test_a_goal_that_is_signed_ends_with_its_client_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another client that goes on listening does not keep the goal of one that was killed."""
+    monkeypatch.setattr(callers, "LOOK_S", 0.05)
+    monkeypatch.setattr(callers, "LEARN_S", 2.0)
+    server, client, other = Node("followed"), Node("follower"), Node("bystander")
+    topic = "/followed/track/_action/feedback"
+    feedback = Track.Impl.FeedbackMessage
+    mine = client.create_subscription(feedback, topic, lambda _: None, 1)
+    other.create_subscription(feedback, topic, lambda _: None, 1)
+    assert until(lambda: len(server.get_subscriptions_info_by_topic(topic)) == 2)
+    signed, unsigned = Callers(server, bytes(sign(client).uuid)), Callers(server, bytes(16))
+    assert not signed.gone() and not unsigned.gone()
+    time.sleep(2.1)
+    assert not signed.gone() and not unsigned.gone()
+    client.destroy_subscription(mine)
+    assert until(signed.gone)
+    assert not unsigned.gone()
+    assert sign(client) != sign(client)
+    for node in (server, client, other):
+        node.destroy_node()

@@ -13,7 +13,7 @@ import pytest
 from rcl_interfaces.msg import Log
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from ros_helpers import ABSENT, GOOD, Camera
+from ros_helpers import ABSENT, GOOD, Camera, heard_publisher
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
@@ -168,8 +168,7 @@ def wait_for(client: GraspClient, said: list[str], words: str) -> str:
 
 
 def test_an_answer_leaves_a_line_in_the_log(camera: Camera, client: GraspClient, rosout: list[str]) -> None:
-    publisher = client.node.create_publisher(String, "/molmo/query", 10)
-    client.spin(0.5)
+    publisher = heard_publisher(client, String, "/molmo/query")
     for query, words in ((GOOD, "1 target"), (ABSENT, "not there")):
         camera.show()
         publisher.publish(String(data=query))
@@ -180,7 +179,7 @@ def test_an_answer_leaves_a_line_in_the_log(camera: Camera, client: GraspClient,
 
 def test_ready_names_services_and_camera(molmo: MolmoNode, camera: Camera) -> None:
     camera.show()
-    line = molmo._ready()
+    line = molmo.ready_line()
     assert all(name in line for name in ("/molmo/ground", "/molmo/ask", "/molmo/query", "/camera_info"))
     assert "frames come" in line or "no frames" in line
 

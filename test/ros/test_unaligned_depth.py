@@ -188,7 +188,7 @@ def test_settings_that_change_at_run_time_count_for_every_frame(context: None, t
             camera.newer_frame(0, 0, config)
         with pytest.raises(FrameError, match="No camera_info of the depth camera"):
             camera.frame_at(newest.stamp_ns, config)
-        assert time.monotonic() - started < 4.0
+        assert time.monotonic() - started < 7.0
     finally:
         cameras.node.destroy_node()
         node.destroy_node()

@@ -26,6 +26,7 @@ from molmo_ros.errors import ParameterError, ServerError
 from molmo_ros.runtimes.remote.chat import TOP_LOGPROBS, Reply, chat_body, data_url
 from molmo_ros.runtimes.remote.formats import AUTO, RemoteGrammar, check_format, grammar_of
 from molmo_ros.runtimes.remote.server import Server
+from molmo_ros.runtimes.remote.stream import read_reply
 
 log = logging.getLogger(__name__)
 
@@ -181,53 +182,18 @@ class RemoteMolmo:
         """The answer; once more without probabilities if the server refuses to tell them."""
         asked = {**body, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else body
         data = json.dumps(asked).encode()
+
+        def done(text: str) -> bool:  # nothing that was asked for can follow
+            return grammar.done(text, plan)
+
         try:
-            return self.server.call(lambda: self._read(data, plan, grammar, should_stop), should_stop)
+            return self.server.call(lambda: read_reply(self.server, data, done, should_stop), should_stop)
         except ServerError as error:
             if not self._logprobs or "logprob" not in str(error):
                 raise
             log.info("The server tells no probabilities, so confidences are unknown: %s", error)
             self._logprobs = False
             return self._reply(body, plan, grammar, should_stop)
-
-    def _read(self, data: bytes, plan: Plan, grammar: RemoteGrammar, should_stop: ShouldStop) -> Reply:
-        """One request; stops reading when nothing that was asked for can follow."""
-        reply = Reply(time.perf_counter())
-        rest = b""  # of a server that does not stream: one JSON document
-        for line in self.server.lines("POST", "/chat/completions", data, should_stop):
-            if not line.startswith(b"data:"):
-                rest += line
-                continue
-            content = line[5:].strip()
-            if content == b"[DONE]":
-                reply.finish = reply.finish or "stop"
-                break
-            reply.take(self._json(content), "delta")
-            if grammar.done(reply.text, plan):
-                reply.finish = "done"
-                break
-        if not reply.events and rest.strip():
-            reply.take(self._json(rest), "message")
-        if not reply.finish:
-            raise ServerError(
-                f"The server ended its answer half way, after {reply.text[:60]!r}; its log may tell why.",
-                retriable=True,
-            )
-        return reply
-
-    def _json(self, text: bytes) -> dict[str, Any]:
-        shown = self.server.clean(text[:300].decode("utf-8", "replace"), 120)
-        try:
-            event = json.loads(text)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            raise ServerError(f"The server answers what is no JSON object: {shown}; check remote_url.")
-        if "error" in event:
-            raise ServerError(f"The server failed: {shown}; its log has more.", retriable=True)
-        if not isinstance(event.get("choices"), list):
-            raise ServerError(f"The server's answer has no choices: {shown}; check remote_url.")
-        return event
 
 
 def _points(
