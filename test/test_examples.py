@@ -16,8 +16,8 @@ from molmo_ros import io
 
 ROOT = Path(molmo_ros.__file__).parent.parent  # the package that the other tests import
 EXAMPLES = Path(__file__).parent.parent / "examples"
-WITH_ROS = {"ask_a_running_node.py", "moveit_pick.py"}
-LONGER = {"moveit_pick.py": 96, "mask_by_sam2.py": 33}
+WITH_ROS = {"ask_a_running_node.py", "moveit_pick.py", "agent.py"}
+LONGER = {"moveit_pick.py": 96, "mask_by_sam2.py": 33, "agent.py": 31}
 
 
 def run(name: str, *args: str, cwd: Path) -> str:

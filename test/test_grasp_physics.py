@@ -46,9 +46,7 @@ DOWN = np.array([[1.0, 0, 0], [0, -1.0, 0], [0, 0, -1.0]])
 
 def block(*others: tuple[float, float]) -> Scene:
     """A block of 40 mm in the middle of the table, and more of them at (x, y) m."""
-    things = [
-        put("box", "red", box((0.04, 0.04, 0.06)), x, y, 0.0) for x, y in ((0.0, 0.0), *others)
-    ]
+    things = [put("box", "red", box((0.04, 0.04, 0.06)), x, y, 0.0) for x, y in ((0.0, 0.0), *others)]
     return look_around(things, 0, (45.0, 50.0), np.random.default_rng(0))
 
 

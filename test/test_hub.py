@@ -38,9 +38,7 @@ class Hub(BaseHTTPRequestHandler):
         files = sorted(self.folder.iterdir())
         facts: object = {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": p.name} for p in files]}
         if "/tree/" in self.path:
-            facts = [
-                {"type": "file", "path": p.name, "oid": "0", "size": p.stat().st_size} for p in files
-            ]
+            facts = [{"type": "file", "path": p.name, "oid": "0", "size": p.stat().st_size} for p in files]
         self._send(json.dumps(facts).encode(), {"Content-Type": "application/json"}, body=True)
 
     def _file(self, body: bool) -> None:

@@ -175,9 +175,7 @@ def tokens(*parts: tuple[str, float, dict[int, float]]) -> list[Token]:
 def annotated(*parts: tuple[str, float, dict[int, float]]) -> tuple[ImagePoint, ...]:
     text = "".join(part[0] for part in parts)
     written = select_molmopoint(text, VGA)
-    return annotate_patches(
-        parse_molmopoint(text, VGA, 640, 480), written, tokens(*parts), VGA, 640, 480
-    )
+    return annotate_patches(parse_molmopoint(text, VGA, 640, 480), written, tokens(*parts), VGA, 640, 480)
 
 
 def test_confidence_by_hand() -> None:

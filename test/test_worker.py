@@ -195,9 +195,7 @@ def test_clients_take_turns() -> None:
     worker = Worker(8)
     gate, served = threading.Event(), []
     worker.submit(lambda job: gate.wait(5.0), 30.0)
-    jobs = [
-        worker.submit(lambda job, name=name: served.append(name), 30.0, client=name) for name in "aaaabb"
-    ]
+    jobs = [worker.submit(lambda job, name=name: served.append(name), 30.0, client=name) for name in "aaaabb"]
     gate.set()
     for job in jobs:
         job.result()
