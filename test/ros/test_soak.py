@@ -20,7 +20,8 @@ def test_use_and_faults_lose_no_request(tmp_path: Path) -> None:
     assert result["lost"] == 0 and result["answered"] > 0
     assert set(result["codes"]) <= {"answered", "BUSY", "BAD_FRAME", "BAD_QUERY", "CANCELLED"}
     assert result["faults"]
-    assert result["memory_growth"] < 0.1  # 2 % is for an hour
+    # buffers for new clients still grow in the first minutes: in short it can only tell a runaway
+    assert result["memory_growth"] < (0.02 if MINUTES >= 30 else 0.6)
     plot(log, tmp_path / "soak.png")
     assert PilImage.open(tmp_path / "soak.png").width > 800
 
