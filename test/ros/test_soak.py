@@ -18,7 +18,8 @@ def test_use_and_faults_lose_no_request(tmp_path: Path) -> None:
     print(result)
     assert alive
     assert result["lost"] == 0 and result["answered"] > 0
-    assert set(result["codes"]) <= {"answered", "BUSY", "BAD_FRAME", "BAD_QUERY", "CANCELLED"}
+    refusals = {"BUSY", "BAD_FRAME", "BAD_QUERY", "CANCELLED", "NOT_READY"}
+    assert set(result["codes"]) <= {"answered"} | refusals
     assert result["faults"]
     # buffers for new clients still grow in the first minutes: in short it can only tell a runaway
     assert result["memory_growth"] < (0.02 if MINUTES >= 30 else 0.6)
