@@ -11,6 +11,7 @@ from molmo_ros.perception.region import Cells, Region
 
 STEP_PER_SPACING = 2.2  # neighbours farther apart in depth are of different layers
 NEAR_M = 0.03  # a layer nearer than this to the point's own is of the same thing
+STRAY = 0.05  # share of an object up to which what lies across a gap in depth is another thing's edge
 LARGE = 0.15  # share of the mask from which a layer is believed wherever it is
 SMALL = 0.25  # share of an object up to which a layer that begins where it ends is its part
 ALL_RAMPS = 0.4  # a thing of which less than this share is no ramp is kept with its ramps
@@ -31,7 +32,20 @@ def own_cells(region: Region, cells: Cells, mask: Mask, ramp: Mask, seed: Array)
     layers = _layers(region, cells.row[firm], cells.column[firm])
     firm[np.flatnonzero(firm)] = _believed(cells.points[firm], layers, seed)
     own = regrown(region.z, region.grid(cells, firm), region.grid(cells, inside & ramp), STEP_M)
-    return np.asarray(own[cells.row, cells.column])
+    return _without_strays(cells.points[:, 2], own[cells.row, cells.column])
+
+
+def _without_strays(z: Array, own: Mask) -> Mask:
+    """Leave out of own (N,) the few whose depth z (N,) m lies before or behind all others, across a gap."""
+    which = np.flatnonzero(own)
+    which = which[np.argsort(z[which])]
+    gaps = np.flatnonzero(np.diff(z[which]) > NEAR_M) + 1
+    few = STRAY * len(which)
+    first = max((int(g) for g in gaps if g < few), default=0)
+    last = min((int(g) for g in gaps if len(which) - g < few), default=len(which))
+    kept = np.zeros_like(own)
+    kept[which[first:last]] = True
+    return kept
 
 
 def _layers(region: Region, row: Index, column: Index) -> Index:
