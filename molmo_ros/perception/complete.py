@@ -11,12 +11,11 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter1d
 
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
 from molmo_ros.perception.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
-from molmo_ros.perception.outline import in_hull, outermost, rectangle_angle
+from molmo_ros.perception.outline import in_hull, level_normals, outermost, rectangle_angle
 from molmo_ros.perception.plane import support_frame
 from molmo_ros.perception.prism import prism, top_of
 from molmo_ros.transforms import invert, rotate_vectors, transform_points
@@ -191,14 +190,20 @@ def _with_guess(shape: Shape, points: Array, n: Array) -> Shape:
 
 def _as_prism(coarse: Shape, dense: Shape) -> tuple[Shape, Shape]:
     """Give a low thing upright sides, where its edge is smeared over as much as it is high."""
-    angle = rectangle_angle(dense.points[:, :2])
-    kept, points, n = prism(dense.points, angle, dense.spacing)
-    step = min(coarse.spacing, float(points[:, 2].max(initial=coarse.spacing)) / SKIRT_ROWS)
+    kept, points, n = prism(dense.points, rectangle_angle(dense.points[:, :2]), dense.spacing)
+    high = coarse.points[:, 2] > top_of(dense.points) / 2
+    return _with_sides(_some(coarse, high), _some(dense, kept), points, n)
+
+
+def _with_sides(coarse: Shape, dense: Shape, points: Array, n: Array) -> tuple[Shape, Shape]:
+    """Add guessed points (N,3) of sides and their normals to both; the coarse shape gets some of them."""
+    if len(points) == 0:
+        return coarse, dense
+    step = min(coarse.spacing, float(points[:, 2].max()) / SKIRT_ROWS)
     voxel, count = voxel_index(points * [1.0, 1.0, coarse.spacing / step], coarse.spacing)
     some = np.empty(count, dtype=np.intp)
     some[voxel] = np.arange(len(points))
-    high = coarse.points[:, 2] > top_of(dense.points) / 2
-    return _with_guess(_some(coarse, high), points[some], n[some]), _with_guess(_some(dense, kept), points, n)
+    return _with_guess(coarse, points[some], n[some]), _with_guess(dense, points, n)
 
 
 def _some(shape: Shape, chosen: Mask) -> Shape:
@@ -217,13 +222,7 @@ def _with_skirts(coarse: Shape, dense: Shape, angle: float) -> tuple[Shape, Shap
         return coarse, dense
     skirts = [_skirt(dense, np.array([np.cos(a), np.sin(a), 0.0])) for a in angle + np.arange(4) * np.pi / 2]
     points, n = (np.concatenate(parts) for parts in zip(*skirts, strict=True))
-    if len(points) == 0:
-        return coarse, dense
-    step = min(coarse.spacing, float(points[:, 2].max()) / SKIRT_ROWS)
-    voxel, count = voxel_index(points * [1.0, 1.0, coarse.spacing / step], coarse.spacing)
-    some = np.empty(count, dtype=np.intp)
-    some[voxel] = np.arange(len(points))
-    return _with_guess(coarse, points[some], n[some]), _with_guess(dense, points, n)
+    return _with_sides(coarse, dense, points, n)
 
 
 def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
@@ -234,9 +233,7 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     hem = outermost(shape.points[shape.seen], outward, side, shape.spacing, lowest=known)
     if len(hem) < 3 or (known and hem[:, 2].min() > CUT_OFF_M):
         return nothing
-    slope = np.gradient(gaussian_filter1d(hem @ outward, 2.0), hem @ side)
-    n = outward - slope[:, None] * side
-    n /= np.sqrt(1 + slope**2)[:, None]
+    n = level_normals(hem, outward, side)
     highest = float(hem[:, 2].max())
     step = min(shape.spacing, highest / SKIRT_ROWS)  # a flat thing has sides, too
     steps = np.arange(1, int(highest / step) + 1) * step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import cv2
 import numpy as np
 
@@ -11,7 +13,6 @@ from molmo_ros.perception.region import Cells, Region
 
 STEP_PER_SPACING = 2.2  # neighbours farther apart in depth are of different layers
 NEAR_M = 0.03  # a layer nearer than this to the point's own is of the same thing
-STRAY = 0.05  # share of an object up to which what lies across a gap in depth is another thing's edge
 LARGE = 0.15  # share of the mask from which a layer is believed wherever it is
 SMALL = 0.25  # share of an object up to which a layer that begins where it ends is its part
 ALL_RAMPS = 0.4  # a thing of which less than this share is no ramp is kept with its ramps
@@ -32,30 +33,33 @@ def own_cells(region: Region, cells: Cells, mask: Mask, ramp: Mask, seed: Array)
     layers = _layers(region, cells.row[firm], cells.column[firm])
     firm[np.flatnonzero(firm)] = _believed(cells.points[firm], layers, seed)
     own = regrown(region.z, region.grid(cells, firm), region.grid(cells, inside & ramp), STEP_M)
-    return _without_strays(cells.points[:, 2], own[cells.row, cells.column])
-
-
-def _without_strays(z: Array, own: Mask) -> Mask:
-    """Leave out of own (N,) the few whose depth z (N,) m lies before or behind all others, across a gap."""
-    which = np.flatnonzero(own)
-    which = which[np.argsort(z[which])]
-    gaps = np.flatnonzero(np.diff(z[which]) > NEAR_M) + 1
-    few = STRAY * len(which)
-    first = max((int(g) for g in gaps if g < few), default=0)
-    last = min((int(g) for g in gaps if len(which) - g < few), default=len(which))
-    kept = np.zeros_like(own)
-    kept[which[first:last]] = True
-    return kept
+    return np.asarray(own[cells.row, cells.column])
 
 
 def _layers(region: Region, row: Index, column: Index) -> Index:
     """Label cells (N,) of a region that are connected in the image without a step in depth."""
     z = np.full(region.z.shape, np.nan, dtype=np.float32)
     z[row, column] = region.z[row, column]
-    whole = np.isfinite(z) & ~_steps(z, STEP_M + STEP_PER_SPACING * region.spacing)
+    step = STEP_M + STEP_PER_SPACING * region.spacing
+    whole = np.isfinite(z) & ~_steps(z, step)
     label = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)[1]
-    grown = cv2.dilate(label.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.intp)
-    return np.where(label > 0, label, grown)[row, column]
+    return _joined_edges(z, label, step)[row, column]
+
+
+def _joined_edges(z: Depth, label: Index, step: float) -> Index:
+    """Give a cell (h,w) without a label that of a neighbour whose depth differs by less than step m.
+
+    The last cell before an edge lies behind its neighbour across the edge, but is of the one on its own side.
+    """
+    around, joined = np.pad(label, 1), label.astype(np.intp)
+    depths = np.pad(z, 1, constant_values=np.nan)
+    height, width = z.shape
+    for dv, du in product((0, 1, 2), repeat=2):
+        there = around[dv : dv + height, du : du + width]
+        with np.errstate(invalid="ignore"):
+            near = np.abs(depths[dv : dv + height, du : du + width] - z) < step
+        joined = np.where((joined == 0) & near, there, joined)
+    return joined
 
 
 def with_small_parts(region: Region, own: Mask, rest: Cells) -> Mask:

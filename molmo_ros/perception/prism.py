@@ -7,10 +7,9 @@ side can be held. What is so low has upright sides or round ones, and a hand hol
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from molmo_ros.datatypes import Array, Mask
-from molmo_ros.perception.outline import outermost
+from molmo_ros.perception.outline import level_normals, outermost
 
 FLOOR_M = 0.002  # sides end so much above the support
 ROWS = 4  # of points on a side, at least
@@ -40,9 +39,7 @@ def _side(points: Array, angle: float, spacing: float, top: float) -> tuple[Arra
     edge = outermost(points, outward, along, spacing, lowest=False)
     if len(edge) < 3:
         return np.zeros((0, 3)), np.zeros((0, 3))
-    slope = np.gradient(gaussian_filter1d(edge @ outward, 2.0), edge @ along)
-    n = outward - slope[:, None] * along
-    n /= np.sqrt(1 + slope**2)[:, None]
+    n = level_normals(edge, outward, along)
     rows = np.linspace(FLOOR_M, max(top, 2 * FLOOR_M), max(ROWS, int(top / spacing) + 1))
     below = np.repeat(edge[:, None], len(rows), axis=1)
     below[..., 2] = rows
