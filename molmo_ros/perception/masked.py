@@ -42,7 +42,7 @@ def _layers(region: Region, row: Index, column: Index) -> Index:
     z[row, column] = region.z[row, column]
     step = STEP_M + STEP_PER_SPACING * region.spacing
     whole = np.isfinite(z) & ~_steps(z, step)
-    label = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)[1]
+    label = cv2.connectedComponents(whole.astype(np.uint8), connectivity=8)[1].astype(np.intp)
     return _joined_edges(z, label, step)[row, column]
 
 
@@ -51,7 +51,7 @@ def _joined_edges(z: Depth, label: Index, step: float) -> Index:
 
     The last cell before an edge lies behind its neighbour across the edge, but is of the one on its own side.
     """
-    around, joined = np.pad(label, 1), label.astype(np.intp)
+    around, joined = np.pad(label, 1), label
     depths = np.pad(z, 1, constant_values=np.nan)
     height, width = z.shape
     for dv, du in product((0, 1, 2), repeat=2):
