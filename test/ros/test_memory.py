@@ -1,4 +1,4 @@
-"""Threads of a node share few heaps: what one frees, another can use."""
+"""What a node frees is used again or given back."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ raise SystemExit(run_node("threads", lambda: Node("threads"), many_threads))
 def test_the_threads_of_a_node_share_few_heaps() -> None:
     told = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True).stdout
     assert 1 <= told.count("<heap nr=") <= ARENAS + EARLIER, told
+
+
+# Images that are freed between small blocks that live on.
+IMAGES = """
+from molmo_ros.ros.memory import limit_arenas, map_large_blocks, resident_mb
+limit_arenas()
+map_large_blocks()
+before, small, images = resident_mb(), [], []
+for _ in range(200):
+    images.append(bytearray(320 * 240 * 4))
+    small.append(bytearray(2000))
+images.clear()
+print(resident_mb() - before)
+"""
+
+
+def test_images_that_are_freed_are_given_back() -> None:
+    told = subprocess.run([sys.executable, "-c", IMAGES], capture_output=True, text=True, check=True).stdout
+    assert float(told) < 10.0  # of 62 MB

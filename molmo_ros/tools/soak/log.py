@@ -48,21 +48,21 @@ class Log:
 def warm_at(log: Log, kinds: Sequence[str]) -> float:
     """When memory begins to count, in seconds; infinity if that moment never came.
 
-    Pools of the middleware and heaps grow to what the worst mixture of clients and faults needs, and keep that.
+    Pools of the middleware and heaps grow to what the worst mixture of clients and faults needs, and keep it.
     So each kind of fault must have happened ROUNDS times, and WARM_UP of the time must be over.
     """
-    times = {kind: [when for when, name in log.faults if name == kind] for kind in kinds}
-    rounds = max(
-        (seen[ROUNDS - 1] if len(seen) >= ROUNDS else np.inf for seen in times.values()), default=0.0
-    )
-    return max(float(rounds), WARM_UP * log.usage[-1].when_s)
+    warm = WARM_UP * log.usage[-1].when_s
+    for kind in kinds:
+        times = [when for when, name in log.faults if name == kind]
+        warm = max(warm, times[ROUNDS - 1] if len(times) >= ROUNDS else np.inf)
+    return warm
 
 
 def summary(log: Log, kinds: Sequence[str] = ()) -> dict[str, Any]:
     """What counts. Times are those of answered queries outside bursts, in ms; memory in MB.
 
     kinds: of faults, that must have happened before memory counts; growth is NaN if they have not.
-    "slower" is the p95 of the last tenth over that of the first; "machine_slower" is the same of the reference.
+    "slower" is the p95 of the last tenth over that of the first, "machine_slower" the same of the reference.
     """
     codes = Counter(code or "answered" for _, _, code in log.queries)
     end = log.usage[-1].when_s
@@ -103,8 +103,8 @@ def summary(log: Log, kinds: Sequence[str] = ()) -> dict[str, Any]:
 def failures(result: dict[str, Any]) -> list[str]:
     """What is beyond its bound, in words; what could not be measured (NaN) is no failure.
 
-    Queries that are slower because the machine is (the reference slows down alike) are no fault of the node, unless
-    it uses more processor time than at first: then it may be the node itself that slows the machine down.
+    Queries that are slower because the machine is (the reference slows down alike) are no fault of the node,
+    unless it uses more processor time than at first: then it may be the node that slows the machine down.
     """
     told = []
     if result["lost"]:

@@ -1,8 +1,8 @@
 """The node, its camera, and all who trouble them.
 
-A simulated camera at 30 Hz and the node as processes of their own; a query a second, tracks that come and go, and
-at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is killed in the
-middle of its track, a burst of calls, words that are none, a parameter that changes.
+A simulated camera at 30 Hz and the node as processes of their own; a query a second, tracks that come and go,
+and at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is
+killed in the middle of its track, a burst of calls, words that are none, a parameter that changes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rcl_interfaces.srv import SetParameters
 from molmo_ros.errors import CancelledError
 from molmo_ros.ros.bringup import fastdds_profile
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.context import REQUEST_QOS
 from molmo_ros.ros.processes import Processes
 from molmo_ros.srv import Ground
 from molmo_ros.tools.soak.log import Log, Usage
@@ -139,7 +140,7 @@ class Soak:
     def _burst(self) -> None:
         """Calls at once; each is answered, or refused as BUSY."""
         with GraspClient() as client:
-            service = client.node.create_client(Ground, "/molmo/ground")
+            service = client.node.create_client(Ground, "/molmo/ground", qos_profile=REQUEST_QOS)
             if not service.wait_for_service(10.0) or not _heard(client, service):
                 return
             request = Ground.Request(query=QUERIES[0], timeout_s=TIMEOUT_S)
