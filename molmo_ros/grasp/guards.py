@@ -21,6 +21,7 @@ from molmo_ros.transforms import invert, pose_matrix, transform_points
 FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
 DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
+MANY_PX = 6000  # of fewer, each is looked at
 OUTLINE_PX = 5  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
@@ -126,17 +127,13 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]
     rows = slice(max(int(v.min()) - 8, 0), max(int(v.max()) + 8, 0))
     columns = slice(max(int(u.min()) - 8, 0), max(int(u.max()) + 8, 0))
-    z = frame.depth[rows, columns].astype(np.float64)
+    step = 1 if (v.max() - v.min()) * (u.max() - u.min()) < MANY_PX else STEP_PX
+    z = frame.depth[rows, columns][::step, ::step]
     i, j = np.nonzero(np.isfinite(z))
-    z = z[i, j]
-    seen = np.stack(
-        [
-            (j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z,
-            (i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z,
-            z,
-        ],
-        axis=1,
-    )
+    z = z[i, j].astype(np.float64)
+    x = (step * j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z
+    y = (step * i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z
+    seen = np.stack([x, y, z], axis=1)
     x, y, depth = transform_points(invert(pose_matrix(grasp.pose)), seen).T
     strip = (np.abs(x) < gripper.finger_width / 2) & (depth > -0.05) & (depth < 0.05)
     held = strip & (np.abs(y) < width / 2)
