@@ -21,9 +21,11 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.score import probability
 from molmo_ros.sim import KINDS
+from molmo_ros.sim.camera import intrinsics
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
-from molmo_ros.sim.scene import Scene, TableTop
+from molmo_ros.sim.render import Renderer
+from molmo_ros.sim.scene import Scene, TableTop, look_at
 from molmo_ros.sim.wild import POOLS
 from molmo_ros.tools import measure_plan
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
@@ -35,7 +37,7 @@ from molmo_ros.tools.grasp_physics.report import summary, table
 from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep, sweep_table
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
-from molmo_ros.tools.grasp_physics.view import click, look
+from molmo_ros.tools.grasp_physics.view import click, inner_floor, look
 from molmo_ros.tools.grasp_physics.wild_cases import NUMBERS
 from molmo_ros.tools.grasp_physics.world import settled
 from molmo_ros.transforms import make_transform, pose_from_matrix
@@ -304,6 +306,20 @@ def test_wild_targets_repeat_rest_and_can_be_pointed_at(family: str) -> None:
         walls = case.thing.mesh.vertices
         assert spot[2] < walls[:, 2].min() + 0.02  # far below the rim
         assert np.linalg.norm(spot[:2] - walls[:, :2].mean(axis=0)) < 0.05
+
+
+def test_the_outside_of_a_vessel_is_not_its_floor() -> None:
+    """From the side a vessel shows its wall alone, which begins as low as the floor inside of it."""
+    case = draw_case("mug_floor", 1)
+    middle = case.thing.mesh.vertices.mean(axis=0)
+    K = intrinsics(320, 240)
+    for elevation, seen in ((5.0, False), (80.0, True)):
+        up = np.radians(elevation)
+        eye = middle + 0.5 * np.array([np.cos(up), 0.0, np.sin(up)])
+        scene = replace(case.scene, T_world_camera=look_at(eye, middle))
+        shown = Renderer(scene, 1).render(K, 320, 240)
+        mask = shown.ids == case.target + 1
+        assert inner_floor(case.thing, scene.T_world_camera, K, mask, shown.depth).any() == seen
 
 
 def test_tuning_and_reporting_draw_other_shapes() -> None:
