@@ -29,9 +29,10 @@ from molmo_ros.sim.scene import Scene, TableTop, look_at
 from molmo_ros.sim.wild import POOLS
 from molmo_ros.tools import measure_plan
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
-from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
+from molmo_ros.tools.grasp_physics.families import FAMILIES, Case, draw_case, look_around
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
+from molmo_ros.tools.grasp_physics.plan import on_another_thing
 from molmo_ros.tools.grasp_physics.quality import fit_logistic, reliability
 from molmo_ros.tools.grasp_physics.report import summary, table
 from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep, sweep_table
@@ -216,6 +217,16 @@ def test_the_report_counts_right() -> None:
     assert row["lost_in"] == {"lift": 1}
     assert "1/3" in table(result)
     assert "COLLISION 1" in table(result)
+    assert "another thing than the one pointed at: 0 of 2" in table(result)
+    assert summary([base, replace(lost, on_another=True)])["families"]["single"]["on_another_thing"] == 1
+
+
+def test_a_grasp_on_another_thing_is_known_by_what_is_seen_there() -> None:
+    case = Case("single", 0, block((0.1, 0.0)), 0, gap=0.06)
+    view = look(case, sensor="perfect")
+    assert not on_another_thing(view, from_above(), FRANKA)
+    assert on_another_thing(view, from_above(x=0.1), FRANKA)
+    assert not on_another_thing(view, from_above(x=-0.1), FRANKA)  # the table is no thing
 
 
 def test_wilson_as_published() -> None:
