@@ -28,8 +28,9 @@ from molmo_ros.sim.render import Renderer
 from molmo_ros.sim.scene import Scene, TableTop, look_at
 from molmo_ros.sim.wild import POOLS
 from molmo_ros.tools import measure_plan
+from molmo_ros.tools.grasp_physics.case import FAMILIES, Case, look_around
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
-from molmo_ros.tools.grasp_physics.families import FAMILIES, Case, draw_case, look_around
+from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
 from molmo_ros.tools.grasp_physics.plan import on_another_thing

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from molmo_ros.tools.grasp_physics.case import INFEASIBLE
 from molmo_ros.tools.grasp_physics.evaluate import CONTROLS, NOT_UNIQUE, Record
-from molmo_ros.tools.grasp_physics.families import INFEASIBLE
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 
 DEPTH_WRONG_M = 0.010

@@ -13,7 +13,7 @@ from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Renderer
 from molmo_ros.sim.scene import SimObject
 from molmo_ros.sim.sensors import DROPOUT, STEREO, SensorView, sensed_depth
-from molmo_ros.tools.grasp_physics.families import MUG_FLOOR, NO_DEPTH, NOMINAL, NOTHING, Case
+from molmo_ros.tools.grasp_physics.case import MUG_FLOOR, NO_DEPTH, NOMINAL, NOTHING, Case
 from molmo_ros.transforms import invert, transform_points
 
 SIZE = (640, 480)
