@@ -90,6 +90,21 @@ def test_damaged_pictures(way: str, data: bytes) -> None:
         WAYS[way](data)
 
 
+def test_a_header_that_promises_more_than_the_bytes_can_hold() -> None:
+    """Found by fuzzing: 48 million pixels in half a kilobyte, a second of work to fill them with grey."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "jpeg")
+    data = bytearray(buffer.getvalue())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", 6000, 8000)
+    with pytest.raises(FrameError, match="too few bytes for 8000x6000 pixels"):
+        decode_compressed_color(SimpleNamespace(data=bytes(data), format="jpeg"))
+    buffer = io.BytesIO()
+    Image.new("L", (2000, 2000)).save(buffer, "png")  # what packs best is still read
+    read = decode_compressed_color(SimpleNamespace(data=buffer.getvalue(), format="png"))
+    assert read.shape == (2000, 2000, 3)
+
+
 def test_a_header_of_compressed_depth_that_is_cut_off() -> None:
     for length in range(13):
         with pytest.raises(FrameError):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scripted import qwen_like_tokenizer
 from tiny_molmo2 import EXTRA, SPECIAL, tokenizer
 
-from molmo_ros.checkpoint.prompt import PromptEncoder, V1PromptEncoder
+from molmo_ros.checkpoint.checkpoint import resolve
+from molmo_ros.checkpoint.prompt import PromptEncoder, V1PromptEncoder, read_tokenizer
 from molmo_ros.checkpoint.query import parse_question
 from molmo_ros.errors import CheckpointError, QueryError
 
@@ -113,3 +114,12 @@ def test_v1_refuses_words_that_begin_a_turn(tmp_path: Path, words: str) -> None:
     assert v1.turn("the mug")
     with pytest.raises(QueryError, match="turn"):
         v1.turn(words)
+
+
+def test_a_tokenizer_at_which_the_library_panics(tmp_path: Path) -> None:
+    """Found by fuzzing: the library's panic is no Exception of Python."""
+    fields = json.loads((resolve("tiny") / "tokenizer.json").read_text())
+    fields["model"]["continuing_subword_prefix"] = "x" * 40
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match="is not a tokenizer file"):
+        read_tokenizer(tmp_path / "tokenizer.json")

@@ -15,6 +15,8 @@ from molmo_ros.errors import FrameError
 from molmo_ros.io import MAX_PIXELS
 
 Size = tuple[int, int]
+# Deflate packs at most 1032 bytes into one (RFC 1951), JPEG a block of 64 pixels into not less than a bit.
+MOST_PIXELS_PER_BYTE = 1100
 DEPTH_HEADER_BYTES = 12  # int32 format, float32 quantisation A and B; then the PNG
 
 
@@ -88,6 +90,8 @@ def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | N
             f"{what} would unpack to {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million; "
             "set the camera to a lower resolution."
         )
+    if width * height > MOST_PIXELS_PER_BYTE * len(data):
+        raise FrameError(f"{what} has too few bytes for {width}x{height} pixels; it is cut off or damaged.")
 
 
 def _unpack(data: Any, flags: int) -> npt.NDArray[Any] | None:

@@ -35,7 +35,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
     try:
         return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
-    except Exception as error:  # the library raises plain Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, and a panic of it is not even that
         raise CheckpointError(f"{path} is not a tokenizer file ({error}); download it again.") from error
 
 
