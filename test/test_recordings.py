@@ -177,7 +177,7 @@ def test_names_folders_and_packages_that_are_missing(
 
 
 def test_a_recording_for_rerun(frame: RgbdFrame, found: Grounding, tmp_path: Path) -> None:
-    pytest.importorskip("rerun", reason='rerun-sdk is not installed: pip install ".[rerun]"')
+    pytest.importorskip("rerun.chunk", reason='rerun-sdk is not installed: pip install ".[rerun]"')
     from rerun.chunk import RrdReader
 
     path = tmp_path / "a.rrd"
@@ -200,6 +200,7 @@ def test_a_recording_for_rerun(frame: RgbdFrame, found: Grounding, tmp_path: Pat
     point = [target.point.x + 0.5, target.point.y + 0.5]
     np.testing.assert_allclose(value("/camera/image/points", "positions"), [point], atol=1e-3)
     np.testing.assert_allclose(value("/object", "positions"), target.segment.cloud_m, atol=1e-6)
+    assert 50_000 < len(value("/scene", "positions")) == len(value("/scene", "colors")) <= 320 * 240
     (K,) = value("/camera", "image_from_camera")  # column by column
     np.testing.assert_allclose(np.reshape(K, (3, 3)).T, frame.K, atol=1e-4)
     depth = np.frombuffer(bytes(value("/camera/depth", "buffer")[0]), np.float32)
@@ -211,7 +212,7 @@ def test_a_recording_for_rerun(frame: RgbdFrame, found: Grounding, tmp_path: Pat
 
 
 def test_a_replay_for_rerun_is_in_the_target_frame(bag: Path, tmp_path: Path) -> None:
-    pytest.importorskip("rerun", reason='rerun-sdk is not installed: pip install ".[rerun]"')
+    pytest.importorskip("rerun.chunk", reason='rerun-sdk is not installed: pip install ".[rerun]"')
     from rerun.chunk import RrdReader
 
     path, lines = tmp_path / "t.rrd", tmp_path / "t.jsonl"

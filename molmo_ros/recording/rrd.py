@@ -1,8 +1,8 @@
 """Results as a recording for the Rerun viewer (rerun FILE.rrd).
 
-Entities: ``camera`` with ``camera/image`` and ``camera/depth``, which the 3D view shows as a cloud; points of
-the answer, ``camera/image/points``; the objects' points, ``object``, and the shapes of the targets,
-``targets/*``, in the frame of the targets; ``query``, ``answer`` and ``log`` as text.
+Entities: ``camera`` with ``camera/image`` and ``camera/depth``; the points of the answer,
+``camera/image/points``; in the frame of the targets the coloured cloud, ``scene``, the objects' points,
+``object``, and the shapes of the targets, ``targets/*``; ``query``, ``answer`` and ``log`` as text.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from molmo_ros.datatypes import GraspTarget, Grounding, RgbdFrame
+from molmo_ros.draw.cloud import make_cloud
 from molmo_ros.draw.shapes import Kind, Shape, object_points, point_text, target_shapes
 from molmo_ros.errors import FrameError
 from molmo_ros.recording.replay import Replayed
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "molmo_ros"
 JPEG_QUALITY = 90
+CLOUD_STEP = 2  # every how many pixels the scene's cloud has a point
 POINT_PX, POINT_M = 6.0, 0.0015  # radii of drawn points
 
 
@@ -64,10 +66,12 @@ def _views() -> Any:
     """Image, 3D and text side by side."""
     import rerun.blueprint as rrb
 
+    image = rrb.Spatial2DView(origin="camera", contents=["+ $origin/**", "- $origin/depth"], name="image")
     texts = [rrb.TextDocumentView(origin=name, name=name) for name in ("query", "answer")]
-    left = rrb.Vertical(rrb.Spatial2DView(origin="camera", name="image"), rrb.Horizontal(*texts),
-                        rrb.TextLogView(origin="log", name="log"), row_shares=[4, 1, 1])  # fmt: skip
-    return rrb.Blueprint(rrb.Horizontal(left, rrb.Spatial3DView(origin="/", name="3D")))
+    below = rrb.Horizontal(*texts, rrb.TextLogView(origin="log", name="log"))
+    left = rrb.Vertical(image, below, row_shares=[4, 1])
+    scene = rrb.Spatial3DView(origin="/", contents=["+ $origin/**", "- camera/depth"], name="3D")
+    return rrb.Blueprint(rrb.Horizontal(left, scene), collapse_panels=True)
 
 
 def _log_camera(stream: RecordingStream, frame: RgbdFrame, result: Replayed) -> None:
@@ -81,6 +85,10 @@ def _log_camera(stream: RecordingStream, frame: RgbdFrame, result: Replayed) -> 
     stream.log("camera", rr.Pinhole(image_from_camera=frame.K, width=width, height=height))
     stream.log("camera/image", rr.Image(frame.rgb).compress(jpeg_quality=JPEG_QUALITY))
     stream.log("camera/depth", rr.DepthImage(np.nan_to_num(frame.depth), meter=1.0))
+    cloud, raster = make_cloud(frame), np.s_[::CLOUD_STEP, ::CLOUD_STEP]
+    seen = cloud.keep[raster]
+    xyz = transform_points(T, cloud.points[raster][seen])
+    stream.log("scene", rr.Points3D(xyz, colors=frame.rgb[raster][seen], radii=POINT_M))
 
 
 def _log_answer(stream: RecordingStream, found: Grounding) -> None:
@@ -122,4 +130,5 @@ def _drawn(shape: Shape) -> Any:
         return rr.Points3D(centre, labels=[shape.text], colors=[color], radii=POINT_M)
     if shape.kind is Kind.ELLIPSOID:
         return rr.Ellipsoids3D(half_sizes=[half], centers=centre, quaternions=turn, colors=[color])
-    return rr.Boxes3D(half_sizes=[half], centers=centre, quaternions=turn, colors=[color])
+    solid = rr.components.FillMode.Solid if shape.name == "gripper" else None
+    return rr.Boxes3D(half_sizes=[half], centers=centre, quaternions=turn, colors=[color], fill_mode=solid)
