@@ -13,6 +13,7 @@ import pytest
 import tiny_molmo1
 import tiny_molmo2
 import tiny_molmo_point
+from passes import run_logits
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.rounded import QUANTISED
@@ -180,7 +181,7 @@ def logits(runtime: Runtime, samples: list[Sample]) -> np.ndarray:
     found = []
     for sample in samples:
         rows = np.arange(len(sample.limits) - 12, len(sample.limits))
-        found.append(runtime.run(sample.embeds, sample.limits, runtime.new_cache(), rows))
+        found.append(run_logits(runtime, sample.embeds, sample.limits, runtime.new_cache(), rows))
     return np.concatenate(found)
 
 

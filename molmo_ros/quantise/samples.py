@@ -11,7 +11,7 @@ from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.query import counting_prompt, parse_query
 from molmo_ros.datatypes import Float32, Image, Index, Mask
-from molmo_ros.runtimes.base import Cache, Runtime
+from molmo_ros.runtimes.base import Cache, Outputs, Runtime
 
 Question = tuple[Image, str]  # an image and a whole prompt
 FIRST_SEED = 1 << 30  # of the default scenes; evaluation uses seeds below 2^29, training those above 10^9
@@ -48,16 +48,11 @@ class Listener:
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)  # encode_image, embed, close ...
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
         self._hear(embeds, kv_limit, cache, rows)
-        return self.inner.run(embeds, kv_limit, cache, rows)
-
-    def run_pointing(
-        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> tuple[Float32, Float32]:
-        self._hear(embeds, kv_limit, cache, rows)
-        found: tuple[Float32, Float32] = self.inner.run_pointing(embeds, kv_limit, cache, rows)  # type: ignore[attr-defined]
-        return found
+        return self.inner.run(embeds, kv_limit, cache, rows, logits=logits)
 
     def _hear(self, embeds: Float32, limits: Index, cache: Cache, rows: Index) -> None:
         """Tokens behind the first ``cache.length`` are forgotten, such as those of the last question."""
