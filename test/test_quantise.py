@@ -245,7 +245,7 @@ def test_gradients_are_slopes(generation: Checkpoint) -> None:
     block = Block(generation, 1, {}, (OUT,))
     more, less = (block.run(x + sign * step * aside, limits)[0].astype(np.float64) for sign in (1, -1))
     slope = float(((more - less) * given).sum() / (2 * step))
-    assert slope == pytest.approx(float((before * aside).sum()), abs=2e-3 * np.linalg.norm(before))
+    assert slope == pytest.approx(float((before * aside).sum()), abs=2e-3 * float(np.linalg.norm(before)))
     assert squares.shape == (len(x), len(names))
     last = (given**2).sum(axis=1)  # what the last matrix gives is added as it is
     if not generation.config.text.norm_after:

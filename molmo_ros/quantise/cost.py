@@ -8,6 +8,7 @@ import numpy as np
 
 from molmo_ros.network.config import TextConfig
 from molmo_ros.quantise.layer import ROUNDS, SWEEPS, Method
+from molmo_ros.quantise.rows import MOST_OUTPUTS
 from molmo_ros.quantise.sensitivity import PROBES
 
 _SIZE = 1024  # of the matrices whose product tells how fast this machine is
@@ -34,6 +35,9 @@ def operations(c: TextConfig, tokens: int, method: Method, guided: bool) -> floa
     each = 4 + (10 + ROUNDS * (4 + 2 * SWEEPS)) * method.gptq + 22 * method.awq
     rounding = each * sum(out * width**2 for out, width in sizes[:2])
     rounding += each * experts * sum(out * width**2 for out, width in sizes[2:])
+    if guided:  # second moments of gradients, and their inverse in float64
+        known = [out for out, _ in sizes if out <= MOST_OUTPUTS]
+        moments += sum(2 * tokens * PROBES * out**2 + 8 * out**3 for out in known)
     return float(c.num_layers * (passes + moments + rounding))
 
 
