@@ -16,6 +16,7 @@ lint() {
   local status=0
   say "ruff"
   ruff check . || status=1
+  ruff format --check . || status=1
   say "mypy"
   mypy || status=1
   return $status

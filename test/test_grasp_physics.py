@@ -21,21 +21,25 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.score import probability
 from molmo_ros.sim import KINDS
+from molmo_ros.sim.camera import intrinsics
 from molmo_ros.sim.mesh import box, lathe
 from molmo_ros.sim.more_objects import MASS_KG, NOVEL, THIN, WIDE, make
-from molmo_ros.sim.scene import Scene, TableTop
+from molmo_ros.sim.render import Renderer
+from molmo_ros.sim.scene import Scene, TableTop, look_at
 from molmo_ros.sim.wild import POOLS
 from molmo_ros.tools import measure_plan
+from molmo_ros.tools.grasp_physics.case import FAMILIES, Case, look_around
 from molmo_ros.tools.grasp_physics.evaluate import Record, Setting, displaced, run_target
-from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case, look_around
+from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
 from molmo_ros.tools.grasp_physics.placing import beside, distance, footprint, nearest_gap, put
+from molmo_ros.tools.grasp_physics.plan import on_another_thing
 from molmo_ros.tools.grasp_physics.quality import fit_logistic, reliability
 from molmo_ros.tools.grasp_physics.report import summary, table
 from molmo_ros.tools.grasp_physics.robustness import count, plot, sweep, sweep_table
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 from molmo_ros.tools.grasp_physics.trial import Outcome, try_grasp
-from molmo_ros.tools.grasp_physics.view import click, look
+from molmo_ros.tools.grasp_physics.view import click, inner_floor, look
 from molmo_ros.tools.grasp_physics.wild_cases import NUMBERS
 from molmo_ros.tools.grasp_physics.world import settled
 from molmo_ros.transforms import make_transform, pose_from_matrix
@@ -214,6 +218,16 @@ def test_the_report_counts_right() -> None:
     assert row["lost_in"] == {"lift": 1}
     assert "1/3" in table(result)
     assert "COLLISION 1" in table(result)
+    assert "another thing than the one pointed at: 0 of 2" in table(result)
+    assert summary([base, replace(lost, on_another=True)])["families"]["single"]["on_another_thing"] == 1
+
+
+def test_a_grasp_on_another_thing_is_known_by_what_is_seen_there() -> None:
+    case = Case("single", 0, block((0.1, 0.0)), 0, gap=0.06)
+    view = look(case, sensor="perfect")
+    assert not on_another_thing(view, from_above(), FRANKA)
+    assert on_another_thing(view, from_above(x=0.1), FRANKA)
+    assert not on_another_thing(view, from_above(x=-0.1), FRANKA)  # the table is no thing
 
 
 def test_wilson_as_published() -> None:
@@ -304,6 +318,20 @@ def test_wild_targets_repeat_rest_and_can_be_pointed_at(family: str) -> None:
         walls = case.thing.mesh.vertices
         assert spot[2] < walls[:, 2].min() + 0.02  # far below the rim
         assert np.linalg.norm(spot[:2] - walls[:, :2].mean(axis=0)) < 0.05
+
+
+def test_the_outside_of_a_vessel_is_not_its_floor() -> None:
+    """From the side a vessel shows its wall alone, which begins as low as the floor inside of it."""
+    case = draw_case("mug_floor", 1)
+    middle = case.thing.mesh.vertices.mean(axis=0)
+    K = intrinsics(320, 240)
+    for elevation, seen in ((5.0, False), (80.0, True)):
+        up = np.radians(elevation)
+        eye = middle + 0.5 * np.array([np.cos(up), 0.0, np.sin(up)])
+        scene = replace(case.scene, T_world_camera=look_at(eye, middle))
+        shown = Renderer(scene, 1).render(K, 320, 240)
+        mask = shown.ids == case.target + 1
+        assert inner_floor(case.thing, scene.T_world_camera, K, mask, shown.depth).any() == seen
 
 
 def test_tuning_and_reporting_draw_other_shapes() -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from solids import View, block, can, look, smeared, sphere
+from solids import View, block, can, cup, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import SegmentError
-from molmo_ros.grasp import guards
+from molmo_ros.grasp import guards, unseen
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.guards import check_segment, cut_by_region, masks_disagree
 from molmo_ros.target import find_target
@@ -141,19 +141,46 @@ def test_a_contact_at_the_border_of_the_image_is_told(can_view: View) -> None:
 
 
 def test_a_way_through_what_nobody_saw_is_told(can_view: View) -> None:
-    assert guards.hidden_share(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) < 0.5
+    assert unseen.hidden_share(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) < 0.5
     crate = block(0, 0, (0.3, 0.3, 0.3))
     view = look(crate, elevation_deg=20, azimuth_deg=180, distance=1.2, size=(640, 480))
     behind = straight_down(view, [0.25, 0, 0.02])
-    assert "did not see" in str(guards.way_unseen(view.frame, behind, FRANKA))
+    assert "did not see" in str(unseen.way_unseen(view.frame, behind, FRANKA))
 
 
 def test_both_fingers_in_a_hole_of_the_depth_are_told(can_view: View) -> None:
     grasp = straight_down(can_view, [0, 0, 0.07])
-    assert guards.fingers_unseen(can_view.frame, grasp, FRANKA) is None
+    assert unseen.fingers_unseen(can_view.frame, grasp, FRANKA) is None
     depth = np.full_like(can_view.frame.depth, np.nan)
     holed = replace(can_view.frame, depth=depth)
-    assert "hole" in str(guards.fingers_unseen(holed, grasp, FRANKA))
+    assert "hole" in str(unseen.fingers_unseen(holed, grasp, FRANKA))
+
+
+def test_the_front_of_a_box_is_no_wall() -> None:
+    """A camera as high as the top sees one face only: how thick it is nobody knows."""
+    box = block(0, 0, (0.16, 0.06, 0.2))
+    pinched = [0.0, 0.027, 0.188]
+    front = look(box, elevation_deg=3, azimuth_deg=90, size=(640, 480), distance=0.7)
+    segment, grasp = front.segment(), straight_down(front, pinched, opening=0.03, width=0.006)
+    assert "front of something solid" in str(unseen.thickness_unseen(front.frame, segment, grasp, FRANKA))
+    wide = straight_down(front, [0.0, 0.0, 0.18], width=0.06)
+    assert unseen.thickness_unseen(front.frame, segment, wide, FRANKA) is None
+
+
+@pytest.mark.parametrize("elevation_deg", [25, 45, 70])
+@pytest.mark.parametrize("side", [1, -1])
+def test_the_walls_of_a_vessel_are_known_by_its_inside(elevation_deg: float, side: int) -> None:
+    view = look(
+        cup(0, 0, 0.04, 0.1), elevation_deg=elevation_deg, azimuth_deg=90, size=(640, 480), distance=0.7
+    )
+    grasp = straight_down(view, [0, side * 0.038, 0.088], opening=0.03, width=0.004)
+    assert unseen.thickness_unseen(view.frame, view.segment(), grasp, FRANKA) is None
+
+
+def test_a_thing_as_thin_as_a_wall_is_known_if_both_sides_are_seen() -> None:
+    pen = look(block(0, 0, (0.12, 0.008, 0.009)), elevation_deg=60, size=(640, 480), distance=0.5)
+    held = straight_down(pen, [0, 0, 0.002], opening=0.03, width=0.008)
+    assert unseen.thickness_unseen(pen.frame, pen.segment(), held, FRANKA) is None
 
 
 def test_two_things_joined_by_a_ramp_are_parted() -> None:

@@ -100,8 +100,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from molmo_ros.grasp.gripper import Gripper
+    from molmo_ros.tools.grasp_physics.case import NAMES
     from molmo_ros.tools.grasp_physics.evaluate import Setting, run_all
-    from molmo_ros.tools.grasp_physics.families import NAMES, check_family
+    from molmo_ros.tools.grasp_physics.families import check_family
     from molmo_ros.tools.grasp_physics.quality import attempts, reliability
     from molmo_ros.tools.grasp_physics.report import summary
     from molmo_ros.tools.grasp_physics.sheet import contact_sheet, held_pictures

@@ -14,19 +14,19 @@ from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSe
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
+from molmo_ros.grasp.unseen import fingers_unseen, thickness_unseen, way_unseen
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
 DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
+MANY_PX = 6000  # of fewer, each is looked at
 OUTLINE_PX = 5  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
 FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of the hand is no noise
 AGREE_M, AGREE = 0.010, 6  # a real surface has so many of 8 neighbours at its depth
-HIDDEN_M = 0.015  # behind what was seen
-MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
 LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out of what is beside it on both sides
@@ -49,6 +49,7 @@ def check_grasp(
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
         ("UNSEEN", fingers_unseen(frame, grasp, gripper)),
+        ("UNSEEN", thickness_unseen(frame, segment, grasp, gripper)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -126,17 +127,13 @@ def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
     v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]
     rows = slice(max(int(v.min()) - 8, 0), max(int(v.max()) + 8, 0))
     columns = slice(max(int(u.min()) - 8, 0), max(int(u.max()) + 8, 0))
-    z = frame.depth[rows, columns].astype(np.float64)
+    step = 1 if (v.max() - v.min()) * (u.max() - u.min()) < MANY_PX else STEP_PX
+    z = frame.depth[rows, columns][::step, ::step]
     i, j = np.nonzero(np.isfinite(z))
-    z = z[i, j]
-    seen = np.stack(
-        [
-            (j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z,
-            (i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z,
-            z,
-        ],
-        axis=1,
-    )
+    z = z[i, j].astype(np.float64)
+    x = (step * j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z
+    y = (step * i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z
+    seen = np.stack([x, y, z], axis=1)
     x, y, depth = transform_points(invert(pose_matrix(grasp.pose)), seen).T
     strip = (np.abs(x) < gripper.finger_width / 2) & (depth > -0.05) & (depth < 0.05)
     held = strip & (np.abs(y) < width / 2)
@@ -232,64 +229,3 @@ def _real(frame: RgbdFrame, v: Index, u: Index) -> Mask:
                 there = frame.depth[np.clip(v + dv, 0, height - 1), np.clip(u + du, 0, width - 1)]
                 count += np.abs(there - frame.depth[v, u]) < AGREE_M
     return count > AGREE  # itself, too
-
-
-def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a palm that comes in through space that nobody saw: behind things, or without depth."""
-    share = hidden_share(frame, grasp, gripper)
-    if share <= MOST_HIDDEN:
-        return None
-    return (
-        f"The camera did not see {share:.0%} of the hand's way in, and may have missed what is there, of at "
-        f"most {MOST_HIDDEN:.0%} allowed; look from another side."
-    )
-
-
-def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a grasp both fingers of which end in a hole of the depth, or behind what was seen.
-
-    One finger often does: that on the far side of the thing.
-    """
-    length, width, thick = gripper.finger_length, gripper.finger_width, gripper.finger_thickness
-    share = []
-    for side in (-1.0, 1.0):
-        axes = (
-            np.linspace(-width / 2, width / 2, 3),
-            side * (grasp.opening / 2 + np.linspace(0.0, thick, 3)),
-            -np.linspace(0.0, length / 2, 4),
-        )
-        hidden, unknown = _unseen(frame, grasp, axes)
-        share.append(float(np.mean(hidden | unknown)))
-    if min(share) <= MOST_HIDDEN:
-        return None
-    return (
-        f"Of the places of both fingers {share[0]:.0%} and {share[1]:.0%} were not seen: they would end in a "
-        "hole of the depth, or behind what was seen; look from another side."
-    )
-
-
-def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
-    """Return the share of the palm's way in that lies behind what was seen; out of view counts half."""
-    x, y, depth = gripper.palm
-    axes = (
-        np.linspace(-x / 2, x / 2, 3),
-        np.linspace(-y / 2, y / 2, 7),
-        -gripper.finger_length - np.linspace(0.0, depth + TRAVEL_M, 6),
-    )
-    hidden, unknown = _unseen(frame, grasp, axes)
-    return float(np.mean(hidden) + 0.5 * np.mean(unknown & ~hidden))
-
-
-def _unseen(frame: RgbdFrame, grasp: Grasp, axes: tuple[Array, Array, Array]) -> tuple[Mask, Mask]:
-    """Mark which places (N,) of a lattice in the grasp's frame lie behind what was seen, or were not seen."""
-    local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    camera = transform_points(pose_matrix(grasp.pose), local)
-    z = np.maximum(camera[:, 2], 1e-3)
-    u = np.round(frame.K[0, 0] * camera[:, 0] / z + frame.K[0, 2]).astype(np.intp)
-    v = np.round(frame.K[1, 1] * camera[:, 1] / z + frame.K[1, 2]).astype(np.intp)
-    height, width = frame.depth.shape
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    seen = frame.depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
-    with np.errstate(invalid="ignore"):
-        hidden = inside & (camera[:, 2] > seen + HIDDEN_M)
-    return hidden, ~inside | ~np.isfinite(seen)

@@ -6,7 +6,8 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, ObjectSegment, RgbdFrame
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.grasp.guards import contact_of, hidden_share, seen_at_contacts
+from molmo_ros.grasp.guards import contact_of, seen_at_contacts
+from molmo_ros.grasp.unseen import hidden_share
 
 # Log-odds of holding are their weighted sum: `python -m molmo_ros.tools.grasp_physics.calibrate` fitted them
 # to 812 grasps (73 lost) of eight families seen by stereo, structured light and time of flight.

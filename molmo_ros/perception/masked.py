@@ -51,14 +51,15 @@ def _joined_edges(z: Depth, label: Index, step: float) -> Index:
 
     The last cell before an edge lies behind its neighbour across the edge, but is of the one on its own side.
     """
-    around, joined = np.pad(label, 1), label
-    depths = np.pad(z, 1, constant_values=np.nan)
-    height, width = z.shape
+    joined = label.copy()
+    row, column = np.nonzero((label == 0) & np.isfinite(z))
+    around, depths = np.pad(label, 1), np.pad(z, 1, constant_values=np.nan)
     for dv, du in product((0, 1, 2), repeat=2):
-        there = around[dv : dv + height, du : du + width]
+        there = around[row + dv, column + du]
         with np.errstate(invalid="ignore"):
-            near = np.abs(depths[dv : dv + height, du : du + width] - z) < step
-        joined = np.where((joined == 0) & near, there, joined)
+            near = np.abs(depths[row + dv, column + du] - z[row, column]) < step
+        free = near & (joined[row, column] == 0)
+        joined[row[free], column[free]] = there[free]
     return joined
 
 

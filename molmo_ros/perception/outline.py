@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from molmo_ros.datatypes import Array, Mask
 
@@ -68,6 +67,7 @@ def outermost(points: Array, outward: Array, side: Array, spacing: float, lowest
 
 def level_normals(edge: Array, outward: Array, side: Array) -> Array:
     """Return level normals (N,3) of an edge (N,3) m that looks outward (3,), in order along side (3,)."""
-    slope = np.gradient(gaussian_filter1d(edge @ outward, 2.0), edge @ side)
+    smooth = cv2.GaussianBlur((edge @ outward)[:, None], (1, 17), 2.0, borderType=cv2.BORDER_REFLECT)
+    slope = np.gradient(smooth.ravel(), edge @ side)
     n = outward - slope[:, None] * side
     return np.asarray(n / np.sqrt(1 + slope**2)[:, None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import AnyArray, Array, Image, Mask
+from molmo_ros.datatypes import AnyArray, Array, Image, Index, Mask
 
 BAND_PX, WINDOW_PX = 5, 13  # how far an outline may move, and half the window that colours are learned from
 LIGHTNESS = 0.6  # what a difference in lightness counts beside one in hue: things are shaded
@@ -58,24 +58,31 @@ def _log_odds(rgb: Image, mask: AnyArray) -> Array:
     outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
     core = inside >= min(BAND_PX, 0.4 * float(inside.max()))  # of a thin thing its middle
     around = outside > BAND_PX
-    there, of_thing = _fit(lab, core)
-    beyond, of_rest = _fit(lab, around)
-    signed = np.where(mask > 0, inside, -outside) / BAND_PX
-    each = np.clip(of_thing - of_rest + PRIOR * signed, -MOST, MOST).astype(np.float32)
-    odds = np.asarray(cv2.GaussianBlur(each, (0, 0), SMOOTH_PX))
-    unknown = (there < LEAST_SAMPLES) | (beyond < LEAST_SAMPLES) | core | around
-    return np.asarray(np.where(unknown, signed, odds), np.float32)
+    signed = np.where(mask > 0, inside, -outside).astype(np.float32) / BAND_PX
+    row, column = np.nonzero(~(core | around))
+    band = row, column
+    there, of_thing = _fit(lab, core, band)
+    beyond, of_rest = _fit(lab, around, band)
+    told = (there >= LEAST_SAMPLES) & (beyond >= LEAST_SAMPLES)
+    odds = np.where(core, np.float32(MOST), np.float32(-MOST))
+    odds[band] = np.clip(np.where(told, of_thing - of_rest, 0) + PRIOR * signed[band], -MOST, MOST)
+    odds = np.asarray(cv2.GaussianBlur(odds, (0, 0), SMOOTH_PX))
+    known = band[0][told], band[1][told]
+    signed[known] = odds[known]
+    return signed
 
 
-def _fit(lab: AnyArray, chosen: Mask) -> tuple[Array, Array]:
-    """Return of each pixel how many chosen ones (h,w) its window holds, and how well its colour fits them."""
+def _fit(lab: AnyArray, chosen: Mask, where: tuple[Index, Index]) -> tuple[Array, Array]:
+    """Return of pixels (K,), (K,) how many chosen ones (h,w) the window of each holds, and how well its
+    colour fits them.
+    """
     side = (2 * WINDOW_PX + 1,) * 2
     weight = chosen.astype(np.float32)
-    count = cv2.boxFilter(weight, -1, side, normalize=False)
-    some = np.maximum(count, 1.0)[..., None]
     own = lab * weight[..., None]
-    mean = cv2.boxFilter(own, -1, side, normalize=False) / some
-    square = cv2.boxFilter(own * lab, -1, side, normalize=False) / some
+    count = cv2.boxFilter(weight, -1, side, normalize=False)[where]
+    some = np.maximum(count, 1.0)[:, None]
+    mean = cv2.boxFilter(own, -1, side, normalize=False)[where] / some
+    square = cv2.boxFilter(own * lab, -1, side, normalize=False)[where] / some
     spread = np.maximum(square - mean**2, 0) + LEAST_SPREAD
-    fit = -0.5 * ((lab - mean) ** 2 / spread + np.log(spread)).sum(axis=2)
+    fit = -0.5 * ((lab[where] - mean) ** 2 / spread + np.log(spread)).sum(axis=1)
     return np.asarray(count), np.asarray(fit)

@@ -15,7 +15,8 @@ import numpy as np
 
 from molmo_ros.datatypes import Array
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.tools.grasp_physics.families import FAMILIES, draw_case
+from molmo_ros.tools.grasp_physics.case import FAMILIES
+from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.plan import plan
 from molmo_ros.tools.grasp_physics.view import click, look
 

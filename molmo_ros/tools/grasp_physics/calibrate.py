@@ -22,7 +22,8 @@ from molmo_ros.perception.find_object import Segmenter
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segmenters import AUTO, SEGMENTERS
 from molmo_ros.target import find_target
-from molmo_ros.tools.grasp_physics.families import REPORT_FROM, draw_case
+from molmo_ros.tools.grasp_physics.case import REPORT_FROM
+from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.plan import TRUTH
 from molmo_ros.tools.grasp_physics.quality import reliability
 from molmo_ros.tools.grasp_physics.trial import try_grasp

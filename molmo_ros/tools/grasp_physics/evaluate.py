@@ -22,7 +22,7 @@ from molmo_ros.tools.grasp_physics.controls import pca_top_down, straight_down
 from molmo_ros.tools.grasp_physics.families import draw_case
 from molmo_ros.tools.grasp_physics.infeasible import OPENING_M, TOO_WIDE
 from molmo_ros.tools.grasp_physics.oracle import find_grasp
-from molmo_ros.tools.grasp_physics.plan import Plan, iou, plan
+from molmo_ros.tools.grasp_physics.plan import Plan, iou, on_another_thing, plan
 from molmo_ros.tools.grasp_physics.trial import FRICTION, Outcome, try_grasp
 from molmo_ros.tools.grasp_physics.view import View, click, look
 
@@ -60,7 +60,8 @@ class Setting:
 class Record:
     """What came of one target; NaN where it was not measured.
 
-    outcome None: refused. on_target: the point lies in the target's mask. depth_error m at the point;
+    outcome None: refused. on_target: the point lies in the target's mask. on_another: the grasp is on another
+    thing. depth_error m at the point;
     covered: the true place of the meant pixel lies in the 90 % ellipsoid, when pointing errs by COVERAGE_PX.
     feasible: known by construction or by brute force. controls: held or not, by name.
     """
@@ -73,6 +74,7 @@ class Record:
     text: str = ""
     outcome: Outcome | None = None
     on_target: bool = False
+    on_another: bool = False
     quality: float = float("nan")
     iou: float = float("nan")
     depth_error: float = float("nan")
@@ -97,8 +99,9 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
     if isinstance(point, str):
         return Record(family, case.thing.kind, seed, case.gap, status=point)
     planned = plan(view, point, gripper, setting.segmenter)
-    outcome = None
+    outcome, on_another = None, False
     if planned.grasp is not None:
+        on_another = on_another_thing(view, planned.grasp, gripper)
         real = displaced(planned.grasp, setting.pose_error_m, seed)
         outcome = try_grasp(case.scene, case.target, real, gripper, setting.friction)
     record = Record(
@@ -110,6 +113,7 @@ def run_target(family: str, seed: int, setting: Setting) -> Record:
         text=planned.text,
         outcome=outcome,
         on_target=bool(view.mask[round(point.y), round(point.x)]),
+        on_another=on_another,
         quality=planned.grasp.quality if planned.grasp is not None else float("nan"),
         iou=iou(planned.segment.mask, view.mask) if planned.segment is not None else float("nan"),
         depth_error=depth_error(view, point, planned),

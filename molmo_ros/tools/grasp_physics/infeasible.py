@@ -13,8 +13,15 @@ from molmo_ros.sim import KINDS
 from molmo_ros.sim.mesh import box
 from molmo_ros.sim.more_objects import WIDE, make
 from molmo_ros.sim.scene import SimObject
-from molmo_ros.tools.grasp_physics import families
-from molmo_ros.tools.grasp_physics.families import NO_DEPTH, NOTHING, Case
+from molmo_ros.tools.grasp_physics.case import (
+    INFEASIBLE,
+    NO_DEPTH,
+    NOTHING,
+    Case,
+    a_color,
+    look_around,
+    shows,
+)
 from molmo_ros.tools.grasp_physics.placing import nearest_gap, put
 from molmo_ros.tools.grasp_physics.world import settled
 
@@ -31,12 +38,10 @@ def draw_infeasible(seed: int, rng: np.random.Generator) -> Case:
     while True:
         elevation = (68.0, 82.0) if variant == WALLED else (36.0, 66.0)
         things = _walled(feasible, rng) if variant == WALLED else [_alone(variant, feasible, rng)]
-        scene = settled(families.look_around(things, 0, elevation, rng))
-        if families.shows(scene, 0):
+        scene = settled(look_around(things, 0, elevation, rng))
+        if shows(scene, 0):
             gap = nearest_gap(0, scene.objects)
-            return Case(
-                families.INFEASIBLE, seed, scene, 0, gap, variant=variant, feasible=feasible, holes=1.0
-            )
+            return Case(INFEASIBLE, seed, scene, 0, gap, variant=variant, feasible=feasible, holes=1.0)
 
 
 def _alone(variant: str, feasible: bool, rng: np.random.Generator) -> SimObject:
@@ -44,14 +49,14 @@ def _alone(variant: str, feasible: bool, rng: np.random.Generator) -> SimObject:
         kind = str(rng.choice(WIDE))
     else:
         kind = str(rng.choice(("box", "ball") if variant == TOO_WIDE else KINDS))
-    return put(kind, families.a_color(kind, rng), make(kind, rng), 0.0, 0.0, rng.uniform(0, 2 * np.pi))
+    return put(kind, a_color(kind, rng), make(kind, rng), 0.0, 0.0, rng.uniform(0, 2 * np.pi))
 
 
 def _walled(feasible: bool, rng: np.random.Generator) -> list[SimObject]:
     """A block, and four walls as high as it is around it."""
     length, width, height = rng.uniform(0.05, 0.07), rng.uniform(0.04, 0.055), rng.uniform(0.04, 0.07)
     turn, thick = rng.uniform(0, 2 * np.pi), 0.03
-    things = [put("box", families.a_color("box", rng), box((length, width, height), 0.2), 0.0, 0.0, turn)]
+    things = [put("box", a_color("box", rng), box((length, width, height), 0.2), 0.0, 0.0, turn)]
     c, s = np.cos(turn), np.sin(turn)
     for axis, half in ((0, length / 2), (1, width / 2)):
         for side in (-1, 1):
@@ -62,5 +67,5 @@ def _walled(feasible: bool, rng: np.random.Generator) -> list[SimObject]:
             local[axis] = side * (half + gap + thick / 2)
             x, y = c * local[0] - s * local[1], s * local[0] + c * local[1]
             wall = box((size[0], size[1], size[2]))
-            things.append(put("box", families.a_color("box", rng), wall, x, y, turn))
+            things.append(put("box", a_color("box", rng), wall, x, y, turn))
     return things

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from molmo_ros.tools.grasp_physics.case import INFEASIBLE
 from molmo_ros.tools.grasp_physics.evaluate import CONTROLS, NOT_UNIQUE, Record
-from molmo_ros.tools.grasp_physics.families import INFEASIBLE
 from molmo_ros.tools.grasp_physics.statistics import mcnemar, wilson
 
 DEPTH_WRONG_M = 0.010
@@ -77,6 +77,7 @@ def row(records: Sequence[Record]) -> dict[str, Any]:
         "point_on_target": _mean([r.on_target for r in records]),
         "attempts": len(attempts),
         "success_per_attempt": _mean([r.held for r in attempts]),
+        "on_another_thing": sum(r.on_another for r in attempts),
         "touched_before_closing": _mean([bool(o.touched) for o in outcomes]),
         "met_table": _mean([o.on_table for o in outcomes]),
         "met_target": _mean([o.on_target for o in outcomes]),
@@ -162,6 +163,9 @@ def table(result: dict[str, Any]) -> str:
             )
     if "refusals" in result:
         lines.append(_refusals_text(result["refusals"]))
+    rows = result["families"].values()
+    wrong, tried = sum(r["on_another_thing"] for r in rows), sum(r["attempts"] for r in rows)
+    lines.append(f"on another thing than the one pointed at: {wrong} of {tried} grasps")
     for name, g in result.get("gaps", {}).items():
         held, ious = f"held {g['held']}/{g['targets']}", f"{_two(g['iou_mean'])} / {_two(g['iou_p10'])}"
         lines.append(f"gap {name:>9}: {held}, IoU mean / 10th percentile {ious}")

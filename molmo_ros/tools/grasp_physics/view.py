@@ -13,11 +13,11 @@ from molmo_ros.sim.noise import NoiseModel, noisy_color, noisy_depth
 from molmo_ros.sim.render import Renderer
 from molmo_ros.sim.scene import SimObject
 from molmo_ros.sim.sensors import DROPOUT, STEREO, SensorView, sensed_depth
-from molmo_ros.tools.grasp_physics.families import MUG_FLOOR, NO_DEPTH, NOMINAL, NOTHING, Case
+from molmo_ros.tools.grasp_physics.case import MUG_FLOOR, NO_DEPTH, NOMINAL, NOTHING, Case
 from molmo_ros.transforms import invert, transform_points
 
 SIZE = (640, 480)
-FLOOR_M = 0.003  # from the height of a vessel's inner floor
+FLOOR_M, EDGE_M = 0.003, 0.001  # from the height of a vessel's inner floor, and beyond its edge
 TRANSPARENT_PX = 9  # how far beyond the outline of a transparent thing the depth is lost
 
 
@@ -83,15 +83,20 @@ def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
 
 
 def inner_floor(thing: SimObject, T_world_camera: Array, K: Array, mask: Mask, depth: Depth) -> Mask:
-    """Pixels (H,W) of a mask that show the floor inside a vessel, which is made around its z axis."""
+    """Pixels (H,W) of a mask that show the floor inside a vessel, which is made around its z axis.
+
+    The outside of the wall is as low as the floor, but farther from the axis.
+    """
     local = (thing.mesh.vertices - thing.T_world_object[:3, 3]) @ thing.T_world_object[:3, :3]
-    floor = float(local[np.hypot(local[:, 0], local[:, 1]) < 1e-5, 2].max())
+    radius = np.hypot(local[:, 0], local[:, 1])
+    floor = float(local[radius < 1e-5, 2].max())
+    edge = float(radius[np.abs(local[:, 2] - floor) < 1e-4].max())
     v, u = np.nonzero(mask)
     rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones(len(u))], axis=1)
     T = invert(thing.T_world_object) @ T_world_camera
     inside = np.zeros(mask.shape, dtype=np.bool_)
-    height = transform_points(T, rays * depth[v, u, None])[:, 2]
-    inside[v, u] = np.abs(height - floor) < FLOOR_M
+    x, y, z = transform_points(T, rays * depth[v, u, None]).T
+    inside[v, u] = (np.abs(z - floor) < FLOOR_M) & (np.hypot(x, y) < edge + EDGE_M)
     return inside
 
 

@@ -27,8 +27,17 @@ from molmo_ros.sim.wild import heaps, scenes
 from molmo_ros.sim.wild import room as rooms
 from molmo_ros.sim.wild.layout import Layout, dressed
 from molmo_ros.sim.wild.shapes import Shape, shape
-from molmo_ros.tools.grasp_physics import families
-from molmo_ros.tools.grasp_physics.families import BIN, HEAP, MUG_FLOOR, REPORT_FROM, WILD, Case
+from molmo_ros.tools.grasp_physics.case import (
+    BIN,
+    HEAP,
+    JUDGE,
+    MIN_SHOWN,
+    MUG_FLOOR,
+    REPORT_FROM,
+    WILD,
+    Case,
+    shows,
+)
 from molmo_ros.tools.grasp_physics.oracle import free_hands
 from molmo_ros.tools.grasp_physics.placing import nearest_gap
 from molmo_ros.tools.grasp_physics.view import inner_floor
@@ -110,15 +119,15 @@ def _looked_at(family: str, scene: Scene, index: int, rng: np.random.Generator) 
     camera = look_at(eye, focus, roll=float(np.radians(rng.uniform(-6, 6))))
     assert scene.room is not None
     scene = replace(scene, T_world_camera=camera, room=rooms.random_room(rng, scene.room.top, eye))
-    return scenes.exposed(rng, scene, intrinsics(*families.JUDGE), *families.JUDGE)[0]
+    return scenes.exposed(rng, scene, intrinsics(*JUDGE), *JUDGE)[0]
 
 
 def _is_target(family: str, scene: Scene, index: int, rng: np.random.Generator) -> bool:
     """Tell whether one can ask for a thing, and some hand can reach it (see above)."""
     thing = scene.objects[index]
     on_table = scene.room is not None and scene.room.top.holds(thing.mesh.vertices[:, :2]).all()
-    share = SHOWN_IN_HEAP if family in (HEAP, BIN) else families.MIN_SHOWN
-    if thing.fixed or not on_table or not families.shows(scene, index, share):
+    share = SHOWN_IN_HEAP if family in (HEAP, BIN) else MIN_SHOWN
+    if thing.fixed or not on_table or not shows(scene, index, share):
         return False
     if family == MUG_FLOOR and not _shows_floor(scene, index):
         return False
@@ -140,7 +149,7 @@ def _shows_floor(scene: Scene, index: int) -> bool:
     """Tell whether enough of the inner floor of a vessel, which still stands, is in sight."""
     if scene.objects[index].T_world_object[2, 2] < 0.999:
         return False
-    width, height = families.JUDGE
+    width, height = JUDGE
     K = intrinsics(width, height)
     seen = Renderer(scene, 1).render(K, width, height)
     thing, mask = scene.objects[index], seen.ids == index + 1
