@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -59,7 +60,7 @@ def _rule(node: onnx.NodeProto) -> Rule:
     return RULES[node.op_type]
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> object:
+def _attribute(node: onnx.NodeProto, name: str) -> Any:
     return next(onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name)
 
 
@@ -126,7 +127,7 @@ def _reshape(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], 
 
 
 def _transpose(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], k: int) -> Value:
-    return graph.transpose(_only(g), *np.argsort(_attribute(node, "perm")).tolist())  # type: ignore[call-overload]
+    return graph.transpose(_only(g), *np.argsort(_attribute(node, "perm")).tolist())
 
 
 def _split(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], k: int) -> Value:
@@ -135,7 +136,7 @@ def _split(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], k:
 
 
 def _concat(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], k: int) -> Value:
-    axis = int(_attribute(node, "axis"))  # type: ignore[call-overload]
+    axis = int(_attribute(node, "axis"))
     sizes = graph.concat(*(graph.size(part, axis) for part in node.input), axis=0)
     return graph.ops("Split", _only(g), sizes, outputs=len(node.input), axis=axis)[k]
 

@@ -177,7 +177,8 @@ def second_moments(
     sums: dict[str, Float32] = {}
     for i, (x, limits) in enumerate(zip(states, states.limits, strict=True)):
         for name, value in zip(names, block.run(x, limits), strict=True):
-            part = value.T @ (value if weights is None else value * weights[name][i][:, None])
+            weighted = value if weights is None else value * weights[name][i][:, None]
+            part: Float32 = np.asarray(value.T @ weighted, np.float32)
             sums[name] = sums[name] + part if name in sums else part
     return sums
 
