@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +47,7 @@ def test_every_way_finds_a_thing_that_stands_alone(camera: SimCamera, segmenter:
     assert 0 < segment.confidence <= 1
 
 
-def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
+def on_the_table(camera: SimCamera) -> tuple[RgbdFrame, ImagePoint]:
     frame, ids = camera.frame(), camera.truth.ids
     free = np.ones_like(ids, dtype=bool)
     for v, u in np.argwhere(ids > 0)[::50]:
@@ -52,9 +55,27 @@ def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
     free &= np.isfinite(frame.depth)
     free[:60], free[-60:], free[:, :60], free[:, -60:] = False, False, False, False
     v, u = np.argwhere(free)[free.sum() // 2]
-    point = ImagePoint(float(u), float(v), "nothing")
+    return frame, ImagePoint(float(u), float(v), "nothing")
+
+
+def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
+    frame, point = on_the_table(camera)
     with pytest.raises(SegmentError):
         find_object(frame, point, lift_point(frame, point), None, LEARNED)
+
+
+def test_a_refusal_holds_no_images(camera: SimCamera) -> None:
+    """An error that refers to itself by its trace is freed by the collector alone, which seldom runs."""
+    frame, point = on_the_table(camera)
+    lifted, alive = lift_point(frame, point), weakref.ref(frame)
+    gc.disable()
+    try:
+        with suppress(SegmentError):
+            find_object(frame, point, lifted, None, AUTO)
+        del frame
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_an_unsure_network_leaves_it_to_geometry(camera: SimCamera, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A full disk while an engine is written: one line, nothing half-written, and the next try works."""
+"""A full disk or kill -9 while an engine is written: nothing half-written, and the next try works."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from molmo_ros.runtimes.engine_store import Manifest, check_files, list_engines
@@ -30,6 +31,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
     subprocess.run(command, env=env, capture_output=True, check=True)
     ((folder, _),) = list_engines(tmp_path)
     (folder / "manifest.json").unlink()  # as after kill -9 in the last moment
+    subprocess.run(command, env=env, capture_output=True, check=True)
+    ((folder, manifest),) = list_engines(tmp_path)
+    assert isinstance(manifest, Manifest)
+    check_files(folder, manifest)
+
+
+def test_an_export_that_is_killed(tmp_path: Path) -> None:
+    """kill -9 as soon as the first byte of a graph is there."""
+    env = {**os.environ, "MOLMO_ROS_ENGINES": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "molmo_ros.cli", "engine", "export", "--precision", "int8"]
+    export = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.rglob("*.onnx*")):
+        assert export.poll() is None, "ended before it could be killed"
+        time.sleep(0.001)
+    export.kill()
+    assert export.wait() == -signal.SIGKILL
+    assert not list(list_engines(tmp_path))
     subprocess.run(command, env=env, capture_output=True, check=True)
     ((folder, manifest),) = list_engines(tmp_path)
     assert isinstance(manifest, Manifest)

@@ -116,6 +116,20 @@ def test_numbers_that_cannot_be(name: str, number: str, checkpoint: Path) -> Non
             load_checkpoint(str(checkpoint))
 
 
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_lists_that_are_empty(name: str, checkpoint: Path) -> None:
+    fields = json.loads((checkpoint / name).read_text())
+    fields.get("vit_config", {})["image_default_input_size"] = [378, 378]  # as the official files have it
+    for part in (fields, *(inner for inner in fields.values() if isinstance(inner, dict))):
+        for key, kept in part.items():
+            if isinstance(kept, list):
+                part[key] = []
+                rewrite(checkpoint / name, fields)
+                with suppress(CheckpointError):
+                    load_checkpoint(str(checkpoint))
+                part[key] = kept
+
+
 @pytest.mark.parametrize(
     ("name", "place", "values"),
     [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -262,3 +265,85 @@ def test_background_work_that_was_cancelled_is_dropped(worker: Worker) -> None:
     gate.open.set()
     with pytest.raises(CancelledError):
         given_up.result()
+
+
+class Picture:
+    """Stands for the megabytes that work holds in its frames."""
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is in a reference cycle stays: the node's collector hardly ever runs."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def failing(picture: Picture, kind: type[Exception]) -> Callable[[Job[int]], int]:
+    def work(job: Job[int]) -> int:
+        seen = picture  # held by this frame, and it by the traceback
+        if seen:
+            raise kind("no")
+        return 0
+
+    return work
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("kind", [QueryError, CancelledError, ValueError])
+def test_an_error_that_was_told_holds_nothing(worker: Worker, kind: type[Exception]) -> None:
+    picture = Picture()
+    alive = weakref.ref(picture)
+    job = worker.submit(failing(picture, kind), 5.0)
+    del picture
+    with suppress(kind):
+        job.result()
+    del job
+    worker.submit(lambda job: 1, 5.0).result()  # the worker has forgotten the job before
+    assert alive() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_job_that_nobody_asks_for_holds_nothing(worker: Worker) -> None:
+    """As a track that ends while the model is asked: the question holds its job, the work the question."""
+
+    class Asks:
+        def __init__(self, wait: Gate) -> None:
+            self.picture = Picture()
+            self.job = worker.submit(lambda job: (self.picture, wait(job)), 5.0)
+
+    gate = Gate()
+    first, second = Asks(gate), Asks(Gate())
+    alive = [weakref.ref(asks.picture) for asks in (first, second)]
+    gate.entered.wait(5.0)
+    first.job.cancel()
+    second.job.cancel()
+    del first, second
+    worker.submit(lambda job: 1, 5.0).result()
+    assert [reference() for reference in alive] == [None, None]
+
+
+def test_an_error_is_told_once(worker: Worker) -> None:
+    job = worker.submit(failing(Picture(), QueryError), 5.0)
+    with pytest.raises(QueryError):
+        job.result()
+    with pytest.raises(CancelledError, match="taken"):
+        job.result()
+
+
+def test_what_was_delivered_stays_a_result(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    ended = threading.Event()
+
+    def work(job: Job[int]) -> int:
+        job.deliver(1)
+        try:
+            raise ValueError("afterwards")
+        finally:
+            ended.set()
+
+    job = worker.submit(work, 5.0)
+    ended.wait(5.0)
+    worker.submit(lambda job: 1, 5.0).result()
+    assert job.result() == 1
+    assert "afterwards" in caplog.text

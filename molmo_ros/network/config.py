@@ -186,7 +186,7 @@ def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
         config = readers[model_type](fields)
     except KeyError as error:
         raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
-    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+    except (TypeError, AttributeError, ValueError, ArithmeticError, IndexError) as error:
         raise CheckpointError(
             f"{path}: a field has a wrong type or value ({error}); download the file again."
         ) from error

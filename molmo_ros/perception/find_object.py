@@ -61,7 +61,10 @@ def find_object(
         segment, refusal = _unsure(frame, point, lifted, up, found[0], segment)
     if segment is None:
         assert refusal is not None
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            del refusal  # it refers to this frame, and with it to the images
     return _sharp(frame, replace(segment, confidence=found[0].confidence), lifted)
 
 

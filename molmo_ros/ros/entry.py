@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from molmo_ros.errors import MolmoRosError
 from molmo_ros.packages import missing_package
 from molmo_ros.ros.interrupt import ending, interrupted, note_interrupts
+from molmo_ros.ros.memory import limit_arenas
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -34,6 +35,7 @@ def run_node(
     import rclpy
 
     note_interrupts()
+    limit_arenas()  # before the threads of the middleware
     rclpy.init(args=args)
     try:
         if not interrupted():

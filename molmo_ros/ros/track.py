@@ -23,6 +23,10 @@ from molmo_ros.ros.context import REQUEST_QOS, NodeContext
 from molmo_ros.ros.following import POLL_S, Following, Shared, TrackQuery
 from molmo_ros.ros.live import LiveTargets
 
+# How long a result waits for a client that did not ask at once. rclpy's own default is 15 minutes, and each
+# status message lists every goal since then.
+RESULT_KEPT_S = 60.0
+
 
 class Tracking:
     """The action server."""
@@ -44,6 +48,7 @@ class Tracking:
             goal_service_qos_profile=REQUEST_QOS,
             result_service_qos_profile=REQUEST_QOS,
             cancel_service_qos_profile=REQUEST_QOS,
+            result_timeout=RESULT_KEPT_S,
             callback_group=ReentrantCallbackGroup(),
         )
 

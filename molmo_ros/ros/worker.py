@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from molmo_ros.errors import BusyError, CancelledError
+from molmo_ros.errors import BusyError, CancelledError, MolmoRosError
 from molmo_ros.ros.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ class Job(Generic[R]):
     def __init__(
         self, work: Callable[[Job[R]], R], timeout_s: float, client: str = "", waits: bool = False
     ) -> None:
-        self._work, self.client = work, client
+        self._work: Callable[[Job[R]], R] | None = work
+        self.client = client
         self.timeout_s = timeout_s
         self.deadline = math.inf if waits else time.monotonic() + timeout_s
         self._cancelled = threading.Event()
@@ -56,7 +57,7 @@ class Job(Generic[R]):
         return self._cancelled.is_set() or time.monotonic() > self.deadline
 
     def result(self) -> R:
-        """Wait for the result until the deadline.
+        """Wait for the result until the deadline; to be called once.
 
         Raises: CancelledError if the time is over or the job was cancelled; whatever the work raised.
         """
@@ -64,9 +65,14 @@ class Job(Generic[R]):
             if time.monotonic() > self.deadline:
                 self.cancel()
                 raise self._too_late()
-        if self._error is not None:
-            raise self._error
-        return self._result  # type: ignore[return-value]
+        if self._error is None:
+            return self._result  # type: ignore[return-value]
+        # An error refers to every frame that it passes, and these to the job: it is handed over, not shared.
+        error, self._error = self._error, CancelledError("The answer has been taken already.")
+        try:
+            raise error
+        finally:
+            del error
 
     def deliver(self, result: R) -> None:
         """Hand the result over before the work is quite done, so that nobody waits for what follows."""
@@ -76,24 +82,37 @@ class Job(Generic[R]):
     def run(self) -> None:
         """Do the work, in the thread of the worker."""
         self.deadline = min(self.deadline, time.monotonic() + self.timeout_s)
+        work, self._work = self._work, None  # it may hold who asked, and images
         try:
-            if self.should_stop():
+            if self.should_stop() or work is None:
                 raise self._too_late()
-            result = self._work(self)
+            result = work(self)
             if not self._done.is_set():
                 self._result = result
-        except CancelledError as error:
-            self._error = self._too_late() if time.monotonic() > self.deadline else error
         except BaseException as error:
-            if self._done.is_set():  # nobody waits any more who could be told
-                logger.exception("failed after the answer was delivered")
-            self._error = error if isinstance(error, Exception) else _as_error(error)
+            self._note(error)
         finally:
             self._done.set()
 
+    def _note(self, error: BaseException) -> None:
+        """Keep the error for who asked.
+
+        Nobody reads the trace of our own ones, and it holds what the work held: images, the model's state.
+        """
+        if self._done.is_set():  # nobody waits any more who could be told
+            if not isinstance(error, CancelledError):
+                logger.error("failed after the answer was delivered", exc_info=error)
+        elif isinstance(error, CancelledError) and time.monotonic() > self.deadline:
+            self._error = self._too_late()
+        elif isinstance(error, MolmoRosError):
+            error.__cause__ = error.__context__ = None
+            self._error = error.with_traceback(None)
+        else:
+            self._error = error if isinstance(error, Exception) else _as_error(error)
+
     def fail(self, error: BaseException) -> None:
         """End the job without running it."""
-        self._error = error
+        self._error, self._work = error, None
         self._done.set()
 
     def _too_late(self) -> CancelledError:

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import serialize_message
 from ros_helpers import ABSENT, GOOD, Camera
+from sensor_msgs.msg import Image
 
+from molmo_ros.camera.conversions import stamp_to_ns
+from molmo_ros.errors import FrameError
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
+from molmo_ros.ros.polled_subscription import stamp_of
 
 pytestmark = pytest.mark.usefixtures("camera")
 
@@ -141,6 +147,33 @@ def test_truncated_data(camera: Camera, client: GraspClient) -> None:
 
     camera.show(cut)
     refused(client.find(GOOD), "BAD_FRAME", "192000 bytes", "921600")
+
+
+def test_a_message_that_is_cut_off_on_its_way(
+    camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
+) -> None:
+    """Serialized (CDR): one without a whole header, and one that ends in the middle of its fields."""
+    setting(frame_wait_s=1.0)
+    with pytest.raises(FrameError, match="7 bytes holds no header"):
+        stamp_of(b"\0\1\0\0abc")
+    raw = camera.node.create_publisher(Image, "image", qos_profile_sensor_data)
+    for _ in range(50):
+        image, depth, info = camera.messages()
+        raw.publish(b"\0\1\0\0abc\0")
+        camera.publish(image, depth, info)
+        stamp_ns = stamp_to_ns(image.header.stamp)
+        if Camera._arrived(molmo.cameras[""], stamp_ns):  # the short one has not held the others up
+            break
+    camera.forget()
+    for _ in range(50):
+        image, depth, info = camera.messages()
+        raw.publish(serialize_message(image)[:60])
+        camera._depth.publish(depth)
+        camera._info.publish(info)
+        if Camera._arrived(molmo.cameras[""], stamp_to_ns(image.header.stamp)):
+            break
+    refused(client.find(GOOD), "BAD_FRAME", "/image cannot be read")
+    camera.node.destroy_publisher(raw)
 
 
 @pytest.mark.parametrize(("which", "encoding"), [(0, "yuv422_yuy2"), (1, "64FC1"), (0, ""), (1, "bgr8")])

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
+import pytest
+import rclpy
+from rclpy.context import Context
 from ros_helpers import GOOD, SEED, Camera, filming, found_in_time
 
+from molmo_ros.errors import NotReadyError
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
 from molmo_ros.ros.processes import Processes
 
 CLIENTS, CALLS = 10, 10
 TIMEOUT_S = 120.0
+LEASE_S = 60.0  # Fast DDS forgets a process after 20 s; a busy machine later
 # Asks so often at once; what is refused as busy is asked again a little later. Tells when each answer came,
 # and its code.
 CLIENT = """
@@ -110,6 +116,45 @@ def test_clients_that_are_killed_leave_the_node_free(
     while molmo.worker.busy and time.monotonic() < give_up:
         time.sleep(0.05)
     assert not molmo.worker.busy
+
+
+FOLLOWER = """
+import sys
+from molmo_ros.ros.client import GraspClient
+with GraspClient() as client:
+    for told in client.track(sys.argv[1]):
+        print(told.stage, flush=True)
+"""
+
+
+def test_tracks_whose_clients_are_killed_end(camera: Camera, client: GraspClient, molmo: MolmoNode) -> None:
+    """kill -9: no goal is cancelled, and none has an end; another client listens to the feedback of all."""
+    with filming(camera, 5.0):
+        own = client.track(GOOD)
+        next(own)
+        command = [sys.executable, "-c", FOLLOWER, GOOD]
+        followers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        for follower in followers:
+            assert follower.stdout is not None and follower.stdout.readline()
+        assert molmo.tracking.running == 3
+        for follower in followers:
+            follower.kill()
+            follower.communicate()
+        give_up = time.monotonic() + LEASE_S
+        while molmo.tracking.running > 1 and time.monotonic() < give_up:
+            next(own)
+        assert molmo.tracking.running == 1
+        own.close()
+
+
+def test_a_client_in_another_domain_is_told_so(client: GraspClient) -> None:
+    elsewhere = Context()
+    domain = int(os.environ["ROS_DOMAIN_ID"])
+    rclpy.init(context=elsewhere, domain_id=domain + 1 if domain < 100 else 1)
+    with GraspClient(context=elsewhere) as stranger, pytest.raises(NotReadyError, match="ROS_DOMAIN_ID"):
+        stranger.find(GOOD, wait_s=2.0)
+    rclpy.shutdown(context=elsewhere)
+    assert client.find("", timeout_s=10.0).code == "BAD_QUERY"
 
 
 def test_a_camera_that_stands_still_and_comes_back() -> None:

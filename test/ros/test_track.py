@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ros_helpers import ABSENT, GOOD, Camera, filming
+from action_msgs.msg import GoalStatusArray
+from ros_helpers import ABSENT, GOOD, Camera, filming, running
 
 from molmo_ros.msg import GraspTargetArray
+from molmo_ros.ros import track
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.node import MolmoNode
+from molmo_ros.ros.outputs import LATCHED
 
 
 @pytest.fixture
@@ -304,3 +307,19 @@ def test_clock_that_jumps_back_starts_the_track_anew(
 
 def _seconds(stamp: Any) -> float:
     return float(stamp.sec + stamp.nanosec / 1e9)
+
+
+@pytest.mark.usefixtures("context")
+def test_goals_that_have_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclpy keeps goals for 15 minutes unless told otherwise; the status then lists hundreds."""
+    monkeypatch.setattr(track, "RESULT_KEPT_S", 1.0)
+    listed: list[int] = []
+    with running({"autostart": False}, namespace="/brief"), GraspClient("/brief/molmo") as client:
+        topic = "/brief/molmo/track/_action/status"
+        client.node.create_subscription(
+            GoalStatusArray, topic, lambda message: listed.append(len(message.status_list)), LATCHED
+        )
+        for _ in range(3):  # refused at once: there is no model
+            assert list(client.track(GOOD)) == []
+            client.spin(1.5)
+    assert max(listed) == 1, listed

@@ -1,15 +1,12 @@
-"""Hours of use in minutes, with faults: ``python -m molmo_ros.tools.soak --minutes 60 --plot soak.png``.
+"""The node, its camera, and all who trouble them.
 
 A simulated camera at 30 Hz and the node as processes of their own; a query a second, tracks that come and go,
 and at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is
-killed in the middle of its track, a burst of calls, words that are none, a parameter that changes. Wanted: no
-request is lost, memory grows by less than 2 % after warm-up, the last tenth is as quick as the first.
+killed in the middle of its track, a burst of calls, words that are none, a parameter that changes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -17,9 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +23,13 @@ from ament_index_python.packages import get_package_share_directory
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
-from molmo_ros.datatypes import Array
-from molmo_ros.errors import CancelledError, MolmoRosError
+from molmo_ros.errors import CancelledError
 from molmo_ros.ros.bringup import fastdds_profile
 from molmo_ros.ros.client import GraspClient
+from molmo_ros.ros.context import REQUEST_QOS
 from molmo_ros.ros.processes import Processes
 from molmo_ros.srv import Ground
+from molmo_ros.tools.soak.log import Log, Usage
 
 RATE_HZ = 30.0
 QUERIES = ("the white bowl", "all the mugs", "the blue banana", "the bowl")
@@ -42,29 +38,14 @@ MOST_AGE_S = 3.0  # of a frame; the camera stands still for a second more
 GRACE_S = 10.0  # of a busy machine, for an answer to travel
 BURST = 20
 WARM_UP_S = 120.0  # at most, from a node that is ready to three answers
-WARM_UP = 0.2  # share of the time before memory counts
-MOST_GROWTH, MOST_SLOWER = 0.02, 1.2
+KINDS = ("stop_camera", "kill_client", "burst", "nonsense", "change")  # of faults
+REFERENCE = np.random.default_rng(0).standard_normal(150_000)  # to sort it takes some 10 ms of one thread
 DOOMED = """
 from molmo_ros.ros.client import GraspClient
 with GraspClient() as client:
     for _ in client.track("the white bowl"):
         print("following", flush=True)
 """
-
-
-@dataclass
-class Log:
-    """What happened, in seconds since the start."""
-
-    began: float = field(default_factory=time.monotonic)
-    queries: list[tuple[float, float, str]] = field(default_factory=list)  # when, ms, code; "": answered
-    memory: list[tuple[float, float]] = field(default_factory=list)  # when, MB
-    faults: list[tuple[float, str]] = field(default_factory=list)
-    followed: int = 0
-
-    def now(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.began
 
 
 class Soak:
@@ -97,7 +78,7 @@ class Soak:
         while self.log.now() < seconds and self._node.poll() is None:
             due = time.monotonic() + 1.0
             self._ask(self._client)
-            self.log.memory.append((self.log.now(), _resident_mb(self._node.pid)))
+            self.log.usage.append(_usage(self.log.now(), self._node.pid))
             self._client.spin(max(0.0, due - time.monotonic()))
         self._end.set()
         for thread in threads:
@@ -130,17 +111,14 @@ class Soak:
                         break
 
     def _trouble(self, every_s: float) -> None:
-        faults: list[Callable[[], None]] = [
-            self._stop_camera,
-            self._kill_client,
-            self._burst,
-            self._nonsense,
-            self._change,
-        ]
+        """Rounds of faults, each kind once in a round."""
+        faults: dict[str, Callable[[], None]] = {kind: getattr(self, f"_{kind}") for kind in KINDS}
+        round_: list[str] = []
         while not self._end.wait(self._random.uniform(0.5, 1.5) * every_s):
-            fault = self._random.choice(faults)
-            self.log.faults.append((self.log.now(), fault.__name__.strip("_")))
-            fault()
+            round_ = round_ or self._random.sample(KINDS, len(KINDS))
+            kind = round_.pop()
+            self.log.faults.append((self.log.now(), kind))
+            faults[kind]()
 
     def _stop_camera(self) -> None:
         self._camera.send_signal(signal.SIGSTOP)
@@ -162,7 +140,7 @@ class Soak:
     def _burst(self) -> None:
         """Calls at once; each is answered, or refused as BUSY."""
         with GraspClient() as client:
-            service = client.node.create_client(Ground, "/molmo/ground")
+            service = client.node.create_client(Ground, "/molmo/ground", qos_profile=REQUEST_QOS)
             if not service.wait_for_service(10.0) or not _heard(client, service):
                 return
             request = Ground.Request(query=QUERIES[0], timeout_s=TIMEOUT_S)
@@ -197,59 +175,6 @@ def _heard(client: GraspClient, service: Any) -> bool:
     return any(client.spin_until(service.call_async(empty), 2.0) for _ in range(5))
 
 
-def summary(log: Log) -> dict[str, Any]:
-    """What counts; times of answered queries outside bursts, in ms."""
-    codes = Counter(code or "answered" for _, _, code in log.queries)
-    times = np.array([ms for _, ms, code in log.queries if not code and np.isfinite(ms)])
-    first, last = (float(np.percentile(part, 95)) for part in _ends(times))
-    memory = np.array([mb for when, mb in log.memory if when >= WARM_UP * log.memory[-1][0]])
-    settled, at_last = (float(np.median(part)) for part in _ends(memory))
-    return {
-        "minutes": round(log.memory[-1][0] / 60, 2),
-        "requests": len(log.queries),
-        "answered": codes["answered"],
-        "codes": dict(codes),
-        "lost": codes["LOST"],
-        "followed_frames": log.followed,
-        "faults": dict(Counter(name for _, name in log.faults)),
-        "p50_ms": float(np.median(times)),
-        "p95_first_tenth_ms": first,
-        "p95_last_tenth_ms": last,
-        "slower": last / first,
-        "memory_mb": at_last,
-        "memory_growth": at_last / settled - 1,
-    }
-
-
-def _ends(values: Array) -> tuple[Array, Array]:
-    """The first and the last tenth; NaN if there are none."""
-    tenth = max(len(values) // 10, 1)
-    return (values[:tenth], values[-tenth:]) if len(values) else (np.array([np.nan]), np.array([np.nan]))
-
-
-def plot(log: Log, path: Path) -> None:
-    """Time of each query and memory over time, faults as lines."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(10, 5), layout="constrained")
-    answered = np.array([(when, ms) for when, ms, code in log.queries if not code and np.isfinite(ms)])
-    refused = [when for when, _, code in log.queries if code]
-    memory = np.array(log.memory)
-    above.plot(answered[:, 0] / 60, answered[:, 1], ".", markersize=2, label="answered")
-    above.plot(np.array(refused) / 60, np.full(len(refused), 1.0), "|", color="tab:red", label="refused")
-    above.set(ylabel="query, ms", yscale="log")
-    above.legend(loc="upper right")
-    below.plot(memory[:, 0] / 60, memory[:, 1])
-    below.set(ylabel="memory of the node, MB", xlabel="minutes", ylim=(0, None))
-    for when, _ in log.faults:
-        below.axvline(when / 60, color="0.85", linewidth=0.5, zorder=0)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def soak(
     minutes: float,
     seed: int,
@@ -266,35 +191,19 @@ def soak(
         return log, run.alive
 
 
-def _resident_mb(pid: int) -> float:
+def _usage(now_s: float, pid: int) -> Usage:
+    """Raises nothing: NaN where /proc does not tell."""
+    begun = time.monotonic()
+    np.sort(REFERENCE)
+    reference_ms = 1e3 * (time.monotonic() - begun)
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
-    except (OSError, IndexError):
-        return float("nan")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 if a request was lost, the node died, or memory or time grew beyond the bound."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=2.0, help="default 2")
-    parser.add_argument("--seed", type=int, default=0, help="of faults and queries (0)")
-    parser.add_argument(
-        "--fault-every", type=float, default=10.0, metavar="S", help="seconds between faults (10)"
-    )
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw times and memory")
-    options = parser.parse_args(arguments)
-    try:
-        log, alive = soak(options.minutes, options.seed, options.fault_every)
-    except MolmoRosError as error:
-        print(f"soak: {error}", file=sys.stderr)
-        return 1
-    result = {"alive": alive, **summary(log)}
-    print(json.dumps(result))
-    if options.plot:
-        plot(log, options.plot)
-    bad = result["lost"] or result["memory_growth"] > MOST_GROWTH or result["slower"] > MOST_SLOWER
-    return int(bool(bad) or not alive)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        pages = [int(word) for word in Path(f"/proc/{pid}/statm").read_text().split()]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        status = Path(f"/proc/{pid}/status").read_text()
+        shared_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssShmem"))
+    except (OSError, IndexError, StopIteration):
+        nan = float("nan")
+        return Usage(now_s, nan, nan, nan, reference_ms)
+    memory_mb = pages[1] * os.sysconf("SC_PAGE_SIZE") / 1e6
+    cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Usage(now_s, memory_mb, shared_kb * 1024 / 1e6, cpu_s, reference_ms)

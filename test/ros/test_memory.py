@@ -1,0 +1,59 @@
+"""What a node frees is used again or given back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from molmo_ros.ros.memory import ARENAS
+
+THREADS = 16  # by default glibc gives each its own heap on a machine with two cores or more
+EARLIER = 1  # heaps of threads that a library started while it was imported
+# Makes threads that allocate at the same time, and has the C library list its heaps.
+CHILD = f"""
+import ctypes, threading
+from rclpy.node import Node
+from molmo_ros.ros.entry import run_node
+
+def many_threads(node):
+    together = threading.Barrier({THREADS})
+    def allocate():
+        blocks = [bytearray(100_000) for _ in range(20)]
+        together.wait()
+    threads = [threading.Thread(target=allocate) for _ in range({THREADS})]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    out = libc.fopen(b"/dev/stdout", b"w")
+    libc.malloc_info(0, ctypes.c_void_p(out))
+    libc.fflush(ctypes.c_void_p(out))
+
+raise SystemExit(run_node("threads", lambda: Node("threads"), many_threads))
+"""
+
+
+def test_the_threads_of_a_node_share_few_heaps() -> None:
+    told = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True).stdout
+    assert 1 <= told.count("<heap nr=") <= ARENAS + EARLIER, told
+
+
+# Images that are freed between small blocks that live on.
+IMAGES = """
+from molmo_ros.ros.memory import limit_arenas, map_large_blocks, resident_mb
+limit_arenas()
+map_large_blocks()
+before, small, images = resident_mb(), [], []
+for _ in range(200):
+    images.append(bytearray(320 * 240 * 4))
+    small.append(bytearray(2000))
+images.clear()
+print(resident_mb() - before)
+"""
+
+
+def test_images_that_are_freed_are_given_back() -> None:
+    told = subprocess.run([sys.executable, "-c", IMAGES], capture_output=True, text=True, check=True).stdout
+    assert float(told) < 10.0  # of 62 MB
