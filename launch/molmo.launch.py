@@ -36,8 +36,11 @@ ARGUMENTS = {
     "camera_info": ("camera_info topic, instead of that of the preset", ""),
     "depth_camera_info": ("that of depth that is not aligned to colour; empty: the one beside depth", ""),
     "checkpoint": ("model: a folder, a cached hub id or 'tiny'; empty: as in params_file", ""),
-    "runtime": ("onnx, openvino, tensorrt, tensorrt_rtx, eager, remote, auto; empty: as in params_file", ""),
-    "precision": ("auto, fp32, fp16, bf16, int8, int8_dynamic or int4; empty: as in params_file", ""),
+    "runtime": (
+        "onnx, openvino, cuda, tensorrt, tensorrt_rtx, eager, remote, auto; empty: as in params_file",
+        "",
+    ),
+    "precision": ("auto, fp32, fp16, bf16, fp8, int8, int8_dynamic or int4; empty: as in params_file", ""),
     "allow_download": ("fetch a hub id that is not in the cache; empty: as in params_file", ""),
     "remote_url": ("runtime remote: address of the server; empty: as in params_file", ""),
     "remote_model": ("runtime remote: name of the model there; empty: as in params_file", ""),

@@ -19,6 +19,7 @@ EXTRAS = {
     "pyarrow": "points",
     "rosbags": "bag",
     "starlette": "web",
+    "rerun": "rerun",
     "torch": "eager",
     "transformers": "eager",
     "uvicorn": "web",

@@ -90,7 +90,7 @@ class Grounder:
 
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
-        bf16, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id that is not in the cache;
+        bf16, fp8, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id not in the cache;
         max_crops, high-resolution crops of an image if not as many as the checkpoint says; max_tilt_deg, how
         far grasps may lean from straight down on what the object stands on; segmenter, what finds the mask of
         an object (`perception.find_object`); remote, the server of runtime "remote", which has the checkpoint

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "licences.md"
 # requirements/*.txt that users install
 LAYERS = ("base", "sim", "openvino", "bag", "eval", "mcp", "points", "eager")
 # What a package's metadata leaves out or says in a page of text, and where it stands instead.
-TOLD_ELSEWHERE = {"open3d-cpu": "MIT", "open3d": "MIT", "torch": "BSD-3-Clause"}
+TOLD_ELSEWHERE = {"open3d-cpu": "MIT", "open3d": "MIT", "setuptools": "MIT", "torch": "BSD-3-Clause"}
 LONGEST = 60  # of what is a name and not the text of a licence
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 HEAD = """\

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
+from molmo_ros.runtimes.base import Outputs
+from molmo_ros.runtimes.choices import LogitChoices
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -100,17 +102,19 @@ class Script:
     def new_cache(self) -> Tape:
         return Tape()
 
-    def run(self, embeds: np.ndarray, kv_limit: np.ndarray, cache: Tape, rows: np.ndarray) -> np.ndarray:
+    def run(
+        self, embeds: np.ndarray, kv_limit: np.ndarray, cache: Tape, rows: np.ndarray, *, logits: bool = False
+    ) -> Outputs:
         assert len(embeds) == len(kv_limit)
         self.runs.append((cache.length, len(embeds)))
         past = cache.length
         cache.ids.extend(int(i) for i in embeds[:, 0])
-        logits = np.zeros((len(rows), self.vocab), np.float32)
+        found = np.zeros((len(rows), self.vocab), np.float32)
         spoken_from = self._answer_start(cache.ids)
-        for line, row in zip(logits, rows, strict=True):
+        for line, row in zip(found, rows, strict=True):
             spoken = cache.ids[spoken_from : past + int(row) + 1]
             line[self._next(spoken)] = self.logit
-        return logits
+        return Outputs(LogitChoices(found, self.encoder.asked))
 
     def _next(self, spoken: list[int]) -> int:
         known = spoken == self.answer[: len(spoken)] and len(spoken) < len(self.answer)

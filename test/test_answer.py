@@ -14,6 +14,8 @@ from molmo_ros.answer.decoding import Steps, kv_limits
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.errors import AnswerError, CancelledError, FrameError, QueryError
+from molmo_ros.runtimes.base import Outputs
+from molmo_ros.runtimes.choices import LogitChoices
 
 TWO = '<points coords="1 1 308 305 2 752 377">mugs</points>'
 
@@ -54,10 +56,14 @@ def test_overflow_in_the_network_is_told(
     checkpoint: Checkpoint, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, number: float
 ) -> None:
     molmo, runtime = scripted(checkpoint, TWO)
-    run = runtime.run
-    monkeypatch.setattr(
-        runtime, "run", lambda *a: np.where(np.arange(run(*a).shape[1]) == 7, number, run(*a))
-    )
+    run, asked = runtime.run, checkpoint.encoder.asked
+
+    def overflow(*given: Any) -> Outputs:
+        rows, vocabulary = len(run(*given).choices.tokens), checkpoint.config.logits
+        logits = np.where(np.arange(vocabulary) == 7, number, np.zeros((rows, vocabulary)))
+        return Outputs(LogitChoices(logits.astype(np.float32), asked))
+
+    monkeypatch.setattr(runtime, "run", overflow)
     with pytest.raises(AnswerError, match="precision"):
         molmo.answer(image, "Point to the mugs.")
 
@@ -172,7 +178,8 @@ def test_pieces_of_a_character_over_several_tokens(checkpoint: Checkpoint) -> No
     encoder = checkpoint.encoder
     steps = Steps(encoder.decode, encoder.digit_tokens())
     for token in encoder.encode("Öl 30€"):
-        steps.take(np.eye(400, dtype=np.float32)[token] * 20)
+        logits = np.eye(400, dtype=np.float32)[None, token] * 20
+        steps.take(LogitChoices(logits, encoder.asked).choice(0))
     assert steps.text == "Öl 30€"
     assert [t.text for t in steps.tokens if t.alternatives] == ["3", "0"]
     assert all(steps.text[t.start : t.end] == t.text for t in steps.tokens)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny_molmo1
-import tiny_molmo_point
-from tiny_molmo2 import OLMO, QWEN_BIAS, write_checkpoint
+from generations import GENERATIONS
+from passes import run_logits
+from tiny_molmo2 import write_checkpoint
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.errors import QueryError, RuntimeUnavailableError
+from molmo_ros.errors import CancelledError, QueryError, RuntimeUnavailableError
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import CUDA_PRECISIONS
 from molmo_ros.runtimes import cuda_ort
@@ -26,15 +25,6 @@ from molmo_ros.runtimes.export import build_graph
 from molmo_ros.runtimes.memory import HostMemory, Tensor
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera
-
-GENERATIONS: dict[str, Callable[[Path], Path]] = {
-    "qwen": write_checkpoint,
-    "qwen bias": lambda path: write_checkpoint(path, QWEN_BIAS),
-    "olmo": lambda path: write_checkpoint(path, OLMO),
-    "v1": lambda path: tiny_molmo1.write_checkpoint(path),
-    "molmoe": lambda path: tiny_molmo1.write_checkpoint(path, tiny_molmo1.MIXTURE),
-    "molmo point": tiny_molmo_point.write_checkpoint,
-}
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +86,44 @@ def test_two_sequences_share_the_slab(checkpoint: Checkpoint) -> None:
 
 def follow(runtime: Runtime, embeds: Any, cache: Any) -> Any:
     limits = np.arange(cache.length + 1, cache.length + 1 + len(embeds))
-    return runtime.run(embeds, limits, cache, np.array([len(embeds) - 1]))
+    return run_logits(runtime, embeds, limits, cache, np.array([len(embeds) - 1]))
 
 
 def on_host(checkpoint: Checkpoint) -> DeviceRuntime:
     return load_cuda(checkpoint, memory=HostMemory())
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_cancel_and_ask_again(passes: int, checkpoint: Checkpoint) -> None:
+    """Before vision, behind it, and between two tokens; what follows is what a fresh model says."""
+    found, expected = (
+        Molmo(checkpoint, on_host(checkpoint)),
+        Molmo(checkpoint, load_runtime(checkpoint, "onnx")),
+    )
+    (rgb,), asked = pictures(1), [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] > 2 * passes
+
+    with pytest.raises(CancelledError):
+        found.answer(rgb, "Point to the mug.", max_new_tokens=24, drafts=False, should_stop=stop)
+    for prompt in ("Point to the mug.", "Point to the red bowl."):
+        a, b = (m.answer(rgb, prompt, max_new_tokens=24) for m in (expected, found))
+        assert a.token_ids == b.token_ids
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_warm_up_changes_no_answer(generation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_ort, "CAPACITY", 300)
+    checkpoint = load_checkpoint(str(GENERATIONS[generation](tmp_path / "ckpt")))
+    (rgb,), said = pictures(1), []
+    for warm in (False, True):
+        runtime = on_host(checkpoint)
+        if warm:
+            runtime.warm_up(checkpoint)
+        said.append(Molmo(checkpoint, runtime).answer(rgb, "Point to the mug.", max_new_tokens=12).token_ids)
+    assert said[0] == said[1]
 
 
 def test_waiting_caches_are_freed(checkpoint: Checkpoint) -> None:
@@ -197,9 +220,9 @@ def test_no_operator_needs_the_host_while_it_runs(precision: str, checkpoint: Ch
     kinds = {node.op_type for node in graph.node}
     assert kinds.isdisjoint({"Split", "Shape", "Range", "If"})
     assert kinds <= {
-        "Add", "Cast", "Concat", "FusedMatMul", "Gather", "Identity", "Less", "MatMul", "Mul", "QuickGelu",
-        "Reshape", "RotaryEmbedding", "ScatterND", "SimplifiedLayerNormalization", "Softmax", "Transpose",
-        "Unsqueeze", "Where",
+        "Add", "ArgMax", "Cast", "Concat", "FusedMatMul", "Gather", "GatherElements", "Identity", "Less",
+        "LogSoftmax", "MatMul", "MatMulNBits", "Mul", "QuickGelu", "Reshape", "RotaryEmbedding", "ScatterND",
+        "SimplifiedLayerNormalization", "Softmax", "Transpose", "Unsqueeze", "Where",
     }  # fmt: skip
     # of unequal parts, Concat would take its addresses from the host
     assert all(len(set(node.input)) == 1 for node in graph.node if node.op_type == "Concat")
@@ -220,12 +243,13 @@ def test_report_over_the_hosts_memory(tmp_path: Path) -> None:
     from molmo_ros.tools.device_report import Settings, device_report, text
 
     settings = Settings(
-        ("fp32",), ("fp32", "int4"), scenes=1, repeat=1, host=True, kernels=False, transformers=False,
+        ("fp32",), ("fp32", "int4", "fp7"), scenes=1, repeat=1, host=True, kernels=False, transformers=False,
         model=lambda path: load_checkpoint(str(write_checkpoint(path))), folder=tmp_path,
     )  # fmt: skip
     found = device_report(tmp_path / "report.json", settings)
     assert found["tiny fp32"]["same"] == found["tiny fp32"]["same_with_drafts"] == 1.0
     assert found["large fp32"]["passes"] <= 8 and found["large fp32"]["ms_pass_16"] > 0
-    assert "Runtime cuda has no int4" in found["large int4"]["error"]
+    assert found["large int4"]["passes"] <= 8
+    assert "Runtime cuda has no fp7" in found["large fp7"]["error"]
     assert json.loads((tmp_path / "report.json").read_text())["large fp32"] == found["large fp32"]
     assert "ms_points_p50" in text(found)

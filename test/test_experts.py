@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from passes import run_logits
 from tiny_molmo1 import MIXTURE, random_weights, write_checkpoint
 
 from molmo_ros.answer.decoding import kv_limits
@@ -47,7 +48,7 @@ def forward(runtime: Runtime, embeds: np.ndarray, step: int) -> np.ndarray:
     cache, logits = runtime.new_cache(), []
     for start in range(0, len(embeds), step):
         part = embeds[start : start + step]
-        logits.append(runtime.run(part, kv_limits(start, 0, len(part)), cache, np.arange(len(part))))
+        logits.append(run_logits(runtime, part, kv_limits(start, 0, len(part)), cache, np.arange(len(part))))
     return np.concatenate(logits)
 
 

@@ -255,6 +255,10 @@ def test_quality_is_fitted_and_judged() -> None:
     assert good["ece"] < 0.03 < 0.15 < poor["ece"]
     assert good["auc"] > 0.7
     assert poor["auc"] == pytest.approx(0.5)
+    floors = {f["quality"]: f for f in good["floors"]}
+    assert floors[0.8]["sent"] == np.count_nonzero(truth >= 0.8)
+    assert 0.8 < floors[0.8]["held"] < floors[0.9]["held"]
+    assert [f["quality"] for f in poor["floors"]] == [0.5]
     assert np.isfinite(fit_logistic(score, np.ones(4000, dtype=bool))).all()
 
 

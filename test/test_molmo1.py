@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_molmo2
+from passes import run_logits
 from tiny_molmo1 import MIXTURE, OLMO, QWEN2, write_checkpoint
 
 from molmo_ros.answer.decoding import kv_limits
@@ -49,7 +50,7 @@ class Case:
 
     def run(self) -> tuple[np.ndarray, Any]:
         cache, count = self.runtime.new_cache(), len(self.ids)
-        return self.runtime.run(self.embeds, kv_limits(0, 0, count), cache, np.arange(count)), cache
+        return run_logits(self.runtime, self.embeds, kv_limits(0, 0, count), cache, np.arange(count)), cache
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,9 @@ def test_greedy_tokens(style: str, cases: dict[str, Case], golden: dict[str, Any
     for _ in range(64):
         tokens.append(int(step.argmax()))
         limit = np.array([cache.length + 1])
-        step = case.runtime.run(case.runtime.embed(tokens[-1:]), limit, cache, np.zeros(1, np.int64))[0]
+        step = run_logits(case.runtime, case.runtime.embed(tokens[-1:]), limit, cache, np.zeros(1, np.int64))[
+            0
+        ]
     assert tokens == golden[f"{style}.tokens"].tolist()
     np.testing.assert_allclose(step, golden[f"{style}.last_step"], atol=2e-5)
 
@@ -108,8 +111,8 @@ def test_precisions(fields: dict[str, Any], precision: str, tmp_path: Path) -> N
     for held in ("fp32", precision):
         runtime = load_runtime(checkpoint, "onnx", held, threads=1)
         cache, embeds = runtime.new_cache(), runtime.embed(list(range(20)))
-        prefill = runtime.run(embeds, kv_limits(0, 0, 20), cache, np.arange(20))
-        step = runtime.run(embeds[:1], np.array([21]), cache, np.array([0]))
+        prefill = run_logits(runtime, embeds, kv_limits(0, 0, 20), cache, np.arange(20))
+        step = run_logits(runtime, embeds[:1], np.array([21]), cache, np.array([0]))
         features = runtime.encode_image(image.crops, image.pooling, image.padding)
         results.append([features, prefill, step])
     for ours, exact in zip(results[1], results[0], strict=True):

@@ -14,13 +14,14 @@ from tiny_molmo_point import BASE, EXTRA_SIZE, write_checkpoint
 
 from molmo_ros.answer.decoding import kv_limits
 from molmo_ros.answer.molmo import Molmo
-from molmo_ros.answer.molmo_point import Pointer
+from molmo_ros.answer.molmo_point import PointChoices, Pointer
 from molmo_ros.answer_format.patches import PatchMap, parse_molmopoint, point_token
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 from molmo_ros.datatypes import Answer
 from molmo_ros.errors import CancelledError, CheckpointError
 from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.runtimes.choices import Choice
 from molmo_ros.runtimes.export import DECODER, VISION, export
 from molmo_ros.tools import build_engine as builder
 from molmo_ros.tools.compile_trt import compile_onnx
@@ -39,15 +40,16 @@ def golden() -> dict[str, Any]:
 
 
 class Case:
-    """A checkpoint, its answer, and the widened logits from which each token was chosen."""
+    """A checkpoint, its answer, and how each token of it was chosen."""
 
     def __init__(self, folder: Path, seed: int, points: float) -> None:
         self.folder = write_checkpoint(folder, seed=seed, points=points)
         self.checkpoint: Checkpoint = load_checkpoint(str(self.folder))
         self.molmo = Molmo.load(str(self.folder), "onnx", threads=1)
-        self.rows: list[np.ndarray] = []
+        self.rows: list[Choice] = []
+        self.token_scores: dict[int, np.ndarray] = {}  # by the length of the answer before
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Pointer, "logits", self._recorded(Pointer.logits))
+            patch.setattr(Pointer, "choices", self._recorded(Pointer.choices))
             self.answer: Answer = self.molmo.answer(IMAGE, PROMPT, max_new_tokens=STEPS, drafts=False)
         (seen,) = self.molmo.images
         assert seen.pointer is not None
@@ -58,11 +60,14 @@ class Case:
         self.prefix = encoder.prefix(image_token_ids(self.inputs, encoder, self.checkpoint.image))
         self.turn = encoder.turn(PROMPT)
 
-    def _recorded(self, logits: Any) -> Any:
-        def record(*arguments: Any) -> np.ndarray:
-            rows: np.ndarray = logits(*arguments)
-            self.rows.extend(rows.copy())
-            return rows
+    def _recorded(self, choices: Any) -> Any:
+        def record(pointer: Pointer, words: Any, pointing: Any, answers: list[list[int]]) -> PointChoices:
+            found: PointChoices = choices(pointer, words, pointing, answers)
+            self.rows.extend(found.rows)
+            for queries, answer in zip(pointing, answers, strict=True):
+                last = pointer._last_token(answer[:-1])
+                self.token_scores[len(answer)] = pointer._token_scores(queries[:32], last)
+            return found
 
         return record
 
@@ -84,13 +89,13 @@ def test_ids_features_and_logits(name: str, cases: dict[str, Case], golden: dict
     encoder: Any = case.checkpoint.encoder
     embeds[np.isin([*case.prefix, *case.turn], (encoder.im_patch, encoder.im_low))] += features
     count = len(embeds)
-    logits, pointing = runtime.run_pointing(
-        embeds, kv_limits(0, len(case.prefix), count), runtime.new_cache(), np.arange(count)
-    )
+    limits = kv_limits(0, len(case.prefix), count)
+    found = runtime.run(embeds, limits, runtime.new_cache(), np.arange(count), logits=True)
+    logits, pointing = found.logits, found.pointing
     text = np.setdiff1d(np.arange(FIRST), [encoder.token_index, encoder.patch_index, encoder.place_index])
     theirs = golden[f"{name}.logits"]
     np.testing.assert_allclose(logits[[0, 1, 20, 60, -10, -3, -2, -1]][:, text], theirs[:, text], atol=1e-5)
-    assert theirs.shape[1] == FIRST + len(case.inputs.pooling) + 1 + 4 + 9 == len(case.rows[0])
+    assert theirs.shape[1] == FIRST + len(case.inputs.pooling) + 1 + 4 + 9
     assert patches.shape[:2] == keys.shape[:2] == (case.places.no_more, 4)
     assert pointing.shape == (count, 3 * 32 + 9)
 
@@ -101,20 +106,22 @@ def test_greedy_tokens_and_scores(name: str, cases: dict[str, Case], golden: dic
     case, first = cases[name], FIRST + cases[name].places.no_more + 1
     assert list(case.answer.token_ids) == golden[f"{name}.tokens"].tolist()
     for i, theirs in enumerate(golden[f"{name}.widened"]):
-        at = [0, 1, 2, 3, STEPS - 1][i]
-        likely = theirs > -1e5  # not impossible
-        np.testing.assert_array_equal(case.rows[at] > -1e5, likely)
-        np.testing.assert_allclose(case.rows[at][likely], theirs[likely], atol=1e-5)
+        ours = case.rows[[0, 1, 2, 3, STEPS - 1][i]]
+        assert ours.token == theirs.argmax()
+        total = np.log(np.exp(theirs - theirs.max(), dtype=np.float64).sum())
+        assert ours.logprob == pytest.approx(-total, abs=1e-5)
     for i, theirs in enumerate(golden[f"{name}.token_scores"]):
         if (at := 5 * i + 1) < STEPS:
-            ours = case.pointer._scores[at]
+            ours = case.token_scores[at]
             np.testing.assert_allclose(ours[case.places.low :], theirs[case.places.low :], atol=1e-5)
+            if FIRST <= case.rows[at].token < first:
+                np.testing.assert_array_equal(case.rows[at].scores, ours)
     for step, theirs in zip(golden[f"{name}.patch_steps"], golden[f"{name}.patch_scores"], strict=True):
-        ours = case.rows[step + 1][first : first + 4]
+        ours = case.rows[step + 1].scores
         free = np.isfinite(ours)  # upstream's mask comes later
         np.testing.assert_allclose(ours[free], theirs[free], atol=1e-5)
     for step, theirs in zip(golden[f"{name}.place_steps"], golden[f"{name}.place_scores"], strict=True):
-        np.testing.assert_allclose(case.rows[step + 1][first + 4 :], theirs, atol=1e-5)
+        np.testing.assert_allclose(case.rows[step + 1].scores, theirs, atol=1e-5)
     assert len(golden[f"{name}.patch_steps"]) >= 3, "the case has at least three points"
 
 
@@ -154,11 +161,13 @@ def test_cached_decode_equals_recompute(name: str, cases: dict[str, Case]) -> No
     embeds = np.concatenate([embeds, case.pointer.embed(runtime.embed, [], [*case.turn, *answer])])
     count, rows = len(embeds), np.arange(len(embeds) - STEPS - 1, len(embeds) - 1)
     limits = kv_limits(0, len(case.prefix), count)
-    logits, pointing = runtime.run_pointing(embeds, limits, runtime.new_cache(), rows)
-    again = case.pointer.logits(logits, pointing[rows], [answer[:i] for i in range(STEPS)])
-    likely = again > -1e5
-    np.testing.assert_allclose(again[likely], np.array(case.rows)[likely], atol=2e-5)
-    assert [int(row.argmax()) for row in again] == answer
+    found = runtime.run(embeds, limits, runtime.new_cache(), rows)
+    again = case.pointer.choices(found.choices, found.pointing[rows], [answer[:i] for i in range(STEPS)])
+    for a, b in zip(again.rows, case.rows, strict=True):
+        assert a.logprob == pytest.approx(b.logprob, abs=2e-5)
+        likely = a.scores > -1e5
+        np.testing.assert_allclose(a.scores[likely], b.scores[likely], atol=2e-5)
+    assert again.tokens == answer
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -202,10 +211,10 @@ def test_precisions(precision: str, cases: dict[str, Case]) -> None:
         assert ours.dtype == np.float32
         assert (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.99
     embeds, limits = exact.embed(case.turn), np.arange(1, len(case.turn) + 1)
-    for ours, theirs in zip(
-        runtime.run_pointing(embeds, limits, runtime.new_cache(), np.arange(len(embeds))),
-        exact.run_pointing(embeds, limits, exact.new_cache(), np.arange(len(embeds))), strict=True,
-    ):  # fmt: skip
+    found, expected = (
+        r.run(embeds, limits, r.new_cache(), np.arange(len(embeds)), logits=True) for r in (runtime, exact)
+    )
+    for ours, theirs in ((found.logits, expected.logits), (found.pointing, expected.pointing)):
         assert (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs) > 0.97
 
 
@@ -220,7 +229,7 @@ def test_graphs(cases: dict[str, Case], tmp_path: Path) -> None:
         outputs[part] = [value.name for value in model.graph.output]
         weights |= {w.name: w.data_type for w in model.graph.initializer}
     assert outputs[VISION] == ["patch_embeds", "patch_keys", "image_embeds"]
-    assert outputs[DECODER] == ["pointing", "logits", "new_kv"]
+    assert outputs[DECODER] == ["pointing", "known", "token", "logit", "logprob", "logits", "new_kv"]
     points = [n for n in weights if ("point_predictor" in n and "x_norm" not in n) or "build_vit" in n]
     assert len(points) == 12 and all(weights[n] == onnx.TensorProto.FLOAT for n in points)
     assert cases["many"].pointer.nbytes > 4 * cases["many"].places.no_more * (64 + 4 * 64 + 4 * 32 + 32)

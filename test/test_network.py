@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from passes import run_logits
 from tiny_molmo2 import OLMO, QWEN, QWEN_BIAS, write_checkpoint
 
 from molmo_ros.answer.decoding import kv_limits
@@ -103,7 +104,7 @@ def test_vision_and_logits(style: str, cases: dict[str, Case], references: dict[
     ours = case.ours.encode_image(case.inputs.crops, case.inputs.pooling)
     np.testing.assert_allclose(ours, features, atol=1e-5)
     rows = np.arange(len(case.ids))
-    got = case.ours.run(case.embeds(case.ours), case.limits, case.ours.new_cache(), rows)
+    got = run_logits(case.ours, case.embeds(case.ours), case.limits, case.ours.new_cache(), rows)
     np.testing.assert_allclose(got, logits, atol=1e-5)
 
 
@@ -111,11 +112,13 @@ def greedy(runtime: Runtime, case: Case, steps: int) -> tuple[list[int], np.ndar
     """Token ids of a cached decode without stop, and the logits of every step."""
     cache, zero = runtime.new_cache(), np.zeros(1, dtype=np.int64)
     last = np.array([len(case.ids) - 1])
-    logits = [runtime.run(case.embeds(runtime), case.limits, cache, last)[0]]
+    logits = [run_logits(runtime, case.embeds(runtime), case.limits, cache, last)[0]]
     ids: list[int] = []
     for _ in range(steps):
         ids.append(int(logits[-1].argmax()))
-        logits.append(runtime.run(runtime.embed(ids[-1:]), np.array([cache.length + 1]), cache, zero)[0])
+        logits.append(
+            run_logits(runtime, runtime.embed(ids[-1:]), np.array([cache.length + 1]), cache, zero)[0]
+        )
     return ids, np.array(logits[:-1])
 
 
@@ -137,7 +140,7 @@ def test_cached_decode_equals_recompute(style: str, cases: dict[str, Case]) -> N
     embeds = np.concatenate([case.embeds(runtime), runtime.embed(ids[:-1])])
     limits = kv_limits(0, len(case.prefix), len(embeds))
     rows = np.arange(len(case.ids) - 1, len(embeds))
-    whole = runtime.run(embeds, limits, runtime.new_cache(), rows)
+    whole = run_logits(runtime, embeds, limits, runtime.new_cache(), rows)
     np.testing.assert_allclose(logits, whole, atol=1e-5)
 
 
@@ -146,7 +149,7 @@ def test_prefix_reuse(cases: dict[str, Case]) -> None:
     case, runtime = cases["qwen"], cases["qwen"].ours
     embeds, split = case.embeds(runtime), len(case.prefix)
     last = np.array([len(embeds) - split - 1])
-    want = runtime.run(embeds, case.limits, runtime.new_cache(), np.array([len(embeds) - 1]))
+    want = run_logits(runtime, embeds, case.limits, runtime.new_cache(), np.array([len(embeds) - 1]))
     cache, untouched = runtime.new_cache(), runtime.new_cache()
     for new in (cache, untouched):
         runtime.run(embeds[:split], case.limits[:split], new, np.array([0]))
@@ -155,7 +158,7 @@ def test_prefix_reuse(cases: dict[str, Case]) -> None:
     assert (cache.length, untouched.length) == (split + len(other), split)
     cache.trim(split)
     for reused in (cache, untouched):
-        got = runtime.run(embeds[split:], case.limits[split:], reused, last)
+        got = run_logits(runtime, embeds[split:], case.limits[split:], reused, last)
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -194,7 +197,7 @@ def test_eager_runtime_agrees(cases: dict[str, Case]) -> None:
 def test_low_resolution_only(tmp_path: Path) -> None:
     case = Case(tmp_path / "low", QWEN, (60, 90), 0)
     assert case.inputs.high_res == (0, 0) and len(case.inputs.crops) == 1
-    logits = case.ours.run(case.embeds(case.ours), case.limits, case.ours.new_cache(), np.array([0]))
+    logits = run_logits(case.ours, case.embeds(case.ours), case.limits, case.ours.new_cache(), np.array([0]))
     assert np.isfinite(logits).all()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_molmo1
 import tiny_molmo_point
+from passes import run_logits
 from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
 from molmo_ros.answer.molmo import Molmo
@@ -38,7 +39,7 @@ def forward(runtime: Runtime, cache: Cache, count: int, rows: list[int]) -> np.n
     past = cache.length
     embeds = runtime.embed([(7 * i) % 290 for i in range(past, past + count)])
     limits = np.arange(past + 1, past + count + 1, dtype=np.int64)
-    return runtime.run(embeds, limits, cache, np.array(rows, dtype=np.int64))
+    return run_logits(runtime, embeds, limits, cache, np.array(rows, dtype=np.int64))
 
 
 def test_logits_as_onnx(checkpoint: Checkpoint) -> None:

@@ -17,6 +17,8 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.preprocess import preprocess
 from molmo_ros.datatypes import Answer, ImagePoint
 from molmo_ros.errors import AnswerError, CancelledError
+from molmo_ros.runtimes.base import Outputs
+from molmo_ros.runtimes.choices import LogitChoices
 
 IMAGE = np.zeros((40, 150, 3), np.uint8)
 PROMPT = "Point to the mugs."
@@ -49,21 +51,21 @@ class PointScript(Script):
         patches[..., 0] = self.tokens.first_point + count + 1 + np.arange(slots)
         return embeds, patches, self.patch_keys
 
-    def run_pointing(
-        self, embeds: np.ndarray, kv_limit: np.ndarray, cache: Tape, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, embeds: np.ndarray, kv_limit: np.ndarray, cache: Tape, rows: np.ndarray, *, logits: bool = False
+    ) -> Outputs:
         past, size = cache.length, self.point.embed_size
         self.runs.append((past, len(embeds)))
         cache.ids.extend(int(i) for i in embeds[:, 0])
-        logits = np.zeros((len(rows), self.vocab), np.float32)
+        found = np.zeros((len(rows), self.vocab), np.float32)
         pointing = np.zeros((len(embeds), 3 * size + self.point.places), np.float32)
         if not past:  # no other token reads as one this high
             lowest = self.tokens.im_patch + self.tokens.first_point - self.tokens.token_index
             pointing[np.array(cache.ids) >= lowest, size : 2 * size] = self.keys
         start = self._answer_start(cache.ids)
-        for line, row in zip(logits, rows, strict=True):
+        for line, row in zip(found, rows, strict=True):
             self._say(line, pointing[row], cache.ids[start : past + int(row) + 1])
-        return logits, pointing
+        return Outputs(LogitChoices(found, self.encoder.asked), pointing)
 
     def _say(self, logits: np.ndarray, pointing: np.ndarray, spoken: list[int]) -> None:
         stand_ins = [self._read_as(token) for token in self.answer]
@@ -199,7 +201,15 @@ def test_cancel_within_one_step(checkpoint: Checkpoint, script: PointScript, ste
 def test_overflow_is_told(
     checkpoint: Checkpoint, script: PointScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    molmo, run = Molmo(checkpoint, script), script.run_pointing
-    monkeypatch.setattr(script, "run_pointing", lambda *a: tuple(v * np.nan for v in run(*a)))
+    """A word's logits, as everything that points."""
+    molmo, run = Molmo(checkpoint, script), script.run
+
+    def overflow(*given: Any) -> Outputs:
+        found = run(*given)
+        logits = np.full((len(found.choices.tokens), checkpoint.config.logits), np.nan, np.float32)
+        assert found.pointing is not None
+        return Outputs(LogitChoices(logits, checkpoint.encoder.asked), found.pointing * np.nan)
+
+    monkeypatch.setattr(script, "run", overflow)
     with pytest.raises(AnswerError, match="overflow"):
         molmo.answer(IMAGE, PROMPT)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passes import run_logits
 from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
@@ -30,9 +31,10 @@ from molmo_ros.runtimes.select import load_runtime
 
 # What the ONNX parser of TensorRT 10.3 takes (its operators.md), as far as this network could want it.
 TENSORRT_10_3 = {
-    "Add", "Cast", "Concat", "Cos", "DequantizeLinear", "Div", "Exp", "Expand", "Gather", "Gemm",
-    "Greater", "GreaterOrEqual", "Identity", "If", "LayerNormalization", "Less", "LessOrEqual",
-    "MatMul", "Max", "Min", "Mul", "Neg", "NonZero", "Pow", "Range", "Reciprocal", "ReduceMean",
+    "Add", "ArgMax", "Cast", "Concat", "Cos", "DequantizeLinear", "Div", "Exp", "Expand", "Gather",
+    "GatherElements", "Gemm", "Greater", "GreaterOrEqual", "Identity", "If", "LayerNormalization", "Less",
+    "LessOrEqual", "LogSoftmax", "MatMul", "Max", "Min", "Mul", "Neg", "NonZero", "Pow", "Range",
+    "Reciprocal", "ReduceMean",
     "ReduceSum", "Reshape", "Shape", "Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt",
     "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
@@ -81,7 +83,7 @@ def test_tensorrt_10_3_knows_every_operator(tiny: Checkpoint, part: str, precisi
     model = onnx.load_from_string(build_graph(tiny, part, WeightSink(), precision))  # type: ignore[arg-type]
     kinds = {node.op_type for node in model.graph.node}
     assert kinds <= TENSORRT_10_3
-    rounded = part == DECODER and precision in (GPU_PRECISIONS["int4"], GPU_PRECISIONS["int8"])
+    rounded = part == DECODER and precision.name in ("int4", "int8", "fp8")
     assert ("DequantizeLinear" in kinds) == rounded
     assert model.opset_import[0].version == (21 if rounded else 18)
     onnx.checker.check_model(model, full_check=True)
@@ -107,8 +109,8 @@ def outputs(runtime: Runtime, checkpoint: Checkpoint) -> tuple[np.ndarray, np.nd
     limits = np.arange(1, 41)
     limits[1:21] = 21
     cache = runtime.new_cache()
-    prefill = runtime.run(embeds, limits, cache, np.arange(30, 40))
-    step = runtime.run(embeds[:1], np.array([41]), cache, np.zeros(1, np.int64))
+    prefill = run_logits(runtime, embeds, limits, cache, np.arange(30, 40))
+    step = run_logits(runtime, embeds[:1], np.array([41]), cache, np.zeros(1, np.int64))
     runtime.close()
     return features, prefill, step
 

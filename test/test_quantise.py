@@ -13,7 +13,9 @@ import pytest
 import tiny_molmo1
 import tiny_molmo2
 import tiny_molmo_point
+from passes import run_logits
 
+from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from molmo_ros.checkpoint.rounded import QUANTISED
 from molmo_ros.cli import main
@@ -25,10 +27,11 @@ from molmo_ros.quantise.activations import load_samples, save_samples
 from molmo_ros.quantise.awq import best_scale, folds, scale_layer
 from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.keep import Cost, choose, matrix_bits
-from molmo_ros.quantise.layer import Moments, matrices, second_moments, wanted
+from molmo_ros.quantise.layer import Method, Moments, matrices, round_matrix, second_moments, wanted
 from molmo_ros.quantise.pictures import from_folder
 from molmo_ros.quantise.rounding import (
     Grid,
+    Order,
     damped,
     descend,
     fit_scales,
@@ -38,8 +41,10 @@ from molmo_ros.quantise.rounding import (
     search_scales,
     to_nearest,
 )
+from molmo_ros.quantise.rows import decision_error, ridged
 from molmo_ros.quantise.run import Plan, quantise
-from molmo_ros.quantise.samples import Listener, Question, Sample, record
+from molmo_ros.quantise.samples import Listener, Question, Sample, record, simulated
+from molmo_ros.quantise.sensitivity import PROBES, GradientBlock, decision_gradients
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.engine_store import check_fits, checkpoint_hash
 from molmo_ros.runtimes.export import DECODER, export
@@ -70,7 +75,7 @@ def test_each_step_lowers_the_error_of_outputs(layer: tuple[np.ndarray, np.ndarr
     weight, h = layer
     largest = largest_scales(weight, grid)
     searched = search_scales(weight, np.diag(h).copy(), grid)
-    steps = [to_nearest(weight, largest, grid), gptq(weight, h, searched, grid)]
+    steps = [to_nearest(weight, largest, grid), gptq(weight, Order.of(h), searched, grid)]
     steps.append(descend(weight, h, steps[-1], 3))
     steps.append(fit_scales(weight, h, steps[-1]))
     steps.append(descend(weight, h, steps[-1], 3))
@@ -89,7 +94,7 @@ def test_independent_inputs_leave_nothing_to_gain() -> None:
     scales = largest_scales(weight, INT4)
     nearest = to_nearest(weight, scales, INT4)
     h = np.eye(96, dtype=np.float32)
-    assert np.array_equal(gptq(weight, h, scales, INT4).values, nearest.values)
+    assert np.array_equal(gptq(weight, Order.of(h), scales, INT4).values, nearest.values)
     assert np.array_equal(descend(weight, h, nearest, 2).values, nearest.values)
 
 
@@ -98,7 +103,7 @@ def test_two_inputs_that_are_the_same_share_an_error() -> None:
     weight = np.full((1, 16), 0.4, np.float32)
     h = damped(np.ones((16, 16), np.float32))
     grid = Grid(4, 16)
-    rounded = gptq(weight, h, np.ones((1, 1), np.float32), grid)
+    rounded = gptq(weight, Order.of(h), np.ones((1, 1), np.float32), grid)
     assert rounded.values.sum() == pytest.approx(6.4, abs=0.5)
     assert to_nearest(weight, np.ones((1, 1), np.float32), grid).values.sum() == 0
 
@@ -107,7 +112,7 @@ def test_scales_of_a_block_of_zeros() -> None:
     weight = np.zeros((2, 32), np.float32)
     h = np.eye(32, dtype=np.float32)
     scales = search_scales(weight, np.ones(32, np.float32), INT4)
-    rounded = fit_scales(weight, h, gptq(weight, h, scales, INT4))
+    rounded = fit_scales(weight, h, gptq(weight, Order.of(h), scales, INT4))
     assert not rounded.values.any() and np.isfinite(rounded.scales).all() and (rounded.scales > 0).all()
 
 
@@ -122,6 +127,21 @@ def test_wanted_undoes_what_inputs_lost(layer: tuple[np.ndarray, np.ndarray]) ->
     target = wanted(weight, damped(found.h), found)
     np.testing.assert_allclose(now @ target.T, exact @ weight.T + lost, atol=0.5)
     assert np.abs(now @ target.T - exact @ weight.T - lost).mean() < 0.1
+
+
+def test_outputs_that_decide(layer: tuple[np.ndarray, np.ndarray]) -> None:
+    """Two directions of 64 decide: what the matrix gives in them keeps to a third of the error of GPTQ."""
+    weight, h = layer
+    g = np.random.default_rng(5).standard_normal((2, 64)).astype(np.float32)
+    metric = ridged(g.T @ g)
+    plain, guided = (round_matrix(weight, h, INT4, Method(gptq=True), one) for one in (None, metric))
+    assert output_error(g @ weight, g @ guided.weight, h) < 0.33 * output_error(
+        g @ weight, g @ plain.weight, h
+    )
+    assert decision_error(weight, guided.weight, h, metric) < decision_error(weight, plain.weight, h, metric)
+    same = round_matrix(weight, h, INT4, Method(gptq=True), np.eye(64, dtype=np.float32))
+    assert np.array_equal(same.values, plain.values)  # all alike: nothing to take up
+    assert np.array_equal(ridged(np.zeros((3, 3), np.float32)), np.eye(3))
 
 
 def test_scaling_for_outliers() -> None:
@@ -180,7 +200,7 @@ def logits(runtime: Runtime, samples: list[Sample]) -> np.ndarray:
     found = []
     for sample in samples:
         rows = np.arange(len(sample.limits) - 12, len(sample.limits))
-        found.append(runtime.run(sample.embeds, sample.limits, runtime.new_cache(), rows))
+        found.append(run_logits(runtime, sample.embeds, sample.limits, runtime.new_cache(), rows))
     return np.concatenate(found)
 
 
@@ -211,6 +231,47 @@ def test_a_block_computes_what_the_decoder_does(generation: Checkpoint, tmp_path
     expected = logits(load_runtime(generation, "onnx", "fp32", threads=1), samples)
     found = normed[-12:] @ read("lm_head.weight").T
     np.testing.assert_allclose(found, expected[:, : found.shape[1]], atol=1e-3)
+
+
+def test_gradients_are_slopes(generation: Checkpoint) -> None:
+    """In a random direction, the change of a layer's result times a random gradient is what goes back."""
+    if generation.config.text.experts is not None:
+        pytest.skip("the choice of experts has no slope")
+    sample = sequences(generation, 1, 0)[0]
+    x, limits, names = sample.embeds, sample.limits, matrices(generation, 1)
+    rng = np.random.default_rng(0)
+    given, aside = (rng.standard_normal(x.shape).astype(np.float32) for _ in range(2))
+    before, squares = GradientBlock(generation, 1, {}, tuple(names)).back(x, limits, given)
+    step = 3e-3 * np.sqrt((x**2).mean())
+    block = Block(generation, 1, {}, (OUT,))
+    more, less = (block.run(x + sign * step * aside, limits)[0].astype(np.float64) for sign in (1, -1))
+    slope = float(((more - less) * given).sum() / (2 * step))
+    assert slope == pytest.approx(float((before * aside).sum()), abs=2e-3 * float(np.linalg.norm(before)))
+    assert squares.shape == (len(x), len(names))
+    last = (given**2).sum(axis=1)  # what the last matrix gives is added as it is
+    if not generation.config.text.norm_after:
+        np.testing.assert_allclose(squares[:, -1], last, rtol=1e-4)
+
+
+def test_gradients_of_decisions() -> None:
+    """A state moved along the gradient changes the distance of its two first logits by the slope."""
+    rng = np.random.default_rng(0)
+    x, norm = rng.standard_normal((3, 16)).astype(np.float32), rng.uniform(0.5, 2, 16).astype(np.float32)
+    head = rng.standard_normal((9, 16)).astype(np.float32)
+    read = np.array([False, True, True])
+
+    def distance(state: np.ndarray) -> float:
+        logits = np.sort(head @ (state / np.sqrt((state**2).mean()) * norm))
+        return float(logits[-1] - logits[-2])
+
+    found = decision_gradients(x, read, norm, head, 0.0, rng).reshape(3, PROBES, 16)
+    assert not found[0].any()
+    for t in (1, 2):
+        near = 1 / np.sqrt(1 + distance(x[t]) ** 2)
+        for gradient in found[t]:
+            step = 1e-2 * gradient / np.linalg.norm(gradient)
+            slope = (distance(x[t] + step) - distance(x[t] - step)) / 2e-2
+            assert near * abs(slope) == pytest.approx(np.linalg.norm(gradient), rel=0.02)
 
 
 def small(precision: str = "int4", method: str = "gptq", keep: float = 0.0) -> Plan:
@@ -430,6 +491,19 @@ def test_sequences_are_whole(qwen: Checkpoint) -> None:
     assert np.array_equal(both[1].limits, alone[0].limits) and np.array_equal(both[1].read, alone[0].read)
     np.testing.assert_allclose(both[1].embeds, alone[0].embeds, atol=1e-6)
     assert both[1].read.sum() == 4 and both[1].read[-4:].all()
+
+
+def test_drafts_leave_no_trace(qwen: Checkpoint) -> None:
+    """A sequence is what one pass a token would have heard; the fifth question is about the next scene."""
+    runtime = load_runtime(qwen, "onnx", "fp32", threads=1)
+    rgb, prompt = next(pictures(1, 0))
+    listener = Listener(runtime)
+    Molmo(qwen, listener).answer(rgb, prompt, drafts=False, max_new_tokens=5)  # type: ignore[arg-type]
+    plain, drafted = listener.sequence(), next(record(qwen, runtime, [(rgb, prompt)], 5))
+    assert np.array_equal(drafted.limits, plain.limits) and np.array_equal(drafted.read, plain.read)
+    np.testing.assert_allclose(drafted.embeds, plain.embeds, atol=1e-6)
+    images = [rgb for rgb, _ in simulated(6)]
+    assert all(np.array_equal(images[0], one) for one in images[:5]) and (images[5] != images[0]).any()
 
 
 def test_each_picture_meets_each_question(tmp_path: Path) -> None:

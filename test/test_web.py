@@ -153,6 +153,15 @@ def test_a_client_gets_the_newest_and_each_kind_in_turn() -> None:
     assert order[:2] == ["4", "b"] and order.count("b") == 1  # a that is always new does not starve b
 
 
+def test_what_was_dropped_is_not_sent() -> None:
+    hub = Hub()
+    hub.put("live", "old")
+    hub.put("answer", "kept")
+    hub.drop("live", "scene")
+    found = hub.newer({})
+    assert found is not None and found[0] == "answer" and hub.newer({"answer": found[1]}) is None
+
+
 def test_the_history_is_short() -> None:
     hub = Hub()
     for number in range(HISTORY + 10):

@@ -35,7 +35,11 @@ def _source_files() -> set[str]:
     names = {path.relative_to(ROOT) for path in SOURCE.rglob("*") if path.is_file()}
     ours = [n for n in names if "__pycache__" not in n.parts and n.parts[1] not in ONLY_BUILT]
     kept = {name.as_posix() for name in ours}
-    return kept | {f"molmo_ros/assets/engines/{path.name}" for path in (ROOT / "engines").glob("*.yaml")}
+    linked = [
+        *(ROOT / "engines").glob("*.yaml"),
+        *(ROOT / "msg").glob("*.msg"),
+    ]  # links that rglob does not follow
+    return kept | {f"molmo_ros/assets/{path.parent.name}/{path.name}" for path in linked}
 
 
 @pytest.mark.slow

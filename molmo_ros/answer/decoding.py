@@ -16,8 +16,9 @@ from molmo_ros.answer.molmo_point import Pointer
 from molmo_ros.answer_format.confidence import Token
 from molmo_ros.answer_format.grammar import Grammar, Plan
 from molmo_ros.answer_format.grammar_point import PatchGrammar
-from molmo_ros.datatypes import Float32, Index, ShouldStop
+from molmo_ros.datatypes import Index, ShouldStop
 from molmo_ros.errors import AnswerError, CancelledError
+from molmo_ros.runtimes.choices import Choice, Choices
 
 AnyGrammar = Grammar | PatchGrammar
 ASK_EVERY_S = 0.005  # how often ``should_stop`` is asked while a long pass runs
@@ -41,26 +42,25 @@ class Steps:
     text: str = ""
     _pending: list[int] = field(default_factory=list)
 
-    def take(self, logits: Float32) -> None:
-        """Append the most probable token; logits (vocabulary,). Raises: AnswerError if not finite."""
-        best = int(logits.argmax())  # of NaN, if there is one
-        if not np.isfinite(logits[best]):
+    def take(self, choice: Choice) -> None:
+        """Append the token that was chosen. Raises: AnswerError if its probability is not finite."""
+        if not math.isfinite(choice.logprob):
             raise AnswerError(
-                f"The network gave {logits[best]} instead of a probability; its numbers overflow in this "
+                f"The network gave {choice.logprob} instead of a probability; its numbers overflow in this "
                 "precision or the weights are damaged: take fp32 or bf16, and check the checkpoint."
             )
-        odds = np.exp(logits - logits[best])
-        total = float(odds.sum(dtype=np.float64))
-        self.ids.append(best)
-        self.logprobs.append(-math.log(total))
-        piece = self._piece(best)
-        others = {}
-        if best in self.digits:
-            others = {text: float(odds[i]) / total for i, text in self.digits.items()}
-        elif self.pointer is not None:
-            others = self.pointer.alternatives(logits, self.ids)
-        self.tokens.append(Token(piece, len(self.text), 1.0 / total, others))
+        self.ids.append(choice.token)
+        self.logprobs.append(choice.logprob)
+        piece = self._piece(choice.token)
+        probability = math.exp(choice.logprob)
+        self.tokens.append(Token(piece, len(self.text), probability, self._alternatives(choice)))
         self.text += piece
+
+    def _alternatives(self, choice: Choice) -> dict[str, float]:
+        """The probabilities of other digits in the stead of a digit, of other points in that of a point."""
+        if choice.token in self.digits:
+            return dict(zip(self.digits.values(), np.exp(choice.scores).tolist(), strict=False))
+        return {} if self.pointer is None else self.pointer.alternatives(choice)
 
     def _piece(self, token: int) -> str:
         """The text that a token adds; a character spread over several tokens comes with the last of them."""
@@ -97,33 +97,32 @@ class Drafting:
         draft = self.grammar.draft(steps.text, self.plan)
         return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
 
-    def verify(self, steps: Steps, logits: Float32, drafted: list[int]) -> bool:
+    def verify(self, steps: Steps, found: Choices, drafted: list[int]) -> bool:
         """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
-        taken = 0
         steps.drafted += len(drafted)
-        for row, expected in zip(logits, [*drafted, None], strict=True):
+        for row, expected in enumerate([*drafted, None]):
             if len(steps.ids) >= steps.most:
                 return True
-            steps.take(row)
-            taken += 1
+            steps.take(found.choice(row))
             as_drafted = steps.ids[-1] == expected
             steps.accepted += as_drafted
             if steps.ids[-1] in self.eos_ids or self.grammar.done(steps.text, self.plan):
                 return True
             if not as_drafted:
                 break
-        self._look_ahead(steps, logits[taken:])
+        self._look_ahead(steps, found, row + 1)
         return len(steps.ids) >= steps.most
 
-    def _look_ahead(self, steps: Steps, logits: Float32) -> None:
-        """Read what the model would write behind a wrong draft, (N,vocabulary), unless it is only guessing.
+    def _look_ahead(self, steps: Steps, found: Choices, first: int) -> None:
+        """Read what the model would write behind a wrong draft, row ``first`` and on, unless it only guesses.
 
         It still tells much of what it will write, and a pass costs little more for some tokens more: Jacobi
         decoding (Santilli et al. 2023, arXiv 2305.10427).
         """
-        if len(logits) and 1 / np.exp(logits[0] - logits[0].max()).sum() < MIN_TOP_PROBABILITY:
+        ahead = found.tokens[first:]
+        if ahead and found.choice(first).logprob < math.log(MIN_TOP_PROBABILITY):
             self.guesses = False
-        self.ahead = steps.decode([int(token) for token in logits.argmax(axis=1)])
+        self.ahead = steps.decode(ahead)
 
 
 def kv_limits(past: int, prefix: int, count: int) -> Index:

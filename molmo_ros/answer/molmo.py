@@ -34,6 +34,7 @@ from molmo_ros.datatypes import Answer, Float32, Image, Index, Progress, ShouldS
 from molmo_ros.errors import QueryError
 from molmo_ros.network.config import V1
 from molmo_ros.runtimes.base import PointRuntime, Runtime
+from molmo_ros.runtimes.choices import Choices
 from molmo_ros.runtimes.select import load_runtime
 
 log = logging.getLogger(__name__)
@@ -156,10 +157,10 @@ class Molmo:
             steps = Steps(encoder.decode, self._digits, image.pointer, max_new_tokens)
             drafting = Drafting(drafter, plan, grammar, encoder.eos_ids)
             # 3. Prefill, with a first draft.
-            logits, drafted = self._prefill(image, turn, drafting.next(steps, FIRST_DRAFT_TOKENS), clock)
+            found, drafted = self._prefill(image, turn, drafting.next(steps, FIRST_DRAFT_TOKENS), clock)
             # 4. Decode: verify, draft, run.
             with clock.stage("decode"):
-                self._decode(logits, drafted, image, steps, drafting, clock)
+                self._decode(found, drafted, image, steps, drafting, clock)
         # 5. Points.
         text = steps.text if plan.exact else grammar.finish(steps.text, plan.label)
         return self._answer(text, steps, grammar, rgb.shape[1], rgb.shape[0], clock)
@@ -178,8 +179,6 @@ class Molmo:
         image.cache.trim(image.length)
         for stage in ("preprocess", "vision"):
             clock.ms[stage] = 0.0
-        if image.pointer is not None:
-            image.pointer.begin()
         return image
 
     def _encode(self, rgb: Image, clock: Clock) -> CachedImage:
@@ -205,8 +204,8 @@ class Molmo:
 
     def _prefill(
         self, image: CachedImage, turn: list[int], draft: list[int], clock: Clock
-    ) -> tuple[Float32, list[int]]:
-        """Logits (1+N,vocabulary) of the answer's first token and behind N drafted ones; the draft.
+    ) -> tuple[Choices, list[int]]:
+        """The answer's first token, and what would come behind each of N drafted ones; the draft.
 
         The draft comes back shortened where the model has no room for it.
         """
@@ -219,23 +218,24 @@ class Molmo:
                 embeds = np.concatenate([image.embeds, embeds])
             sees_ahead = image.length if self._checkpoint.config.image_sees_ahead else 0
             limits = kv_limits(past, sees_ahead, len(embeds))
-            logits = self._run(image, embeds, limits, [], draft)
+            found = self._run(image, embeds, limits, [], draft)
         self.images.keep(image.prefilled())
-        return logits, draft
+        return found, draft
 
     def _run(
         self, image: CachedImage, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
-    ) -> Float32:
-        """Logits (1+N,vocabulary) behind ``answer`` and N drafted tokens, which end ``embeds``."""
+    ) -> Choices:
+        """1+N choices, behind ``answer`` and each of N drafted tokens, which end ``embeds``."""
         rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
-        if image.pointer is None:
-            return self.runtime.run(embeds, limits, image.cache, rows)
         first = not image.cache.length
-        logits, pointing = cast(PointRuntime, self.runtime).run_pointing(embeds, limits, image.cache, rows)
+        outputs = self.runtime.run(embeds, limits, image.cache, rows)
+        if image.pointer is None:
+            return outputs.choices
+        assert outputs.pointing is not None
         if first:
-            image.pointer.remember(pointing[image.places])
+            image.pointer.remember(outputs.pointing[image.places])
         answers = [[*answer, *drafted[:i]] for i in range(len(rows))]
-        return image.pointer.logits(logits, pointing[rows], answers)
+        return image.pointer.choices(outputs.choices, outputs.pointing[rows], answers)
 
     def _check_length(self, length: int) -> None:
         if length >= self._max_positions:
@@ -250,22 +250,22 @@ class Molmo:
 
     def _decode(
         self,
-        logits: Float32,
+        found: Choices,
         drafted: list[int],
         image: CachedImage,
         steps: Steps,
         drafting: Drafting,
         clock: Clock,
     ) -> None:
-        """Fill ``steps``. ``logits`` (1+N,vocabulary) are those in front of and behind ``drafted``, N tokens
-        at the end of the cache."""
+        """Fill ``steps``. ``found``: the choices in front of and behind ``drafted``, N tokens at the end of
+        the cache."""
         cache = image.cache
         while True:
             # a. Verify; the cache forgets the drafted tokens that were wrong.
             steps.passes += 1
             before = len(steps.ids)
             known = cache.length - len(drafted)
-            finished = drafting.verify(steps, logits, drafted)
+            finished = drafting.verify(steps, found, drafted)
             cache.trim(known + max(len(steps.ids) - before - 1, 0))
             room = self._max_positions - cache.length
             if finished or room < 1:
@@ -276,7 +276,7 @@ class Molmo:
             # c. Run.
             tokens = [steps.ids[-1], *drafted]
             limits = np.arange(cache.length + 1, cache.length + 1 + len(tokens), dtype=np.int64)
-            logits = self._run(image, self._embed(image, steps.ids[:-1], tokens), limits, steps.ids, drafted)
+            found = self._run(image, self._embed(image, steps.ids[:-1], tokens), limits, steps.ids, drafted)
 
     def _embed(self, image: CachedImage, answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``."""

@@ -1,30 +1,46 @@
-"""MolmoPoint's pointing head on the host: scores of image tokens, patches and places become logits.
+"""MolmoPoint's pointing head on the host: image tokens, patches and places are chosen by their scores.
 
-The network gives queries and keys (``network.patch_pointer``). Here they are rotated and multiplied, and the
-scores are appended to the logits of the vocabulary as those of further tokens, <POINT_0> ... (``patches``).
-Then an answer is decoded like that of any other generation.
+The network gives queries and keys (``network.patch_pointer``). Here they are rotated and multiplied; what is
+chosen by the scores are further tokens behind those of the vocabulary, <POINT_0> ... (``patches``). So an
+answer is decoded like that of any other generation.
 
-Sizes in the comments: V vocabulary and extra tokens, P image tokens, W patches behind each, E width of keys.
+Sizes in the comments: P image tokens, W patches behind each, E width of keys and queries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from molmo_ros.answer_format.patches import PLACES, PatchMap, point_token
+from molmo_ros.answer_format.patches import PatchMap, point_token
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.checkpoint.preprocess import ImageInputs
 from molmo_ros.checkpoint.prompt import PointPromptEncoder
 from molmo_ros.datatypes import Float32, Index
 from molmo_ros.network.config import PointConfig
 from molmo_ros.network.weights import NO_POINT
+from molmo_ros.runtimes.choices import Choice, Choices
 
 _NEVER = np.float32(-np.inf)
 # What the released code gives to tokens that are not impossible, but not to be chosen either.
 _HARDLY = np.float32(-100_000)
 _RARE = 1e-4  # alternatives less probable than this are not remembered
+
+
+@dataclass(frozen=True)
+class PointChoices:
+    """Words and tokens that point."""
+
+    rows: list[Choice]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [choice.token for choice in self.rows]
+
+    def choice(self, row: int) -> Choice:
+        return self.rows[row]
 
 
 class Pointer:
@@ -48,7 +64,6 @@ class Pointer:
         self._patch_embeds, self._patch_keys = patch_embeds, patch_keys
         self._no_point = checkpoint.weights.read(NO_POINT)
         self._keys: Float32 = self._no_point[None]  # (P+1,E) after ``remember``
-        self._scores: dict[int, Float32] = {}  # of image tokens, by the length of the answer before them
 
     @property
     def nbytes(self) -> int:
@@ -60,10 +75,6 @@ class Pointer:
         size = self._config.embed_size
         keys = self._turned(pointing[:, size : 2 * size], np.arange(len(pointing)) - self.places.low)
         self._keys = np.concatenate([keys, self._no_point[None]])
-
-    def begin(self) -> None:
-        """Forget the answer before."""
-        self._scores.clear()
 
     def embed(self, plain: Callable[[list[int]], Float32], answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``; ``plain`` embeds those of the vocabulary.
@@ -79,53 +90,60 @@ class Pointer:
                 embeds[i] = self._patch_embeds[token, number - self.places.no_more - 1]
         return embeds
 
-    def logits(self, logits: Float32, pointing: Float32, answers: list[list[int]]) -> Float32:
-        """logits (N,V), pointing (N,3E+places), each row behind one of ``answers`` -> (N,V+P+1+W+places)."""
-        return np.stack([self._row(*row) for row in zip(logits, pointing, answers, strict=True)])
+    def choices(self, words: Choices, pointing: Float32, answers: list[list[int]]) -> PointChoices:
+        """What comes behind each of N ``answers``: one of ``words``, or a token that points.
 
-    def alternatives(self, logits: Float32, answer: list[int]) -> dict[str, float]:
-        """<POINT_k> -> how probable it was that it stands where the last token of ``answer`` does.
-
-        Given that a token of its kind stands there; ``logits`` are those in which it was chosen.
+        pointing (N,3E+places).
         """
-        (number,) = self._numbers(answer[-1:])
-        first = self.places.no_more + 1
+        rows = zip(pointing, answers, strict=True)
+        return PointChoices([self._choice(words.choice(i), *row) for i, row in enumerate(rows)])
+
+    def alternatives(self, choice: Choice) -> dict[str, float]:
+        """<POINT_k> -> how probable it was instead of ``choice``, given that one of its kind stands there."""
+        number = choice.token - self._encoder.first_point
         if number < 0:
             return {}
-        if number < first:
-            scores, first = self._scores[len(answer) - 1], 0
-        elif self._is_patch(number):
-            scores = logits[self._encoder.first_point + first :][: self.places.slots]
+        if number <= self.places.no_more:
+            first = 0
         else:
-            first += self.places.slots
-            scores = logits[self._encoder.first_point + first :]
-        chances = np.exp(scores - scores.max())
+            first = self.places.no_more + 1 + (0 if self._is_patch(number) else self.places.slots)
+        chances = np.exp(choice.scores - choice.scores.max())
         chances /= chances.sum()
         return {point_token(first + int(i)): float(chances[i]) for i in np.flatnonzero(chances > _RARE)}
 
-    def _row(self, logits: Float32, pointing: Float32, answer: list[int]) -> Float32:
-        """The widened logits (V+P+1+W+places) behind ``answer``.
+    def _choice(self, word: Choice, pointing: Float32, answer: list[int]) -> Choice:
+        """A patch behind an image token, a place behind a patch, else a word or an image token."""
+        size, numbers = self._config.embed_size, self._numbers(answer)
+        if not numbers or self.places.no_more in numbers:  # the first token of an answer never points
+            return word
+        last = numbers[-1]
+        if 0 <= last < self.places.no_more:
+            scores = self._patch_keys[last] @ pointing[2 * size : 3 * size] / np.sqrt(np.float32(size))
+            scores = np.where(self._valid[last], scores, _HARDLY)
+            scores[: self._passed_patches(answer)] = _NEVER
+            return self._best(scores, self.places.no_more + 1)
+        if self._is_patch(last):
+            return self._best(pointing[3 * size :], self.places.no_more + 1 + self.places.slots)
+        scores = self._token_scores(pointing[:size], self._last_token(answer[:-1]))
+        return self._word_or_token(word, scores, answer)
 
-        An image token as such competes with the vocabulary, by the logit of <|token_index|>; which one it
-        would be is settled by the scores. The first token of an answer is never one.
-        """
-        e, slots, size = self._encoder, self.places.slots, self._config.embed_size
-        first = e.first_point
-        patches = first + self.places.no_more + 1
-        row = np.full(patches + slots + PLACES, _HARDLY, dtype=np.float32)
-        row[:first] = logits
-        row[[e.token_index, e.patch_index, e.place_index]] = _HARDLY
-        last = self._numbers(answer[-1:])
-        if last:
-            scores = self._token_scores(pointing[:size], self._last_token(answer[:-1]))
-            self._scores[len(answer)] = scores
-            row[first + int(scores.argmax())] = logits[e.token_index]
-        if last and 0 <= last[0] < self.places.no_more:
-            scores = self._patch_keys[last[0]] @ pointing[2 * size : 3 * size] / np.sqrt(np.float32(size))
-            row[patches : patches + slots] = np.where(self._valid[last[0]], scores, _HARDLY)
-        elif last and self._is_patch(last[0]):
-            row[patches + slots :] = pointing[3 * size :]
-        return self._allowed(row, answer)
+    def _best(self, scores: Float32, first: int) -> Choice:
+        """The best of ``scores``, those of <POINT_first> and the next."""
+        best = int(scores.argmax())
+        total = np.exp(scores - scores[best]).sum(dtype=np.float64)
+        return Choice(self._encoder.first_point + first + best, -float(np.log(total)), scores)
+
+    def _word_or_token(self, word: Choice, scores: Float32, answer: list[int]) -> Choice:
+        """An image token as such competes with the words, by the logit of <|token_index|>; which one it would
+        be is settled by its ``scores`` (P+1,)."""
+        token = int(scores.argmax())
+        if not self._may_follow(token, answer):
+            return word
+        odds = float(word.scores[-1])  # its log-odds against all words together
+        total = float(np.logaddexp(0.0, odds))
+        if odds > word.logprob:
+            return Choice(self._encoder.first_point + token, odds - total, scores)
+        return Choice(word.token, word.logprob - total, word.scores - np.float32(total))
 
     def _token_scores(self, query: Float32, last: int | None) -> Float32:
         """query (E,) -> scores (P+1,) of the image tokens, and of "no more points"."""
@@ -135,31 +153,28 @@ class Pointer:
         scores[: self.places.low] = -1e8
         return np.asarray(scores, dtype=np.float32)
 
-    def _allowed(self, row: Float32, answer: list[int]) -> Float32:
-        """Rule out what cannot stand behind ``answer``; points come in the order of training."""
-        c, p = self._config, self.places
-        tokens = self._encoder.first_point
-        patches = tokens + p.no_more + 1
-        places = patches + p.slots
-        numbers = self._numbers(answer)
-        last = numbers[-1] if numbers else -1
-        before = self._last_token(answer[:-2])
-        patch = next((n for n in reversed(numbers[:-2]) if self._is_patch(n)), None)
-        if p.no_more in numbers:
-            row[tokens:] = _NEVER
-        elif 0 <= last < p.no_more:
-            row[:patches] = row[places:] = _NEVER
-            if c.sorted_patches and before == last and patch is not None:
-                row[patches : min(tokens + patch + c.no_repeats, places - 1)] = _NEVER
-        elif self._is_patch(last):
-            row[:places] = _NEVER
-        else:
-            row[patches:] = _NEVER
-            if c.sorted_tokens and before is not None:
-                row[tokens : tokens + before] = _NEVER
-            if c.sorted_patches and c.no_repeats and before is not None and patch == places - 1 - tokens:
-                row[tokens + before] = _NEVER
-        return row
+    def _may_follow(self, token: int, answer: list[int]) -> bool:
+        """Whether an image token can stand behind ``answer``; points come in the order of training."""
+        c, before = self._config, self._last_token(answer[:-2])
+        if before is None:
+            return True
+        if c.sorted_tokens and token < before:
+            return False
+        used_up = self._last_patch(answer) == self.places.slots - 1
+        return not (c.sorted_patches and c.no_repeats and used_up and token == before)
+
+    def _passed_patches(self, answer: list[int]) -> int:
+        """How many patches of the image token that ends ``answer`` can no longer be chosen."""
+        c, patch = self._config, self._last_patch(answer)
+        same = self._numbers(answer)[-1] == self._last_token(answer[:-2])
+        if not (c.sorted_patches and same) or patch is None:
+            return 0
+        return min(patch + c.no_repeats, self.places.slots - 1)
+
+    def _last_patch(self, answer: list[int]) -> int | None:
+        """The patch of the point before the last two tokens, from 0 within its image token."""
+        patches = (n for n in reversed(self._numbers(answer[:-2])) if self._is_patch(n))
+        return next((n - self.places.no_more - 1 for n in patches), None)
 
     def _numbers(self, ids: list[int]) -> list[int]:
         """k of each <POINT_k>, below 0 for other tokens."""

@@ -200,9 +200,14 @@ def image_message(pixels: npt.NDArray[Any], encoding: str, header: Any) -> Any:
 
 def depth_message(depth: Depth, header: Any) -> Any:
     """(H,W) metres with NaN -> 16UC1 millimetres, 0 invalid; beyond 65.535 m is invalid too."""
+    return image_message(depth_millimetres(depth), "16UC1", header)
+
+
+def depth_millimetres(depth: Depth) -> npt.NDArray[np.uint16]:
+    """(H,W) m with NaN -> mm as REP-118 has them; 0 where invalid or beyond 65.535 m."""
     millimetres = np.nan_to_num(np.rint(depth.astype(np.float64) * 1000.0), nan=0.0, posinf=0.0, neginf=0.0)
     millimetres[(millimetres < 0) | (millimetres > 65535)] = 0
-    return image_message(millimetres.astype(np.uint16), "16UC1", header)
+    return millimetres.astype(np.uint16)
 
 
 def camera_info_message(K: Array, width: int, height: int, header: Any) -> Any:

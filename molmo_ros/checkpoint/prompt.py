@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from molmo_ros.checkpoint.query import ROLE, check_prompt_length
 from molmo_ros.errors import CheckpointError, QueryError
+from molmo_ros.network.config import AskedTokens
 from molmo_ros.untrusted import read_json
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ class PromptEncoder:
     def stated_ids(self) -> dict[str, int]:
         """Ids by the names under which config.json may state them as well."""
         return {"image_patch_id": self.im_patch}
+
+    @property
+    def asked(self) -> AskedTokens:
+        """The tokens whose logits an answer is read by: digits, each in the order of ``digit_tokens``."""
+        return AskedTokens(tuple(self.digit_tokens()))
 
     def prefix(self, image_ids: list[int]) -> list[int]:
         """Everything before the user's words: BOS and the tokens of one image."""
@@ -209,6 +215,12 @@ class PointPromptEncoder(PromptEncoder):
             "patch_token_id": self.token_index, "subpatch_token_id": self.patch_index,
             "location_token_id": self.place_index,
         }  # fmt: skip
+
+    @property
+    def asked(self) -> AskedTokens:
+        """As for the others, and last <|token_index|>; those that stand for points are never said."""
+        never = (self.token_index, self.patch_index, self.place_index)
+        return AskedTokens((*self.digit_tokens(), self.token_index), never)
 
     def decode(self, ids: list[int]) -> str:
         """As for the others; the tokens that point are not left out, however the tokenizer holds them."""

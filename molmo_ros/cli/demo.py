@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=options.path,
         default="demo.png",
-        metavar="PNG",
-        help="picture to write (default demo.png)",
+        metavar="FILE",
+        help="picture to write (default demo.png), or a recording for Foxglove (.mcap) or Rerun (.rrd)",
     )
     parser.add_argument(
         "--ros", action="store_true", help="through real ROS 2 nodes, instead of in this process"
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the query and write the picture."""
-    options.check_picture_path(args.out)
+    (options.check_picture_path if args.ros else options.check_answer_path)(args.out)
     if args.query is not None:
         from molmo_ros.checkpoint.query import parse_query
 
@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_here(args: argparse.Namespace) -> dict[str, Any]:
-    from molmo_ros.draw import picture
     from molmo_ros.grasp.gripper import Gripper
-    from molmo_ros.io import save_picture
     from molmo_ros.pipeline import Grounder
     from molmo_ros.sim import SimCamera
 
@@ -66,8 +64,8 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     )
     frame = camera.frame()
     grounding = grounder.grasp(frame, args.query or default_query(camera))
-    save_picture(picture(frame, grounding, gripper), args.out)
-    return {**report.grounding_keys(grounding), "picture": args.out, "seed": args.seed}
+    kind = options.write_answer(args.out, frame, grounding, gripper)
+    return {**report.grounding_keys(grounding), kind: args.out, "seed": args.seed}
 
 
 def default_query(camera: SimCamera) -> str:

@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("X", "Y", "Z", "QX", "QY", "QZ", "QW"),
         help="m and quaternion of the depth camera in the colour camera, as tf2_echo COLOR DEPTH prints them",
     )
-    parser.add_argument("--out", type=options.path, metavar="PNG", help="picture to write")
+    parser.add_argument(
+        "--out",
+        type=options.path,
+        metavar="FILE",
+        help="picture to write; with depth also a recording for Foxglove (.mcap) or Rerun (.rrd)",
+    )
     options.add_gripper(parser)
     options.add_model(parser, remote=True)
 
@@ -53,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Answer the query; read and check all files before the model is loaded."""
     from molmo_ros.checkpoint.query import parse_query
 
-    options.check_picture_path(args.out)
+    (options.check_picture_path if args.depth is None else options.check_answer_path)(args.out)
     query = parse_query(args.query)
     if (args.depth is None) != (args.camera_info is None):
         given, missing = ("--depth", "--camera-info") if args.depth else ("--camera-info", "--depth")
@@ -64,10 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     if args.depth_camera_info is not None and args.depth is None:
         raise FrameError("--depth-camera-info needs --depth with it; give both, or neither.")
-    result = _points(args, query) if args.depth is None else _grasps(args, query)
-    if args.out:
-        result["picture"] = args.out
-    return result
+    return _points(args, query) if args.depth is None else _grasps(args, query)
 
 
 def _points(args: argparse.Namespace, query: Query) -> dict[str, Any]:
@@ -79,22 +81,23 @@ def _points(args: argparse.Namespace, query: Query) -> dict[str, Any]:
     answer = options.load_grounder(args).point(rgb, query)
     if args.out:
         write_color(args.out, annotate(rgb, answer.points, query.text))
-    return report.grounding_keys(Grounding(query.text, answer, (), dict(answer.stages_ms)))
+    keys = report.grounding_keys(Grounding(query.text, answer, (), dict(answer.stages_ms)))
+    return {**keys, "picture": args.out} if args.out else keys
 
 
 def _grasps(args: argparse.Namespace, query: Query) -> dict[str, Any]:
-    from molmo_ros.draw import picture
     from molmo_ros.grasp.gripper import Gripper
-    from molmo_ros.io import read_frame, save_picture
+    from molmo_ros.io import read_frame
     from molmo_ros.perception.rectify import raw_grounding
 
     T = None if args.depth_pose is None else _transform(args.depth_pose)
     frame = read_frame(args.image, args.depth, args.camera_info, args.depth_camera_info, T)
     gripper = Gripper.load(args.gripper)
     grounding = options.load_grounder(args).grasp(frame, query)
+    keys = report.grounding_keys(raw_grounding(grounding, frame.lens))
     if args.out:
-        save_picture(picture(frame, grounding, gripper), args.out)
-    return report.grounding_keys(raw_grounding(grounding, frame.lens))
+        keys[options.write_answer(args.out, frame, grounding, gripper)] = args.out
+    return keys
 
 
 def _transform(pose: Sequence[float]) -> Array:

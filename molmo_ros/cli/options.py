@@ -13,6 +13,8 @@ from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
 
 if TYPE_CHECKING:
+    from molmo_ros.datatypes import Grounding, RgbdFrame
+    from molmo_ros.grasp.gripper import Gripper
     from molmo_ros.pipeline import Grounder
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -123,6 +125,33 @@ def integer(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def check_answer_path(path: str | None) -> None:
+    """As check_picture_path, for a picture or a recording (.mcap, .rrd)."""
+    from molmo_ros.recording.output import RECORDINGS, check_output
+
+    if path is not None and path.lower().endswith(RECORDINGS):
+        check_output(path, RECORDINGS)
+    elif path is not None and Path(path).suffix.lower() not in PICTURES:
+        raise FrameError(
+            f"Cannot write {path}; give a name that ends in {', '.join((*PICTURES, *RECORDINGS))}."
+        )
+    else:
+        check_picture_path(path)
+
+
+def write_answer(path: str, frame: RgbdFrame, found: Grounding, gripper: Gripper) -> str:
+    """Write a picture or a recording, by the ending; return which: "picture" or "recording"."""
+    from molmo_ros.draw import picture
+    from molmo_ros.io import save_picture
+    from molmo_ros.recording.output import RECORDINGS, save_answer
+
+    if path.lower().endswith(RECORDINGS):
+        save_answer(path, frame, found)
+        return "recording"
+    save_picture(picture(frame, found, gripper), path)
+    return "picture"
 
 
 def check_picture_path(path: str | None) -> None:

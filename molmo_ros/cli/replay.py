@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from molmo_ros.cli import options, report
-from molmo_ros.cli.output import to_plain
-from molmo_ros.errors import FrameError, MolmoRosError
+from molmo_ros.cli import options
+from molmo_ros.errors import MolmoRosError
 
 if TYPE_CHECKING:
     from molmo_ros.checkpoint.query import Query
     from molmo_ros.recording.bag import Bag, BagTopics
-    from molmo_ros.recording.replay import Replayed
 
 NAME = "replay"
-HELP = "ask on the frames of a rosbag2 recording (sqlite3 or MCAP): targets as JSON lines, and a video"
-ENDINGS = (".mp4", *options.PICTURES)
+HELP = (
+    "ask on the frames of a rosbag2 recording (sqlite3 or MCAP): targets as JSON, MCAP or .rrd, and a video"
+)
+FILMS = (".mp4", *options.PICTURES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frame of the targets, by the bag's tf (default: optical)",
     )
     parser.add_argument(
-        "--out", type=options.path, metavar="JSONL", default="replay.jsonl", help="default replay.jsonl"
+        "--out",
+        type=options.path,
+        metavar="FILE",
+        action="append",
+        help="JSON lines (.jsonl), or a recording for Foxglove (.mcap) or Rerun (.rrd); "
+        "may be given several times (default replay.jsonl)",
     )
     parser.add_argument(
         "--film",
@@ -78,10 +82,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check everything that is cheap to check, then load the model and go through the bag."""
     from molmo_ros.checkpoint.query import parse_query
     from molmo_ros.recording.bag import open_bag
+    from molmo_ros.recording.output import ENDINGS, check_output
 
     query = parse_query(args.query)
-    _check_out(args.out, (".jsonl", ".json"))
-    _check_out(args.film, ENDINGS)
+    args.out = args.out or ["replay.jsonl"]
+    for path in args.out:
+        check_output(path, ENDINGS)
+    check_output(args.film, FILMS)
     with open_bag(args.bag) as bag:
         topics = bag.find_topics(args.image, args.depth, args.camera_info, args.depth_camera_info)
         return {
@@ -97,15 +104,19 @@ def _replay(args: argparse.Namespace, query: Query, bag: Bag, topics: BagTopics)
 
     from molmo_ros.draw import annotate
     from molmo_ros.draw.film import Film
+    from molmo_ros.recording.output import open_output
     from molmo_ros.recording.replay import Replay
 
-    replay = Replay(options.load_grounder(args), query, args.every, args.track, args.target_frame)
     rate_hz = bag.rate_hz(topics.image) / (1 if args.track else args.every)
     count = {"frames": 0, "with_targets": 0, "failed": 0}
     error: MolmoRosError | None = None
-    with Path(args.out).open("w", encoding="utf-8") as lines, Film(args.film, rate_hz) as film:
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(closing(open_output(path))) for path in args.out]
+        film = stack.enter_context(Film(args.film, rate_hz))
+        replay = Replay(options.load_grounder(args), query, args.every, args.track, args.target_frame)
         for result in tqdm(replay.run(bag, topics, args.slop), unit="frame", file=sys.stderr, disable=None):
-            lines.write(json.dumps(to_plain(_record(result)), ensure_ascii=False) + "\n")
+            for output in outputs:
+                output.add(result)
             count["frames"] += 1
             count["failed"] += result.found is None
             error = error or result.error
@@ -114,25 +125,7 @@ def _replay(args: argparse.Namespace, query: Query, bag: Bag, topics: BagTopics)
                 film.add(annotate(result.frame.rgb, result.found.targets, query.text))
     if error is not None and count["failed"] == count["frames"]:
         raise error
-    return {**count, "unpaired": bag.unpaired, "targets_file": args.out, "film": args.film}
-
-
-def _record(result: Replayed) -> dict[str, Any]:
-    """One line: the keys of ``molmo-ros ground --json``, or the error."""
-    from molmo_ros.perception.rectify import raw_grounding
-
-    head = {"frame": result.number, "stamp_ns": result.stamp_ns, "asked": result.asked}
-    if result.found is None:
-        return {**head, "error": str(result.error), "code": getattr(result.error, "code", "ERROR")}
-    lens = None if result.frame is None else result.frame.lens
-    return {**head, **report.grounding_keys(raw_grounding(result.found, lens))}
-
-
-def _check_out(path: str, endings: tuple[str, ...]) -> None:
-    if not path.lower().endswith(endings):
-        raise FrameError(f"Cannot write {path}; give a name that ends in {', '.join(endings)}.")
-    if not Path(path).absolute().parent.is_dir():
-        raise FrameError(f"There is no folder {Path(path).parent}; make it, or give another path.")
+    return {**count, "unpaired": bag.unpaired, "written": args.out, "film": args.film}
 
 
 def _seconds(text: str) -> float:
@@ -152,6 +145,6 @@ def text(result: dict[str, Any]) -> str:
         f"{result['bag']}: {topics}",
         f"{result['query']!r}: targets on {result['with_targets']} of {result['frames']} frames, "
         f"{result['failed']} failed; {result['unpaired']} images had no depth or camera_info",
-        f"{result['targets_file']}, {result['film']}",
+        ", ".join([*result["written"], result["film"]]),
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from molmo_ros.as_json import grounding_keys as grounding_keys  # asked for here
 
 
 def block(result: dict[str, Any]) -> str:
-    """Return the readable block of a result with grounding_keys (plain values) and perhaps a picture."""
+    """Return the readable block of a result with grounding_keys (plain values), and the file written."""
     lines = [_line("query", result["query"]), _line("answer", result["answer"].strip() or "(empty)")]
     if not result["points"]:
         lines.append(_line("found", "nothing"))
@@ -17,8 +17,7 @@ def block(result: dict[str, Any]) -> str:
     for number, target in enumerate(result["targets"], start=1):
         lines += _target_lines(number, target)
     lines.append(_line("stages", stages_text(result["stages_ms"])))
-    if result.get("picture"):
-        lines.append(_line("picture", result["picture"]))
+    lines += [_line(kind, result[kind]) for kind in ("picture", "recording") if result.get(kind)]
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ from molmo_ros.errors import CheckpointError
 Fields = Mapping[str, Any]
 
 V1, V2, POINT = "molmo", "molmo2", "molmo_point"
+# Raise when the graphs change: those cached on a user's disk are built anew, engines of others are refused.
+GRAPH_VERSION = 5
 MOST_LAYERS = 1000  # and experts: a larger number would take all memory before anything else is checked
 _SIZE, _FACTOR = (1, 1 << 30), (1e-9, 1e9)
 _RANGES = {"extra_vocab_size": (0, 1 << 30), "rope_theta": (1.001, 1e12), "norm_eps": (0.0, 0.1)}
@@ -132,6 +134,19 @@ class PointConfig:
         frequencies = (1.0 / _rope_base(self.embed_size, self.rope_theta)).astype(np.float32)
         angles = turns.astype(np.float32)[:, None] * np.concatenate([frequencies, frequencies])
         return np.cos(angles), np.sin(angles)
+
+
+@dataclass(frozen=True)
+class AskedTokens:
+    """``known``: tokens whose logits are wanted with every choice; ``never``: those that are not chosen."""
+
+    known: tuple[int, ...] = ()
+    never: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """``known``, or some token, since not every runtime takes an empty tensor."""
+        return self.known or (0,)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from onnx import TensorProto
 
 from molmo_ros.datatypes import Float32
-from molmo_ros.network.config import ModelConfig, TextConfig
+from molmo_ros.network.choices import choice_outputs
+from molmo_ros.network.config import AskedTokens, ModelConfig, TextConfig
 from molmo_ros.network.experts import mixture_of_experts
 from molmo_ros.network.graph import Graph, Value
 from molmo_ros.network.patch_pointer import token_outputs
@@ -25,14 +26,13 @@ Rotary = tuple[Value, Value]  # cosines and sines, each (T,1,K)
 Attend = Callable[[int, Value, Value | None], Value]
 
 
-def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
+def build_decoder(graph: Graph, read: Read, config: ModelConfig, asked: AskedTokens) -> None:
     """Add the whole text model to ``graph``.
 
     inputs_embeds (1,T,D) fp32; position_ids (T,) int64; kv_limit (T,) int64: how many leading positions of
     the sequence each token may see (position + 1 for text, the end of the image block for its tokens);
     logit_idx (N,) int64; past_len () int64: how many of the P cached positions are filled; past_key_i and
-    past_value_i (1,P,G,K) -> logits (N,vocabulary) fp32; new_kv (2L,T,G,K), keys of layer i at 2i.
-    MolmoPoint: one more output, see ``token_outputs``.
+    past_value_i (1,P,G,K) -> new_kv (2L,T,G,K), keys of layer i at 2i, and the outputs of ``text_model``.
     """
     c = config.text
     act = graph.precision.activations
@@ -66,14 +66,24 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig) -> None:
         new.extend([key, value])
         return h
 
-    text_model(graph, read, config, x, rows, attend)
+    text_model(graph, read, config, asked, x, rows, attend)
     graph.output(
         graph.concat(*new, axis=0), "new_kv", act, [2 * c.num_layers, "T", c.num_kv_heads, c.head_dim]
     )
 
 
-def text_model(graph: Graph, read: Read, config: ModelConfig, x: Value, rows: Value, attend: Attend) -> None:
-    """All blocks and the head: x (1,T,D) -> the output ``logits`` (N,vocabulary) of some ``rows`` (N,).
+def text_model(
+    graph: Graph,
+    read: Read,
+    config: ModelConfig,
+    asked: AskedTokens,
+    x: Value,
+    rows: Value,
+    attend: Attend,
+) -> None:
+    """All blocks and the head: x (1,T,D) -> the output ``logits`` (N,vocabulary) fp32 of some ``rows`` (N,),
+    and where the precision ``chooses``, the tokens that come next (``choice_outputs``). MolmoPoint: one more
+    output, see ``token_outputs``.
 
     Of the last block, only those rows are needed, beside keys and values of all tokens.
     """
@@ -89,7 +99,10 @@ def text_model(graph: Graph, read: Read, config: ModelConfig, x: Value, rows: Va
     logits = graph.linear(x, "lm_head", read(HEAD), head=True)  # (N,vocabulary)
     if config.point:
         logits = graph.concat(logits, graph.linear(x, "lm_head_extra", read(EXTRA_HEAD), head=True), axis=-1)
-    graph.output(graph.to_fp32(logits), "logits", TensorProto.FLOAT, ["N", config.logits])
+    logits = graph.to_fp32(logits)
+    if graph.precision.chooses:
+        choice_outputs(graph, logits, asked, config.logits)
+    graph.output(logits, "logits", TensorProto.FLOAT, ["N", config.logits])
 
 
 def rotary_layers(c: TextConfig) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from molmo_ros.network.config import ModelConfig, TextConfig
+from molmo_ros.network.config import AskedTokens, ModelConfig, TextConfig
 from molmo_ros.network.decoder import Read, query_key_norm, rotary_layer, rotary_layers, text_model
 from molmo_ros.network.fused import FusedGraph
 from molmo_ros.network.graph import Dim, Value
@@ -20,14 +20,13 @@ from molmo_ros.network.weights import text_block
 MOST_POSITIONS = 8192
 
 
-def build_decoder_in_place(graph: FusedGraph, read: Read, config: ModelConfig) -> None:
+def build_decoder_in_place(graph: FusedGraph, read: Read, config: ModelConfig, asked: AskedTokens) -> None:
     """Add the whole text model to ``graph``.
 
     inputs_embeds (1,T,D) fp32; position_ids (T,), kv_limit (T,), logit_idx (N,) int64 as in
     ``build_decoder``; slots (P,) int64: 0 ... P-1; past_key_i and past_value_i (P,G,K), in which slot p holds
-    position p -> logits (N,vocabulary) fp32; present_key_i and present_value_i (P,G,K), to be bound to the
-    memory of the past.
-    MolmoPoint: one more output, see ``token_outputs``.
+    position p -> present_key_i and present_value_i (P,G,K), to be bound to the memory of the past, and the
+    outputs of ``text_model``.
     """
     c, act = config.text, graph.precision.activations
     x = graph.input("inputs_embeds", TensorProto.FLOAT, [1, "T", c.hidden_size])
@@ -65,7 +64,7 @@ def build_decoder_in_place(graph: FusedGraph, read: Read, config: ModelConfig) -
         h = graph.reshape(h, 1, -1, c.num_heads * c.head_dim)
         return graph.linear(h, f"{name}attn_out", read(f"{name}attn_out.weight"))
 
-    text_model(graph, read, config, graph.to_residual(x), rows, attend)
+    text_model(graph, read, config, asked, graph.to_residual(x), rows, attend)
 
 
 def visibility(graph: FusedGraph, limit: Value, slots: Value) -> Value:

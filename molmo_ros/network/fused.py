@@ -9,19 +9,23 @@ host while it runs, as Concat and Split of unequal parts do, so a pass can be ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 from onnx import TensorProto, helper
 
 from molmo_ros.datatypes import AnyArray
 from molmo_ros.network.graph import Dim, Graph, Value
+from molmo_ros.network.precision import block_size, pack_int4, round_blocks, unpack_int4
 
 DOMAIN = "com.microsoft"
 
 
 @dataclass
 class FusedGraph(Graph):
-    """See the module."""
+    """See the module. ``_cut``: parts of a fused projection, by name: its name and their rows of it."""
+
+    _cut: dict[str, tuple[str, slice]] = field(default_factory=dict)
 
     def linear_parts(
         self, x: Value, name: str, weight: AnyArray, sizes: Sequence[int], bias: AnyArray | None = None
@@ -31,9 +35,42 @@ class FusedGraph(Graph):
         for i, size in enumerate(sizes):
             rows = slice(start, start + size)
             part = None if bias is None else bias[rows]
+            self._cut[f"{name}.{i}.weight"] = f"{name}.weight", rows
             parts.append(self.linear(x, f"{name}.{i}", weight[rows], part))
             start += size
         return parts
+
+    def _held_kind(self, name: str) -> str | None:
+        return super()._held_kind(self._cut.get(name, (name, slice(None)))[0])
+
+    def _rounded_product(self, x: Value, name: str, weight: AnyArray, kind: str) -> Value:
+        """By the kernel that reads integers with a scale for each block of inputs.
+
+        Its B is (out,blocks,bytes of a block), its scales are (out,blocks), and 2^(bits-1) stands for 0.
+        """
+        outputs, inputs = weight.shape
+        bits, block = (4 if kind == "int4" else 8), block_size(inputs)
+        values, scales = self._blocks(name, weight, bits, block)
+        if bits == 4:
+            content = np.frombuffer(pack_int4(np.ascontiguousarray(values.T) ^ -8), np.uint8)
+        else:
+            content = np.ascontiguousarray(values.T).view(np.uint8) ^ np.uint8(128)
+        integers = f"{name}.{kind}"
+        shape = outputs, inputs // block, block * bits // 8
+        self._weights[integers] = self.sink.tensor(integers, content.reshape(shape))
+        scale = self.weight(f"{name}.scale", np.ascontiguousarray(scales.T))
+        sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block}
+        return self.op("MatMulNBits", x, integers, scale, domain=DOMAIN, **sizes)
+
+    def _blocks(self, name: str, weight: AnyArray, bits: int, block: int) -> tuple[AnyArray, AnyArray]:
+        """Integers (in,out) and scales (in/block,out): made beforehand, or rounded to nearest."""
+        whole, rows = self._cut.get(name, (name, slice(None)))
+        if self.rounded is None or self.rounded.kind(whole) is None:
+            return round_blocks(weight, bits, block)
+        held = self.rounded.matrix(whole)
+        values = held.values if bits == 8 else unpack_int4(held.values, held.shape)
+        scales = np.broadcast_to(held.scales, (weight.shape[1] // block, values.shape[1]))
+        return values[:, rows], scales[:, rows]
 
     def layer_norm(self, x: Value, name: str, weight: AnyArray, bias: AnyArray, eps: float) -> Value:
         if self.precision.is_fp16:  # x is fp32

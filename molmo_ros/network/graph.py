@@ -27,6 +27,7 @@ from molmo_ros.network.precision import (
     block_size,
     pack_int4,
     round_blocks,
+    round_fp8,
     round_outputs,
     transposed,
 )
@@ -115,7 +116,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._weights.values())
         )
-        rounded = self.precision.weights in ("int8", "int4")
+        rounded = self.precision.dequantises
         opset = [helper.make_opsetid("", ROUNDED_OPSET if rounded else OPSET)]
         opset += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self._nodes} - {""})]
         version = 10 if rounded else 9
@@ -166,6 +167,10 @@ class Graph:
     def ints(self, *values: int) -> Value:
         """A 1-D int64 constant, shared by all who need the same."""
         return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
+
+    def index(self, name: str, values: Sequence[int]) -> Value:
+        """A 1-D int64 constant, too long to be named after its values."""
+        return self._constant(name, np.array(values, dtype=np.int64))
 
     def integer(self, value: int) -> Value:
         return self._constant(f"int_{value}", np.array(value, dtype=np.int64))
@@ -264,12 +269,11 @@ class Graph:
         The only place where linear weights are added.
         """
         kind = self.precision.head if head else self.precision.weights
-        if self.rounded is not None:
-            kind = self.rounded.kind(f"{name}.weight") or kind
+        kind = self._held_kind(f"{name}.weight") or kind
         if kind == "dynamic":
             y = self._dynamic(x, f"{name}.weight", weight)
-        elif kind in ("int8", "int4"):
-            y = self.matmul(x, self._rounded_weight(f"{name}.weight", weight, kind))
+        elif kind in ("int8", "int4", "fp8"):
+            y = self._rounded_product(x, f"{name}.weight", weight, kind)
         else:
             y = self.matmul(x, self.weight(f"{name}.weight", transposed(weight, self.precision.dtype)))
         return y if bias is None else self.add(y, self.weight(f"{name}.bias", bias))
@@ -280,19 +284,24 @@ class Graph:
         """As ``linear``, for a fused projection: its outputs in parts of these sizes."""
         return self.split(self.linear(x, name, weight, bias), *sizes)
 
-    def _rounded_weight(self, name: str, weight: AnyArray, kind: str) -> Value:
-        """weight (out,in) -> (in,out) as integers and scales, multiplied out by the kernel that uses them."""
-        one_each = kind == "int8" and not self.precision.int8_blocks
+    def _held_kind(self, name: str) -> str | None:
+        """ "int4" or "int8" if this matrix was rounded beforehand."""
+        return None if self.rounded is None else self.rounded.kind(name)
+
+    def _rounded_product(self, x: Value, name: str, weight: AnyArray, kind: str) -> Value:
+        """x times weight (out,in) in few bits and its scales, multiplied out by the kernel that uses them."""
+        one_each = kind == "fp8" or (kind == "int8" and not self.precision.int8_blocks)
         block = 0 if one_each else block_size(weight.shape[1])
         place = {"axis": 1} if one_each else {"axis": 0, "block_size": block}
-        values, scale = self._integers(name, weight, kind, block)
+        values, scale = round_fp8(weight) if kind == "fp8" else self._integers(name, weight, kind, block)
         integers = f"{name}.{kind}"
-        if kind == "int8":
+        if kind != "int4":
             self._weights[integers] = self.sink.tensor(integers, values)
         else:
             shape, data = weight.shape[::-1], values.tobytes()
             self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), shape, data)
-        return self.op("DequantizeLinear", integers, self.weight(f"{name}.scale", scale), **place)
+        scale_of = self.weight(f"{name}.scale", scale)
+        return self.matmul(x, self.op("DequantizeLinear", integers, scale_of, **place))
 
     def _integers(self, name: str, weight: AnyArray, kind: str, block: int) -> tuple[AnyArray, AnyArray]:
         """Integers (in,out), int4 as packed bytes, and scales: made beforehand, or rounded to nearest.

@@ -21,6 +21,7 @@ from molmo_ros.datatypes import AnyArray, Float32
 Int8 = npt.NDArray[np.int8]
 
 BLOCK = 128  # weights along the input that share one scale
+FP8_LARGEST, FP8_SM = 448.0, 89  # of E4M3; the first GPUs that have it
 _SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is no multiple of it
 _CHUNK = 1 << 21
 _NUMPY: dict[int, Any] = {
@@ -32,14 +33,15 @@ _NUMPY: dict[int, Any] = {
 
 @dataclass(frozen=True)
 class Precision:
-    """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), or "dynamic":
-    int8 weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
+    """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), "fp8" (E4M3, of
+    TensorRT alone; activations stay, since their scale would have to be calibrated), or "dynamic": int8
+    weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
 
     ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query
     heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
     TensorRT fuses attention only with all heads spelled out. ``fused``: ONNX Runtime's own operators, for its
     CUDA provider (see ``network.fused``); ``whole_attention``: one of them for all of an attention that has
-    no mask.
+    no mask. ``chooses``: the graph puts out the next tokens, so that no logits need leave the device.
     """
 
     name: str = "fp32"
@@ -50,6 +52,7 @@ class Precision:
     grouped: bool = False
     fused: bool = False
     whole_attention: bool = True
+    chooses: bool = False
 
     @property
     def dtype(self) -> Any:
@@ -63,6 +66,11 @@ class Precision:
     @property
     def is_fp32(self) -> bool:
         return self.activations == int(TensorProto.FLOAT)
+
+    @property
+    def dequantises(self) -> bool:
+        """Whether weights go through ``DequantizeLinear``."""
+        return self.weights in ("int8", "int4", "fp8") and not self.fused
 
     @property
     def rounds_experts(self) -> bool:
@@ -80,14 +88,18 @@ BF16 = Precision("bf16", int(TensorProto.BFLOAT16))
 
 # What each name means on a GPU, and what on a CPU.
 GPU_PRECISIONS: dict[str, Precision] = {
-    "fp32": FP32,
-    "fp16": FP16,
-    "bf16": BF16,
-    "int8": replace(BF16, name="int8", weights="int8"),
-    "int4": replace(BF16, name="int4", weights="int4"),
+    p.name: replace(p, chooses=True)
+    for p in (
+        FP32,
+        FP16,
+        BF16,
+        replace(BF16, name="int8", weights="int8"),
+        replace(BF16, name="int4", weights="int4"),
+        replace(BF16, name="fp8", weights="fp8"),
+    )
 }
 CUDA_PRECISIONS: dict[str, Precision] = {
-    p.name: replace(p, grouped=True, fused=True) for p in (FP32, FP16, BF16)
+    name: replace(p, grouped=True, fused=True) for name, p in GPU_PRECISIONS.items() if name != "fp8"
 }
 _CPU = replace(FP32, grouped=True)
 CPU_PRECISIONS: dict[str, Precision] = {
@@ -149,6 +161,22 @@ def round_outputs(weight: AnyArray) -> tuple[Int8, Float32]:
     return values, scales
 
 
+def round_fp8(weight: AnyArray) -> tuple[AnyArray, Float32]:
+    """weight (out,in) -> E4M3 numbers (in,out) and one scale for each output (out,), whose largest is 448."""
+    values = np.empty(weight.shape[::-1], ml_dtypes.float8_e4m3fn)
+    scales = np.empty(len(weight), np.float32)
+
+    def round_rows(rows: slice) -> None:
+        part = weight[rows].astype(np.float32, copy=False)
+        scale = np.abs(part).max(axis=1) / FP8_LARGEST
+        scale[scale == 0] = 1
+        values[:, rows] = (part / scale[:, None]).astype(values.dtype).T
+        scales[rows] = scale
+
+    _for_all_rows(weight, round_rows)
+    return values, scales
+
+
 def transposed(weight: AnyArray, dtype: Any) -> AnyArray:
     """weight (out,in) -> (in,out) in another type."""
     result = np.empty(weight.shape[::-1], dtype)
@@ -176,3 +204,10 @@ def pack_int4(values: Int8) -> bytes:
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
     return bytes((flat[0::2] | (flat[1::2] << 4)).data)
+
+
+def unpack_int4(packed: AnyArray, shape: tuple[int, ...]) -> Int8:
+    """The integers of ``pack_int4``, in an array of this shape."""
+    data = packed.reshape(-1).view(np.uint8)
+    pairs = np.stack([data << 4, data & 0xF0], axis=1).view(np.int8) >> 4
+    return pairs.reshape(-1)[: int(np.prod(shape))].reshape(shape)

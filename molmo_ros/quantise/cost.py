@@ -1,4 +1,4 @@
-"""How long a quantisation takes, and how much memory, told before it begins."""
+"""How long a quantisation takes, how much memory and disk, told before it begins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from molmo_ros.network.config import TextConfig
 from molmo_ros.quantise.layer import ROUNDS, SWEEPS, Method
+from molmo_ros.quantise.rows import MOST_OUTPUTS
+from molmo_ros.quantise.sensitivity import PROBES
 
 _SIZE = 1024  # of the matrices whose product tells how fast this machine is
 
@@ -18,25 +20,36 @@ def shapes(c: TextConfig) -> list[tuple[int, int]]:
     return [(q + 2 * kv, d), (d, q), (2 * wide, d), (d, wide)]
 
 
-def operations(c: TextConfig, tokens: int, method: Method) -> float:
-    """Floating point operations on all layers, roughly: passes, second moments, rounding."""
+def operations(c: TextConfig, tokens: int, method: Method, guided: bool) -> float:
+    """Floating point operations on all layers, roughly: passes, second moments, rounding; ``guided``: and
+    gradients, for which each probe takes a pass and twice as much back."""
     sizes = shapes(c)
     weights = [out * width for out, width in sizes]
     experts = 1 if c.experts is None else c.experts.count
     weights[2:] = [n * experts for n in weights[2:]]  # many tokens pass through all experts
     networks = 2 if method.gptq else 1
     before = sum(sum(weights[:i]) for i in range(4))  # each matrix is looked at behind those in front of it
-    passes = 2 * tokens * (networks * before + 2 * sum(weights) + sum(weights) * method.awq)
+    whole = 2 + method.awq + 3 * PROBES * guided
+    passes = 2 * tokens * (networks * before + whole * sum(weights))
     moments = 2 * tokens * networks * sum(width**2 for _, width in sizes)
     each = 4 + (10 + ROUNDS * (4 + 2 * SWEEPS)) * method.gptq + 22 * method.awq
     rounding = each * sum(out * width**2 for out, width in sizes[:2])
     rounding += each * experts * sum(out * width**2 for out, width in sizes[2:])
+    if guided:  # second moments of gradients, and their inverse in float64
+        known = [out for out, _ in sizes if out <= MOST_OUTPUTS]
+        moments += sum(2 * tokens * PROBES * out**2 + 8 * out**3 for out in known)
     return float(c.num_layers * (passes + moments + rounding))
 
 
-def seconds(c: TextConfig, tokens: int, method: Method) -> float:
+def seconds(c: TextConfig, tokens: int, method: Method, guided: bool) -> float:
     """Time on this machine as it is now."""
-    return operations(c, tokens, method) / _speed()
+    return operations(c, tokens, method, guided) / _speed()
+
+
+def disk_bytes(c: TextConfig, tokens: int, guided: bool) -> float:
+    """Most disk for what lies between layers; for gradients, the exact network's states of all of them."""
+    states = c.num_layers + 2 + 2 * PROBES if guided else 5
+    return 4.0 * tokens * (c.hidden_size * states + 4 * c.num_layers * guided)
 
 
 def memory_bytes(c: TextConfig) -> float:

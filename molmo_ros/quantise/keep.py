@@ -16,14 +16,15 @@ from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.cost import shapes
 from molmo_ros.quantise.layer import Method, matrices, round_matrix, second_moments
 from molmo_ros.quantise.rounding import Grid, damped
+from molmo_ros.quantise.sensitivity import Weights
 
 SCALE_BITS = 16
-SAMPLES = 16  # sequences that the errors are measured on
+SAMPLES = 32  # sequences that the errors are measured on
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A matrix: its weights, and its squared error in the layer's result as a share of that, in 4 bits."""
+    """A matrix: its shape, and what it does in 4 bits: to decisions, or to the layer's result."""
 
     shape: tuple[int, int]
     error: float
@@ -46,19 +47,41 @@ def least_bits(c: TextConfig) -> float:
     return sum(matrix_bits(size, "int4") for size in sizes) / sum(out * width for out, width in sizes)
 
 
+def decision_costs(
+    checkpoint: Checkpoint, index: int, states: Activations, method: Method, weights: Weights
+) -> dict[str, Cost]:
+    """Round each matrix of the layer to 4 bits: the squared change of its results, each token's times its
+    ``weights``, is about the squared change of the distances between the logits that decide."""
+    names = matrices(checkpoint, index)
+    moments = second_moments(Block(checkpoint, index, {}, tuple(names)), states, names, weights)
+    costs = {}
+    for name in names:
+        weight, rounded = _in_4_bits(checkpoint, name, moments[name], method)
+        change = weight - rounded
+        error = float(np.einsum("oi,oi->", change @ moments[name], change, dtype=np.float64))
+        costs[name] = Cost((weight.shape[0], weight.shape[1]), error / len(weight) / states.tokens)
+    return costs
+
+
 def layer_costs(checkpoint: Checkpoint, index: int, states: Activations, method: Method) -> dict[str, Cost]:
-    """Round each matrix of the layer to 4 bits while all others stay exact."""
+    """Round each matrix of the layer to 4 bits while all others stay exact: the squared change of the
+    layer's result, as a share of that."""
     names = matrices(checkpoint, index)
     moments = second_moments(Block(checkpoint, index, {}, tuple(names)), states, names)
     exact = _outputs(checkpoint, index, {}, states)
     costs = {}
     for name in names:
-        weight = np.asarray(checkpoint.weights.read(name), np.float32)
-        rounded = round_matrix(weight, damped(moments[name]), Grid(4, block_size(weight.shape[1])), method)
-        found = _outputs(checkpoint, index, {name: rounded.weight}, states)
+        weight, rounded = _in_4_bits(checkpoint, name, moments[name], method)
+        found = _outputs(checkpoint, index, {name: rounded}, states)
         share = [((a - b) ** 2).sum(axis=1) / (a**2).sum(axis=1) for a, b in zip(exact, found, strict=True)]
         costs[name] = Cost((weight.shape[0], weight.shape[1]), float(np.mean(np.concatenate(share))))
     return costs
+
+
+def _in_4_bits(checkpoint: Checkpoint, name: str, h: Float32, method: Method) -> tuple[Float32, Float32]:
+    """The matrix, exact and rounded."""
+    weight = np.asarray(checkpoint.weights.read(name), np.float32)
+    return weight, round_matrix(weight, damped(h), Grid(4, block_size(weight.shape[1])), method).weight
 
 
 def choose(costs: Mapping[str, Cost], bits: float) -> set[str]:

@@ -21,6 +21,7 @@ from molmo_ros.quantise.awq import scale_layer
 from molmo_ros.quantise.blocks import MIDDLE, Block
 from molmo_ros.quantise.rounding import (
     Grid,
+    Order,
     Rounded,
     damped,
     descend,
@@ -31,6 +32,8 @@ from molmo_ros.quantise.rounding import (
     search_scales,
     to_nearest,
 )
+from molmo_ros.quantise.rows import decision_error, round_groups
+from molmo_ros.quantise.sensitivity import Metrics, Weights
 
 Grids = Callable[[str, int], Grid]  # for a matrix by name and width
 
@@ -60,8 +63,8 @@ METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 class Layer:
     """Rounded matrices, those of all experts, tensors that took a scale from them, and each one's error.
 
-    ``errors``, of the outputs of a matrix: squared change as a share of the square, and the same for rounding
-    to nearest.
+    ``errors``, of the outputs of a matrix: squared change as a share of the square, in the directions that
+    decide if they are known, and the same for rounding to nearest.
     """
 
     matrices: dict[str, Rounded] = field(default_factory=dict)
@@ -96,9 +99,19 @@ def matrices(checkpoint: Checkpoint, layer: int) -> list[str]:
 
 
 def round_layer(
-    checkpoint: Checkpoint, index: int, exact: Activations, rounded: Activations, method: Method, grids: Grids
+    checkpoint: Checkpoint,
+    index: int,
+    exact: Activations,
+    rounded: Activations,
+    method: Method,
+    grids: Grids,
+    weights: Weights | None = None,
+    metrics: Metrics | None = None,
 ) -> Layer:
-    """Round the layer's matrices. ``exact`` and ``rounded``: what enters the layer in either network."""
+    """Round the layer's matrices. ``exact`` and ``rounded``: what enters the layer in either network.
+
+    ``weights`` of the tokens and ``metrics``, if the sensitivity was measured; else ``token_weights``.
+    """
     names = matrices(checkpoint, index)
     scaled: dict[str, Float32] = {}  # exact but for the scales
     if method.awq:
@@ -107,28 +120,40 @@ def round_layer(
     layer = Layer(folded={name: tensor for name, tensor in scaled.items() if name not in names})
     for name in names:
         weight = scaled[name] if name in scaled else np.asarray(checkpoint.weights.read(name), np.float32)
-        found = _moments(checkpoint, index, name, scaled, layer, exact, rounded, method)
+        found = _moments(checkpoint, index, name, scaled, layer, exact, rounded, method, weights)
         h = damped(found.h)
         target = wanted(weight, h, found) if method.gptq else weight
         grid = grids(name, weight.shape[1])
-        layer.matrices[name] = round_matrix(target, h, grid, method)
+        metric = None if metrics is None else metrics.get(name)
+        layer.matrices[name] = round_matrix(target, h, grid, method, metric)
         nearest = to_nearest(weight, largest_scales(weight, grid), grid)
-        error, of_nearest = (output_error(target, r.weight, h) for r in (layer.matrices[name], nearest))
+        error, of_nearest = (_error(target, r.weight, h, metric) for r in (layer.matrices[name], nearest))
         layer.errors[name] = (error, of_nearest)
     return layer
 
 
-def round_matrix(target: Float32, h: Float32, grid: Grid, method: Method) -> Rounded:
-    """One matrix by the method."""
+def round_matrix(
+    target: Float32, h: Float32, grid: Grid, method: Method, metric: Float32 | None = None
+) -> Rounded:
+    """One matrix by the method; ``metric`` (out,out), if it is known which outputs decide."""
     if not (method.gptq or method.awq):
         return to_nearest(target, largest_scales(target, grid), grid)
-    scales = search_scales(target, np.ascontiguousarray(np.diag(h)), grid)
     if not method.gptq:
-        return to_nearest(target, scales, grid)
-    result = gptq(target, h, scales, grid)
-    for _ in range(ROUNDS):
-        result = descend(target, h, fit_scales(target, h, result), SWEEPS)
-    return result
+        return to_nearest(target, search_scales(target, np.ascontiguousarray(np.diag(h)), grid), grid)
+
+    order = Order.of(h)
+
+    def by_gptq(rows: Float32) -> Rounded:
+        result = gptq(rows, order, search_scales(rows, np.ascontiguousarray(np.diag(h)), grid), grid)
+        for _ in range(ROUNDS):
+            result = descend(rows, h, fit_scales(rows, h, result), SWEEPS)
+        return result
+
+    return by_gptq(target) if metric is None else round_groups(target, metric, grid, by_gptq)
+
+
+def _error(weight: Float32, other: Float32, h: Float32, metric: Float32 | None) -> float:
+    return output_error(weight, other, h) if metric is None else decision_error(weight, other, h, metric)
 
 
 def wanted(weight: Float32, h: Float32, found: Moments) -> Float32:
@@ -145,12 +170,15 @@ def wanted(weight: Float32, h: Float32, found: Moments) -> Float32:
     return np.ascontiguousarray(cho_solve(factor, results.T.astype(np.float64)).T, dtype=np.float32)
 
 
-def second_moments(block: Block, states: Activations, names: list[str]) -> dict[str, Float32]:
-    """H (in,in) of several matrices of a layer at once."""
+def second_moments(
+    block: Block, states: Activations, names: list[str], weights: Weights | None = None
+) -> dict[str, Float32]:
+    """H (in,in) of several matrices of a layer at once, with ``weights`` of the tokens if there are some."""
     sums: dict[str, Float32] = {}
-    for x, limits in zip(states, states.limits, strict=True):
+    for i, (x, limits) in enumerate(zip(states, states.limits, strict=True)):
         for name, value in zip(names, block.run(x, limits), strict=True):
-            part = value.T @ value
+            weighted = value if weights is None else value * weights[name][i][:, None]
+            part: Float32 = np.asarray(value.T @ weighted, np.float32)
             sums[name] = sums[name] + part if name in sums else part
     return sums
 
@@ -164,6 +192,7 @@ def _moments(
     exact: Activations,
     rounded: Activations,
     method: Method,
+    weights: Weights | None,
 ) -> Moments:
     """Run both networks up to the matrix; without GPTQ the rounded one alone."""
     so_far = {**scaled, **layer.tensors()}
@@ -173,10 +202,13 @@ def _moments(
     taps = _taps(checkpoint, name)
     before, now = (Block(checkpoint, index, changed, taps) for changed in (scaled, so_far))
     total: Moments | None = None
-    for x, q, limits, read in zip(exact, rounded, rounded.limits, rounded.read, strict=True):
+    for i, (x, q, limits, read) in enumerate(zip(exact, rounded, rounded.limits, rounded.read, strict=True)):
         (a, *a_sum), (b, *b_sum) = before.run(x, limits), now.run(q, limits)
         sums = (a_sum[0], b_sum[0]) if a_sum else (x, q)
-        weighted = b * token_weights(checkpoint, index, name, read, sums[0])
+        if weights is None:
+            weighted = b * token_weights(checkpoint, index, name, read, sums[0])
+        else:
+            weighted = b * weights[name][i][:, None]
         lost = (sums[0] - sums[1]).T @ weighted if _is_added(checkpoint, name) else None
         part = Moments(b.T @ weighted, a.T @ weighted, lost)
         total = part if total is None else _plus(total, part)

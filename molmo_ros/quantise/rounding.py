@@ -114,22 +114,35 @@ def search_scales(weight: Float32, importance: Float32, grid: Grid) -> Float32:
     return result
 
 
-def gptq(weight: Float32, h: Float32, scales: Float32, grid: Grid) -> Rounded:
-    """Round input by input, the heaviest first; what each leaves over is taken up by those that follow.
+@dataclass(frozen=True)
+class Order:
+    """In which inputs are rounded, the heaviest first (in,), and how what each leaves over is taken up by
+    those that follow: the upper Cholesky factor (in,in) of the inverse of H in this order."""
+
+    inputs: npt.NDArray[np.intp]
+    factor: Float32
+
+    @classmethod
+    def of(cls, h: Float32) -> Order:
+        inputs = np.argsort(-np.diag(h), kind="stable")
+        return cls(inputs, _inverse_factor(h[np.ix_(inputs, inputs)]))
+
+
+def gptq(weight: Float32, order: Order, scales: Float32, grid: Grid) -> Rounded:
+    """Round input by input.
 
     The scales are fixed before, so the order of rounding does not show in the layout.
     """
-    order = np.argsort(-np.diag(h), kind="stable")
-    step = np.repeat(scales, grid.block, axis=1)[:, order]
-    work = np.ascontiguousarray(weight[:, order])
-    factor = _inverse_factor(h[np.ix_(order, order)])
+    factor, inputs = order.factor, order.inputs
+    step = np.repeat(scales, grid.block, axis=1)[:, inputs]
+    work = np.ascontiguousarray(weight[:, inputs])
     values = np.empty(weight.shape, np.int8)
     for start in range(0, work.shape[1], _COLUMNS):
         stop = min(start + _COLUMNS, work.shape[1])
         left_over = np.empty((len(work), stop - start), np.float32)
         for i in range(start, stop):
             steps = np.clip(np.rint(work[:, i] / step[:, i]), grid.least, grid.most)
-            values[:, order[i]] = steps
+            values[:, inputs[i]] = steps
             left_over[:, i - start] = (work[:, i] - steps * step[:, i]) / factor[i, i]
             work[:, i:stop] -= np.outer(left_over[:, i - start], factor[i, i:stop])
         work[:, stop:] -= left_over @ factor[start:stop, stop:]

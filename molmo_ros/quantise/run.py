@@ -18,12 +18,21 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.network.precision import block_size
 from molmo_ros.quantise.activations import Activations, load_samples, save_samples
 from molmo_ros.quantise.blocks import OUT, Block
-from molmo_ros.quantise.cost import memory_bytes, seconds
+from molmo_ros.quantise.cost import disk_bytes, memory_bytes, seconds
 from molmo_ros.quantise.experts import round_experts
-from molmo_ros.quantise.keep import SAMPLES, Cost, choose, layer_costs, least_bits, matrix_bits
-from molmo_ros.quantise.layer import METHODS, Layer, Method, round_layer
+from molmo_ros.quantise.keep import (
+    SAMPLES,
+    Cost,
+    choose,
+    decision_costs,
+    layer_costs,
+    least_bits,
+    matrix_bits,
+)
+from molmo_ros.quantise.layer import METHODS, Layer, Method, matrices, round_layer
 from molmo_ros.quantise.rounding import Grid
 from molmo_ros.quantise.samples import Question, record
+from molmo_ros.quantise.sensitivity import can_measure, load_metrics, load_weights, measure, weights_file
 from molmo_ros.quantise.store import finish, layer_file, read_layer, write_layer
 from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
@@ -85,12 +94,11 @@ def quantise(
         samples = _record(checkpoint, plan, questions, work, progress)
     method = Method.parse(plan.method)
     text = checkpoint.config.text
-    minutes = seconds(text, samples.tokens, method) / 60
-    say(
-        f"{len(samples)} samples, {samples.tokens} tokens, {text.num_layers} layers: about {minutes:.0f} min "
-        f"on this machine as it is now, {memory_bytes(text) / 1e9:.1f} GB of memory"
-    )
-    costs = _costs(checkpoint, samples, work, progress) if plan.keep else {}
+    guided = method.gptq and can_measure(checkpoint)
+    _tell(checkpoint, samples, method, guided, work, say)
+    if guided:
+        _measure(checkpoint, samples, work, progress)
+    costs = _costs(checkpoint, samples, guided, work, progress) if plan.keep else {}
     kept = choose(costs, plan.keep)
 
     def grid(name: str, width: int) -> Grid:
@@ -103,7 +111,10 @@ def quantise(
         if layer_file(folder, index).is_file():
             exact, rounded = (_at(work, index + 1, kind, samples) for kind in ("exact", "rounded"))
             continue
-        layer = round_layer(checkpoint, index, exact, rounded, method, grid)
+        names = matrices(checkpoint, index)
+        weights = load_weights(work, index, names, samples) if guided else None
+        metrics = load_metrics(work, index) if guided else None
+        layer = round_layer(checkpoint, index, exact, rounded, method, grid, weights, metrics)
         if text.experts is not None:
             round_experts(checkpoint, index, layer, rounded, method)
         exact, rounded = _advance(checkpoint, index, layer, exact, rounded, work)
@@ -149,21 +160,62 @@ def _record(
     return samples
 
 
-def _costs(checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress) -> dict[str, Cost]:
+def _tell(
+    checkpoint: Checkpoint, samples: Activations, method: Method, guided: bool, work: Path, say: Say
+) -> None:
+    """Time, memory and disk. Raises: ParameterError if the disk is too full."""
+    text, tokens = checkpoint.config.text, samples.tokens
+    disk, there = disk_bytes(text, tokens, guided), sum(path.stat().st_size for path in work.glob("*.npy"))
+    free = shutil.disk_usage(work).free + there
+    if disk > free:
+        raise ParameterError(
+            f"{work} needs {disk / 1e9:.1f} GB for {tokens} tokens, {free / 1e9:.1f} GB are free; "
+            "make room, or give fewer --samples and a new --out."
+        )
+    say(
+        f"{len(samples)} samples, {tokens} tokens, {text.num_layers} layers: about "
+        f"{seconds(text, tokens, method, guided) / 60:.0f} min on this machine as it is now, "
+        f"{memory_bytes(text) / 1e9:.1f} GB of memory, {disk / 1e9:.1f} GB of disk"
+    )
+
+
+def _measure(checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress) -> None:
+    """The exact network's states in front of all layers, and from them how much each token counts."""
+    layers = checkpoint.config.text.num_layers
+    if weights_file(work, 0).is_file():
+        return
+    states = samples
+    for index in range(layers):
+        progress("exact network", index / layers)
+        path = work / f"exact-{index + 1}.npy"
+        states = samples.at(path) if path.is_file() else _through(checkpoint, index, {}, states, path)
+    names = [matrices(checkpoint, index) for index in range(layers)]
+    measure(checkpoint, samples, names, work, progress)
+
+
+def _costs(
+    checkpoint: Checkpoint, samples: Activations, guided: bool, work: Path, progress: Progress
+) -> dict[str, Cost]:
     """The error of each matrix by itself, on a few of the samples."""
     path = work / "costs.json"
     if path.is_file():
         held = json.loads(path.read_text())
         return {name: Cost(tuple(entry["shape"]), entry["error"]) for name, entry in held.items()}
-    few = samples.first(SAMPLES)
+    few, method = samples.first(SAMPLES), Method(gptq=True)
     costs: dict[str, Cost] = {}
     layers = checkpoint.config.text.num_layers
     for index in range(layers):
-        progress("sensitivity", index / layers)
-        costs |= layer_costs(checkpoint, index, few, Method(gptq=True))
+        progress("costs", index / layers)
+        if guided:
+            states = few if index == 0 else few.at(work / f"exact-{index}.npy")
+            weights = load_weights(work, index, matrices(checkpoint, index), samples)
+            costs |= decision_costs(checkpoint, index, states, method, weights)
+            continue
+        costs |= layer_costs(checkpoint, index, few, method)
         few = _through(checkpoint, index, {}, few, work / f"few-{index + 1}.npy")
         (work / f"few-{index}.npy").unlink(missing_ok=True)
-    few.path.unlink()
+    if not guided:
+        few.path.unlink()
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
     os.replace(unfinished, path)
@@ -175,7 +227,8 @@ def _advance(
 ) -> tuple[Activations, Activations]:
     """What enters the next layer, in the exact network and in the rounded one."""
     after = index + 1
-    exact = _through(checkpoint, index, {}, exact, work / f"exact-{after}.npy")
+    path = work / f"exact-{after}.npy"
+    exact = exact.at(path) if path.is_file() else _through(checkpoint, index, {}, exact, path)
     return exact, _through(checkpoint, index, layer.tensors(), rounded, work / f"rounded-{after}.npy")
 
 

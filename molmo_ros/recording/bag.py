@@ -193,12 +193,13 @@ class Bag:
 
 @contextmanager
 def open_bag(path: str | Path) -> Iterator[Bag]:
-    """Open a recording: its folder, or a file in it. Raises: FrameError saying what is wrong with it."""
+    """Open a recording: its folder, a file in it, or a lone MCAP. Raises: FrameError saying what is wrong."""
     from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
 
     folder = Path(path).expanduser()
-    if folder.is_file() and folder.suffix in (".db3", ".mcap"):
+    described = (folder.parent / "metadata.yaml").is_file()
+    if folder.is_file() and folder.suffix in (".db3", ".mcap") and (described or folder.suffix == ".db3"):
         folder = folder.parent
     if folder.suffix == ".bag":
         raise FrameError(
@@ -206,7 +207,7 @@ def open_bag(path: str | Path) -> Iterator[Bag]:
         )
     if not folder.exists():
         raise FrameError(f"There is no bag {path}; give the folder that ros2 bag record made.")
-    if not (folder / "metadata.yaml").is_file():
+    if folder.suffix != ".mcap" and not (folder / "metadata.yaml").is_file():  # a lone MCAP describes itself
         raise FrameError(f"{folder} has no metadata.yaml; ros2 bag reindex {folder} makes one.")
     # Bags before Iron do not hold the definitions of their messages; those of the camera have not changed.
     with readable(str(path)):

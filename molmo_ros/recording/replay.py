@@ -19,7 +19,10 @@ from molmo_ros.transforms import transform_target
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of one frame; ``asked``: by the model, not by following. ``found`` is None after an error."""
+    """What came of one frame; ``asked``: by the model, not by following. ``found`` is None after an error.
+
+    T_target_camera (4,4): the camera in target_frame, that of the targets; None and "": the optical frame.
+    """
 
     number: int
     stamp_ns: int
@@ -27,6 +30,8 @@ class Replayed:
     frame: RgbdFrame | None = None
     found: Grounding | None = None
     error: MolmoRosError | None = None
+    T_target_camera: Array | None = None
+    target_frame: str = ""
 
 
 class Replay:
@@ -50,7 +55,8 @@ class Replay:
                     raise frame
                 T = self._transform(bag, frame.frame_id, stamp_ns)
                 found = self.ask(frame, T) if asked else self.follow(frame, T)
-                yield Replayed(number, stamp_ns, asked, frame, found)
+                target_frame = "" if T is None else self._target_frame
+                yield Replayed(number, stamp_ns, asked, frame, found, None, T, target_frame)
             except MolmoRosError as error:
                 yield Replayed(number, stamp_ns, asked, error=error)
 

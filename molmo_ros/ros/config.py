@@ -226,7 +226,7 @@ class NodeConfig:
         high=1.0,
     )
     min_quality: float = _setting(
-        0.5, "Limit: least quality, the chance that a grasp holds; 0 does not ask.", low=0.0, high=1.0
+        0.7, "Limit: least quality, the chance that a grasp holds; 0 does not ask.", low=0.0, high=1.0
     )
     limit_targets: int = _setting(
         50, "Limit: targets of one answer that may be used, the best ones; 0 is any number.", low=0, high=1000

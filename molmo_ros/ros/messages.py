@@ -29,11 +29,11 @@ from molmo_ros.datatypes import (
     Pose,
     TargetStatus,
 )
+from molmo_ros.draw.shapes import CLOUD_DTYPE, object_points
 from molmo_ros.msg import GraspTarget as GraspTargetMessage
 from molmo_ros.msg import GraspTargetArray, GroundedPoint
 
 NAN = math.nan
-CLOUD_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("instance", "<u4")])
 
 
 def make_header(frame_id: str, stamp_ns: int) -> Header:
@@ -115,24 +115,13 @@ def cloud_message(targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) 
 
     Fields: x, y, z (float32, m), rgb (packed, as rviz wants it), instance (that of the point of the target).
     """
-    parts = [_cloud_part(target) for target in targets if target.segment is not None]
-    points = np.concatenate(parts) if parts else np.zeros(0, CLOUD_DTYPE)
+    points = object_points(targets)
     fields = [_cloud_field(name) for name in CLOUD_DTYPE.names or ()]
     size = CLOUD_DTYPE.itemsize
     msg = PointCloud2(header=make_header(frame_id, stamp_ns), height=1, width=len(points), fields=fields)
     msg.point_step, msg.row_step, msg.is_dense = size, size * len(points), True
     msg.data = array.array("B", points.tobytes())
     return msg
-
-
-def _cloud_part(target: GraspTarget) -> Any:
-    assert target.segment is not None
-    colors = target.segment.colors.astype(np.uint32)
-    part = np.zeros(len(colors), CLOUD_DTYPE)
-    part["x"], part["y"], part["z"] = target.segment.cloud_m.T
-    part["rgb"] = colors[:, 0] << 16 | colors[:, 1] << 8 | colors[:, 2]
-    part["instance"] = target.point.instance
-    return part
 
 
 def _cloud_field(name: str) -> PointField:

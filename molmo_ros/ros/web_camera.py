@@ -44,7 +44,8 @@ class WebCamera:
         """These are the topics of the camera: image, depth, camera_info; empty: they are not known."""
         if topics and topics != self._topics:
             self.close()
-            self._topics = topics
+            self._hub.drop("live", "scene")  # they show another camera
+            self._topics, self._last_ns, self.lens = topics, 0, None
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -74,7 +75,7 @@ class WebCamera:
         self._last_ns, self.lens = frame.stamp_ns, frame.lens
         if live:
             self._live_at = now
-            self._hub.put("live", image_message("live", frame.rgb, frame.stamp_ns))
+            self._hub.put("live", image_message("live", frame.rgb, frame.stamp_ns, frame.frame_id))
         if scene:
             self._scene_at = now
             T, frame_id = self.transform(target_frame, frame.frame_id, frame.stamp_ns)

@@ -54,15 +54,18 @@ class NodeSource:
 
     def ground(self, query: str) -> Reply:
         """~/ground."""
-        return self._here().requests.ground(query)
+        here = self._here()
+        return here.requests.ground(query, here.camera_name)
 
     def ask(self, question: str) -> Reply:
         """~/ask."""
-        return self._here().requests.ask(question)
+        here = self._here()
+        return here.requests.ask(question, here.camera_name)
 
     def track(self, query: str) -> Reply:
         """~/track, until it ends."""
-        return self._here().requests.track(query)
+        here = self._here()
+        return here.requests.track(query, here.camera_name)
 
     def cancel(self) -> Reply:
         """Cancel the track."""
@@ -71,6 +74,11 @@ class NodeSource:
     def save(self) -> Reply:
         """~/save."""
         return self._here().requests.save()
+
+    def show(self, camera: str) -> Reply:
+        """Show this camera, and ask about it."""
+        self._here().show(camera)
+        return Reply(True, "")
 
     def move(self, to: str) -> Reply:
         """Only recordings can be stepped through."""

@@ -44,18 +44,18 @@ class Requests:
         """Whether an answer on the topics belongs to a request from here, which notes it by itself."""
         return time.monotonic() - self._mine.get(query, float("-inf")) < PATIENCE_S
 
-    def ground(self, query: str) -> Reply:
+    def ground(self, query: str, camera: str = "") -> Reply:
         """srv/Ground. Raises: NotReadyError, CancelledError."""
         self._remember(query)
-        response, ms = self._call(self._ground, Ground.Request(query=query, grasp=True))
+        response, ms = self._call(self._ground, Ground.Request(query=query, camera=camera, grasp=True))
         targets = [target_from_message(target) for target in response.targets]
         told = outcome(targets) if response.success else f"{response.code}: {response.message}"
         self._hub.note(query, "find", told, bool(response.success), ms)
         return Reply(bool(response.success), response.message, response.code, response.answer)
 
-    def ask(self, question: str) -> Reply:
+    def ask(self, question: str, camera: str = "") -> Reply:
         """srv/Ask. Raises: NotReadyError, CancelledError."""
-        response, ms = self._call(self._ask, Ask.Request(prompt=question))
+        response, ms = self._call(self._ask, Ask.Request(prompt=question, camera=camera))
         told = response.answer if response.success else f"{response.code}: {response.message}"
         self._hub.note(question, "ask", told, bool(response.success), ms)
         return Reply(bool(response.success), response.message, response.code, response.answer)
@@ -65,14 +65,14 @@ class Requests:
         response, _ = self._call(self._save, Trigger.Request())
         return Reply(bool(response.success), response.message, "" if response.success else "NOT_SAVED")
 
-    def track(self, query: str) -> Reply:
+    def track(self, query: str, camera: str = "") -> Reply:
         """action/Track until it ends. Raises: BusyError, NotReadyError, CancelledError."""
         if not self._tracking.acquire(blocking=False):
             raise BusyError("A track from a page runs already; stop it first.")
         started = time.perf_counter()
         try:
             self._remember(query)
-            result = self._follow(query)
+            result = self._follow(query, camera)
         finally:
             self._goal = None
             self._tracking.release()
@@ -101,7 +101,7 @@ class Requests:
         with suppress(QueryError):  # the node says so
             self._mine[parse_query(query).text] = time.monotonic()
 
-    def _follow(self, query: str) -> Any:
+    def _follow(self, query: str, camera: str) -> Any:
         if not self._track.server_is_ready():
             raise NotReadyError(self._absent("track"))
 
@@ -109,7 +109,7 @@ class Requests:
             stage, age = message.feedback.stage, message.feedback.age
             self._hub.tell("track", {"running": True, "query": query, "stage": stage, "age": age})
 
-        sent = self._track.send_goal_async(Track.Goal(query=query), feedback_callback=tell)
+        sent = self._track.send_goal_async(Track.Goal(query=query, camera=camera), feedback_callback=tell)
         self._goal = goal = self._wait(sent, self._track.server_is_ready, float("inf"))
         if not goal.accepted:
             raise NotReadyError(f"{self._name}/track did not take the goal; ask again in a moment.")

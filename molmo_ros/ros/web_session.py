@@ -15,7 +15,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image, PointCloud2
 
 from molmo_ros.camera.conversions import decode_color, stamp_to_ns
-from molmo_ros.errors import MolmoRosError
+from molmo_ros.errors import MolmoRosError, ParameterError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import undistort
 from molmo_ros.ros.messages import clouds_by_instance, target_from_message
@@ -46,6 +46,8 @@ class Session:
         self._began, self._answer_at = time.monotonic(), float("-inf")
         self._following = False
         self._answer_frame, self._answer_ns = "", 0
+        self._cameras: dict[str, dict[str, str]] = {}
+        self.camera_name = ""  # of the camera that is shown and asked about
         self._state = NodeState(self.node, name)
         self._camera = WebCamera(hub, self._executor)
         self.requests = Requests(self.node, name, hub)
@@ -67,6 +69,14 @@ class Session:
         self._threads[0].join()
         self._camera.close()
         self.node.destroy_node()
+
+    def show(self, camera: str) -> None:
+        """Show this camera, and ask about it. Raises: ParameterError if the node has none of this name."""
+        if camera not in self._cameras:
+            known = ", ".join(name or "(without a name)" for name in self._cameras) or "none yet"
+            raise ParameterError(f"{self._name} has no camera {camera[:64]!r}; it has {known}.")
+        self.camera_name = camera
+        self._tell_cameras()
 
     def _subscribe(self) -> None:
         for kind, topic, qos in (
@@ -120,7 +130,16 @@ class Session:
         self._answer_frame, self._answer_ns = message.header.frame_id, stamp_to_ns(message.header.stamp)
         targets = [target_from_message(target) for target in message.targets]
         content = answer_message(message.query, message.answer, targets, self._answer_frame, self._answer_ns)
-        self._hub.tell("answer", {**content, "pixels": self._pixels(targets), "following": self._following})
+        optical = message.targets[0].point.header.frame_id if message.targets else ""
+        self._hub.tell(
+            "answer",
+            {
+                **content,
+                "pixels": self._pixels(targets),
+                "optical": optical,
+                "following": self._following,
+            },
+        )
         latched = self._answer_at - self._began < LATCHED_S and self._hub.noted
         if not self._following and not latched and not self.requests.is_mine(message.query):
             self._hub.note(message.query, "topic", outcome(targets), True)
@@ -151,5 +170,13 @@ class Session:
 
     def _tell_state(self) -> None:
         self._state.tell(self._hub)
+        if (cameras := self._state.cameras()) and cameras != self._cameras:
+            self._cameras = cameras
+            if self.camera_name not in cameras:
+                self.camera_name = next(iter(cameras))
+            self._tell_cameras()
         with suppress(MolmoRosError):
-            self._camera.use(self._state.camera_topics())
+            self._camera.use(self._cameras.get(self.camera_name, {}))
+
+    def _tell_cameras(self) -> None:
+        self._hub.tell("cameras", {"names": list(self._cameras), "shown": self.camera_name})

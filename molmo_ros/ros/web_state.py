@@ -45,14 +45,19 @@ class NodeState:
                 self._period_s = min(max(now - self._heard_at, 0.1), 60.0)
             self._statuses, self._heard_at = mine, now
 
-    def camera_topics(self) -> dict[str, str]:
-        """image, depth and camera_info of the first camera; empty if they are not known."""
+    def cameras(self) -> dict[str, dict[str, str]]:
+        """Name of each camera -> its topics image, depth and camera_info; empty if they are not known.
+
+        A single camera may have the name "".
+        """
+        head, found = f"{self._base}: camera", {}
         with self._lock:
-            cameras = [s for s in self._statuses if s.name.startswith(f"{self._base}: camera")]
-        if not cameras:
-            return {}
-        values = {pair.key: pair.value for pair in cameras[0].values}
-        return {topic: values[f"{topic}_topic"] for topic in ("image", "depth", "camera_info")}
+            statuses = [status for status in self._statuses if status.name.startswith(head)]
+        for status in statuses:
+            values = {pair.key: pair.value for pair in status.values}
+            topics = {topic: values[f"{topic}_topic"] for topic in ("image", "depth", "camera_info")}
+            found[status.name.removeprefix(head).strip()] = topics
+        return found
 
     def tell(self, hub: Hub) -> None:
         """status, diagnostics, latency and gripper, each if it has changed."""

@@ -4,9 +4,11 @@ runtimes can be compared logit by logit.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from molmo_ros.datatypes import Float32, Image, Index
+from molmo_ros.runtimes.choices import Choices
 
 
 class Cache(Protocol):
@@ -25,6 +27,17 @@ class Cache(Protocol):
     def trim(self, length: int) -> None:
         """Forget all tokens behind the first ``length``; costs nothing."""
         ...
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a pass says of N rows: what comes next; ``logits`` (N,vocabulary), None if the device kept them;
+    ``pointing`` (T,3E+places), of MolmoPoint alone (``network.patch_pointer``).
+    """
+
+    choices: Choices
+    pointing: Float32 | None = None
+    logits: Float32 | None = None
 
 
 class Runtime(Protocol):
@@ -46,11 +59,13 @@ class Runtime(Protocol):
 
     def new_cache(self) -> Cache: ...
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        """Append T tokens to the cache and return the logits (N,vocabulary) of some of them.
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
+        """Append T tokens to the cache and say what comes behind some of them.
 
         embeds (T,D); kv_limit (T,): how many leading positions of the whole sequence each token may see;
-        rows (N,): indices into the T tokens.
+        rows (N,): indices into the T tokens; ``logits``: whether all of them are wanted as well.
         """
         ...
 
@@ -67,14 +82,8 @@ class Runtime(Protocol):
 
 
 class PointRuntime(Runtime, Protocol):
-    """A runtime of MolmoPoint, whose network tells more (``network.pointing``)."""
+    """A runtime of MolmoPoint, whose network tells more (``network.patch_pointer``)."""
 
     def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
         """As ``encode_image``, and embeddings (M,W,D) and keys (M,W,E) of the patches behind each token."""
-        ...
-
-    def run_pointing(
-        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> tuple[Float32, Float32]:
-        """As ``run``, and queries, keys and places (T,3E+places) of all T tokens."""
         ...

@@ -6,9 +6,6 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from molmo_ros.errors import RuntimeUnavailableError
 
 _MODULES = ("cuda.bindings.runtime", "cuda.cudart")  # cuda-python since 12.6, and before
@@ -76,39 +73,3 @@ def _fix(rt: Any) -> str:
         f"the driver is for CUDA {major}.{minor}, cuda-python for {ours // 1000}: "
         f'pip install "cuda-python<{major}.{minor + 1}"'
     )
-
-
-class Buffer:
-    """Memory on the device, freed by ``close`` or with the object."""
-
-    def __init__(self, size: int, zero: bool = False) -> None:
-        self._rt, self.size = cudart(), size
-        self.address = 0
-        self.address = int(call(self._rt.cudaMalloc, size))
-        if zero:
-            call(self._rt.cudaMemset, self.address, 0, size)
-
-    def upload(self, array: npt.NDArray[Any], stream: Any) -> None:
-        """Queue a copy from the host; the array must live until the stream has been waited for."""
-        assert array.flags.c_contiguous and array.nbytes <= self.size
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
-        call(self._rt.cudaMemcpyAsync, self.address, array.ctypes.data, array.nbytes, kind, stream)
-
-    def download(self, shape: tuple[int, ...], stream: Any) -> npt.NDArray[np.float32]:
-        """Wait for all that is queued, and copy float32 to the host."""
-        array = np.empty(shape, np.float32)
-        assert array.nbytes <= self.size
-        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        call(self._rt.cudaMemcpyAsync, array.ctypes.data, self.address, array.nbytes, kind, stream)
-        call(self._rt.cudaStreamSynchronize, stream)
-        return array
-
-    def close(self) -> None:
-        address, self.address = self.address, 0
-        if address:
-            call(self._rt.cudaFree, address)
-
-    def __del__(self) -> None:
-        if self.address:  # at exit the driver may be gone already, and all memory with it
-            self._rt.cudaFree(self.address)
-            self.address = 0

@@ -13,7 +13,8 @@ from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.decoder_in_place import MOST_POSITIONS
 from molmo_ros.network.precision import CUDA_PRECISIONS, Precision
 from molmo_ros.runtimes.cuda import device
-from molmo_ros.runtimes.device import DeviceRuntime, SlabLayout, Tensors, close_all
+from molmo_ros.runtimes.device import DeviceRuntime, Tensors, close_all
+from molmo_ros.runtimes.device_slab import SlabLayout
 from molmo_ros.runtimes.export import DECODER, VISION
 from molmo_ros.runtimes.graphs import graph_source
 from molmo_ros.runtimes.memory import DTYPES, DeviceMemory, Memory
@@ -138,11 +139,14 @@ def load_cuda(
         layout = SlabLayout(
             2 * text.num_layers, min(CAPACITY, text.max_positions, MOST_POSITIONS), text.num_kv_heads,
             text.head_dim, next(kind for kind, dtype in DTYPES.items() if dtype is held.dtype),
-            wide_bucket=256, lengths=LENGTHS,
+            wide_bucket=256, lengths=LENGTHS, most_rows=LENGTHS[-1],
         )  # fmt: skip
         runtime = DeviceRuntime(
             checkpoint, memory, parts[0], parts[1], layout, name="cuda", precision=held.name
         )
+        if memory.device == "cuda":
+            report("warming up", 0.8)
+            runtime.warm_up(checkpoint)
     except BaseException:
         close_all(*parts, memory)
         raise
@@ -164,15 +168,19 @@ def _open(checkpoint: Checkpoint, part: str, held: Precision, memory: Memory, ca
 
 
 def cuda_precision(name: str, sm: int) -> Precision:
-    """Raises: RuntimeUnavailableError for one that there is not."""
-    if name == "auto":
-        name = "bf16" if sm >= 80 else "fp16" if sm else "fp32"
+    """The precision of that name; activations are bf16 from SM80 on, else fp16, on the host (0) fp32.
+
+    Raises: RuntimeUnavailableError for one that there is not.
+    """
+    plain = "bf16" if sm >= 80 else "fp16" if sm else "fp32"
+    name = plain if name == "auto" else name
     if name not in CUDA_PRECISIONS:
         names = ", ".join(CUDA_PRECISIONS)
         raise RuntimeUnavailableError(
             f"Runtime cuda has no {name}; choose one of {names}, or build a TensorRT engine."
         )
-    return replace(CUDA_PRECISIONS[name])
+    held = CUDA_PRECISIONS[name]
+    return replace(held, activations=CUDA_PRECISIONS[plain].activations) if held.weights else held
 
 
 def require_provider() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.errors import MolmoRosError
+from molmo_ros.errors import MolmoRosError, RuntimeUnavailableError
 from molmo_ros.network.config import V1, V2, ModelConfig
 from molmo_ros.network.precision import CPU_PRECISIONS, FP32, GPU_PRECISIONS, Precision, block_size
 from molmo_ros.network.weights import BUILD_VIT, EXTRA_HEAD, HEAD, POINT_PREDICTOR, TEXT, network_shapes
@@ -68,6 +68,7 @@ def runtimes_here(checkpoint: Checkpoint) -> dict[str, str]:
     return {
         "onnx": _on_cpu(checkpoint, "onnxruntime"),
         "openvino": _openvino(checkpoint),
+        "cuda": _cuda(),
         "tensorrt": _tensorrt(checkpoint, "tensorrt"),
         "tensorrt_rtx": _tensorrt(checkpoint, "tensorrt_rtx"),
         "eager": _eager(checkpoint),
@@ -113,6 +114,18 @@ def _eager(checkpoint: Checkpoint) -> str:
     if checkpoint.config.model_type != V2:
         return f"transformers has no {generation(checkpoint.config)}"
     return _lacking("torch", "transformers") or _too_large(checkpoint.config, FP32)
+
+
+def _cuda() -> str:
+    from molmo_ros.runtimes.cuda import device
+    from molmo_ros.runtimes.cuda_ort import require_provider
+
+    try:
+        require_provider()
+        device()
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return ""
 
 
 def _tensorrt(checkpoint: Checkpoint, module: str) -> str:

@@ -12,7 +12,8 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import Float32, Image, Index
 from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.network.config import V2
-from molmo_ros.runtimes.base import Cache
+from molmo_ros.runtimes.base import Cache, Outputs
+from molmo_ros.runtimes.choices import LogitChoices
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +75,7 @@ class EagerRuntime:
         )
         self._model = model.to(self._device).eval()
         self._image = checkpoint.image
+        self._asked = checkpoint.encoder.asked
         if progress:
             progress("ready", 1.0)
 
@@ -103,7 +105,9 @@ class EagerRuntime:
 
         return TorchCache(DynamicCache())
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
         import torch
 
         assert isinstance(cache, TorchCache)
@@ -118,7 +122,8 @@ class EagerRuntime:
                 past_key_values=cache.cache,
                 use_cache=True,
             ).last_hidden_state
-            return self._numpy(self._model.lm_head(hidden[0, self._tensor(rows)]))
+            found = self._numpy(self._model.lm_head(hidden[0, self._tensor(rows)]))
+        return Outputs(LogitChoices(found, self._asked), logits=found)
 
     def interrupt(self) -> None:
         """PyTorch has no way to end a pass: it ends by itself."""

@@ -19,6 +19,7 @@ from typing import Any, get_origin, get_type_hints
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.errors import EngineError, EngineMismatchError
+from molmo_ros.network.config import GRAPH_VERSION
 from molmo_ros.untrusted import is_file, read_json
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def check_trusted(folder: Path) -> None:
     A folder that others own is refused; root is only warned, since in a container folders of the host are.
     Raises: EngineError naming folder or file, and the command that sets it right.
     """
-    for path in (folder, folder / MANIFEST, *folder.glob("*.engine")):
+    for path in (folder, folder / MANIFEST, *folder.glob("*.engine"), *folder.glob("*.jit")):
         stat = path.stat()
         if stat.st_mode & 0o002:
             raise EngineError(
@@ -174,7 +175,7 @@ def check_fits(
     runtime_version: str | None = None,
     sm: int | None = None,
 ) -> None:
-    """Compare with what is here; None and "auto" are not compared.
+    """Compare with what is here; None and "auto" are not compared, the version of the graphs always is.
 
     Raises: EngineMismatchError with all differences and the command that rebuilds it.
     """
@@ -187,6 +188,8 @@ def check_fits(
         )
     if sm is not None and manifest.sm not in (0, sm):
         wrong.append(f"is for SM{manifest.sm} ({manifest.gpu}), this GPU is SM{sm}")
+    if manifest.graph_version != GRAPH_VERSION:
+        wrong.append(f"has graphs of version {manifest.graph_version}, this molmo_ros runs {GRAPH_VERSION}")
     if precision not in ("auto", manifest.precision):
         wrong.append(f"has precision {manifest.precision}, not {precision}")
     if checkpoint is not None and manifest.checkpoint_hash != checkpoint_hash(checkpoint):
@@ -285,6 +288,6 @@ def _entries(manifest: Manifest) -> list[Mapping[str, Any]]:
 
 def _is_ours(name: str) -> bool:
     """A file that a build leaves behind; others in the folder are not touched."""
-    return name.endswith((".engine", ".engine.part", ".onnx", ".onnx.data")) or name.startswith(
+    return name.endswith((".engine", ".engine.part", ".jit", ".onnx", ".onnx.data")) or name.startswith(
         f".{MANIFEST}"
     )

@@ -22,6 +22,7 @@ from molmo_ros.checkpoint.rounded import RoundedWeights
 from molmo_ros.datatypes import Progress
 from molmo_ros.errors import CheckpointError, EngineBuildError
 from molmo_ros.locking import only_writer
+from molmo_ros.network.config import GRAPH_VERSION
 from molmo_ros.network.decoder import build_decoder
 from molmo_ros.network.decoder_in_place import build_decoder_in_place
 from molmo_ros.network.fused import FusedGraph
@@ -35,9 +36,6 @@ log = logging.getLogger(__name__)
 
 VISION = "vision"
 DECODER = "decoder"
-
-# Raise when the graphs change, so that graphs cached on a user's disk are built anew.
-GRAPH_VERSION = 4
 
 # Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
 LARGE = 1 << 20
@@ -80,9 +78,9 @@ def build_graph(
         window = image.pooling[0] * image.pooling[1]
         build_vision(graph, read, checkpoint.config, image.mean, image.std, window)
     elif isinstance(graph, FusedGraph):
-        build_decoder_in_place(graph, read, checkpoint.config)
+        build_decoder_in_place(graph, read, checkpoint.config, checkpoint.encoder.asked)
     else:
-        build_decoder(graph, read, checkpoint.config)
+        build_decoder(graph, read, checkpoint.config, checkpoint.encoder.asked)
     return bytes(graph.model().SerializeToString())
 
 
@@ -166,5 +164,8 @@ def _cache_dir() -> Path:
 def _key(checkpoint: Checkpoint, precision: Precision) -> str:
     """Changes with the weights' files, the configuration, and the code that builds the graphs."""
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in checkpoint.weight_files]
-    facts = [GRAPH_VERSION, OPSET, repr(precision), files, repr(checkpoint.config), repr(checkpoint.image)]
+    facts = [
+        GRAPH_VERSION, OPSET, repr(precision), files, repr(checkpoint.config), repr(checkpoint.image),
+        repr(checkpoint.encoder.asked),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -14,7 +14,8 @@ from molmo_ros.checkpoint.checkpoint import Checkpoint
 from molmo_ros.datatypes import AnyArray, Float32, Image, Index, Progress
 from molmo_ros.network.graph import WeightSink
 from molmo_ros.network.precision import Precision
-from molmo_ros.runtimes.base import Cache
+from molmo_ros.runtimes.base import Cache, Outputs
+from molmo_ros.runtimes.choices import LogitChoices
 from molmo_ros.runtimes.embedding import Embedding
 from molmo_ros.runtimes.export import DECODER, VISION, build_graph, cached_export
 from molmo_ros.runtimes.slab import SlabCache
@@ -55,6 +56,8 @@ class GraphRuntime:
         report = progress or (lambda stage, fraction: None)
         self._dtype = dtype
         self._text = checkpoint.config.text
+        self._asked = checkpoint.encoder.asked
+        self._pointing = ["pointing"] if checkpoint.config.point else []
         self._embedding = Embedding(checkpoint)
         report("loading vision", 0.1)
         self.vision = open_session(VISION)
@@ -81,20 +84,9 @@ class GraphRuntime:
     def new_cache(self) -> SlabCache:
         return SlabCache(self._text, dtype=self._dtype)
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        (logits,) = self._run(["logits"], embeds, kv_limit, cache, rows)
-        return np.asarray(logits, dtype=np.float32)
-
-    def run_pointing(
-        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> tuple[Float32, Float32]:
-        logits, pointing = self._run(["logits", "pointing"], embeds, kv_limit, cache, rows)
-        return logits, pointing
-
-    def _run(
-        self, outputs: list[str], embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> Sequence[AnyArray]:
-        """The named outputs for T more tokens, whose keys and values go to the cache."""
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
         assert isinstance(cache, SlabCache)
         past_len = cache.length
         inputs: dict[str, AnyArray] = {
@@ -105,9 +97,11 @@ class GraphRuntime:
             "past_len": np.array(past_len, dtype=np.int64),
             **cache.past(),
         }
-        *found, new_kv = self.decoder.run([*outputs, "new_kv"], inputs)
-        cache.append(new_kv)
-        return found
+        names = ["logits", "new_kv", *self._pointing]
+        found = dict(zip(names, self.decoder.run(names, inputs), strict=True))
+        cache.append(found["new_kv"])
+        rows_of = np.asarray(found["logits"], dtype=np.float32)
+        return Outputs(LogitChoices(rows_of, self._asked), found.get("pointing"), rows_of)
 
     def interrupt(self) -> None:
         self.vision.interrupt()

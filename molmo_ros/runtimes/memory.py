@@ -6,7 +6,9 @@ Addresses are plain integers, since that is what engines bind. All calls on one 
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.datatypes import AnyArray
+from molmo_ros.errors import RuntimeUnavailableError
 from molmo_ros.runtimes.cuda import call, cudart
+
+log = logging.getLogger(__name__)
 
 DTYPES: dict[str, Any] = {
     "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int64": np.int64,
@@ -66,9 +71,47 @@ class Memory(Protocol):
         """Queue the copy of rows of ``width`` bytes, which begin ``pitch`` bytes apart."""
         ...
 
+    def capture(self, queue: Callable[[], None]) -> Any:
+        """A graph of the work that ``queue`` queues, which is not done yet; None where there are none."""
+        ...
+
+    def launch(self, graph: Any) -> None:
+        """Queue the work of a captured graph."""
+        ...
+
+    def forget(self, graph: Any) -> None:
+        """Free a captured graph, or None."""
+        ...
+
     def close(self) -> None:
         """Free what is still taken."""
         ...
+
+
+class Rooms:
+    """Named places in a memory, each as large as its largest use."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._taken: dict[str, tuple[int, int]] = {}  # name -> address, size
+
+    def put(self, name: str, array: AnyArray) -> Tensor:
+        """An array in the device's memory, always at the same place."""
+        kind = next(k for k, dtype in DTYPES.items() if array.dtype == dtype)
+        tensor = self.room(name, array.shape, kind)
+        self._memory.upload(array, tensor.address)
+        return tensor
+
+    def room(self, name: str, shape: Sequence[int], kind: str) -> Tensor:
+        tensor = Tensor(0, tuple(shape), kind)
+        address, size = self._taken.get(name, (0, 0))
+        if size < tensor.nbytes:
+            if size:
+                del self._taken[name]
+                self._memory.free(address)
+            address = self._memory.take(tensor.nbytes)
+            self._taken[name] = address, tensor.nbytes
+        return Tensor(address, tensor.shape, kind)
 
 
 class HostMemory:
@@ -103,6 +146,15 @@ class HostMemory:
                   rows: int) -> None:  # fmt: skip
         for i in range(rows):
             ctypes.memmove(target + i * target_pitch, source + i * source_pitch, width)
+
+    def capture(self, queue: Callable[[], None]) -> Any:
+        return None
+
+    def launch(self, graph: Any) -> None:
+        raise NotImplementedError("nothing is captured on the host")
+
+    def forget(self, graph: Any) -> None:
+        """There is none."""
 
     def close(self) -> None:
         self._arrays.clear()
@@ -170,6 +222,29 @@ class DeviceMemory:
             kind,
             self._stream,
         )
+
+    def capture(self, queue: Callable[[], None]) -> Any:
+        rt, mode = self._rt, self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        try:
+            call(rt.cudaStreamBeginCapture, self._stream, mode)
+            try:
+                queue()
+            finally:  # until then, the stream takes no other work
+                graph = call(rt.cudaStreamEndCapture, self._stream)
+            try:
+                return call(rt.cudaGraphInstantiate, graph, 0)
+            finally:
+                call(rt.cudaGraphDestroy, graph)
+        except RuntimeUnavailableError as failure:
+            log.info("passes go on without a CUDA graph: %s", failure)
+            return None
+
+    def launch(self, graph: Any) -> None:
+        call(self._rt.cudaGraphLaunch, graph, self._stream)
+
+    def forget(self, graph: Any) -> None:
+        if graph is not None:
+            call(self._rt.cudaGraphExecDestroy, graph)
 
     def close(self) -> None:
         for address in list(self._sizes):

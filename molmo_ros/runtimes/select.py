@@ -29,12 +29,12 @@ def load_runtime(
     ``threads``: CPU threads for one operator; None leaves the choice to the runtime.
     Raises: RuntimeUnavailableError with the command that installs what is missing.
     """
-    if precision == "auto" and checkpoint.rounded is not None and name not in (CUDA, "eager"):
+    if precision == "auto" and checkpoint.rounded is not None and name != "eager":
         precision = checkpoint.rounded.precision
     if name in TENSORRT:
-        from molmo_ros.runtimes.trt import TrtRuntime
+        from molmo_ros.runtimes.trt import load_tensorrt
 
-        return TrtRuntime(checkpoint, name, precision, progress=progress)
+        return load_tensorrt(checkpoint, name, precision, progress=progress)
     if name == CUDA:
         from molmo_ros.runtimes.cuda_ort import load_cuda
 
@@ -75,11 +75,11 @@ def _compiled(
     names = [name for name in TENSORRT if importlib.util.find_spec(name) is not None]
     if not names or not any(engine_home().glob(f"*/{MANIFEST}")):
         return None
-    from molmo_ros.runtimes.trt import TrtRuntime
+    from molmo_ros.runtimes.trt import load_tensorrt
 
     for name in names:
         try:
-            return TrtRuntime(checkpoint, name, precision, progress=progress)
+            return load_tensorrt(checkpoint, name, precision, progress=progress)
         except (RuntimeUnavailableError, EngineError) as error:
             log.warning("not %s: %s", name, error)
     return None

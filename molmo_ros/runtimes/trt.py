@@ -1,303 +1,221 @@
-"""TensorRT and TensorRT for RTX: one runtime for both modules, device memory by cuda-python.
+"""TensorRT and TensorRT for RTX behind the device loop: one file for both modules, to their common interface.
 
-The cache is one slab (2L,S,G,K) on the device. Each layer's past is its plane of the slab, bound by address
-with a length rounded up to a bucket; slots behind the filled ones are masked by ``past_len``. New rows are
-appended by one two-dimensional copy on the device, so nothing of the cache ever moves.
+The decoder puts out new keys and values, which the loop appends to its slab. Each engine has a context for
+each profile. What is here has not run on a GPU; its calls are tested over the host's memory.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-import math
 import mmap
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from molmo_ros.checkpoint.checkpoint import Checkpoint
-from molmo_ros.datatypes import Float32, Image, Index, Progress
+from molmo_ros.datatypes import Progress
 from molmo_ros.errors import EngineError, QueryError, RuntimeUnavailableError
-from molmo_ros.runtimes.base import Cache
-from molmo_ros.runtimes.cuda import Buffer, call, cudart, device
-from molmo_ros.runtimes.embedding import Embedding
+from molmo_ros.runtimes.cuda import device
+from molmo_ros.runtimes.device import DeviceRuntime, Tensors, close_all
+from molmo_ros.runtimes.device_slab import SlabLayout
 from molmo_ros.runtimes.engine_store import Manifest, check_files, find_engine
 from molmo_ros.runtimes.export import DECODER, VISION
+from molmo_ros.runtimes.memory import DeviceMemory, Memory
 
 log = logging.getLogger(__name__)
 
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+LENGTHS = (1, 4, 8, 16)  # of short passes; all within the profile for decoding
+# The free sizes of the graphs, by which a profile is chosen: an input that has it, and the axis.
+_SIZES = {
+    "C": ("crops", 0), "M": ("pooling", 0), "T": ("inputs_embeds", 1), "N": ("logit_idx", 0),
+    "P": ("past_key_0", 1),
+}  # fmt: skip
 
 
-class DeviceCache:
-    """Keys and values on the device; see the module."""
+@dataclass(frozen=True)
+class TensorRt:
+    """The module ``tensorrt`` or ``tensorrt_rtx``, and its loader of plans."""
 
-    def __init__(self, kv: dict[str, Any]) -> None:
-        self.planes, self.capacity, groups, size = kv["layout"]
-        self.row_bytes = groups * size * _ITEM_BYTES[kv["dtype"]]
-        self._length = 0
-        # Zeros, since a masked slot counts nothing only as long as it is no NaN.
-        self.slab = Buffer(self.planes * self.plane_bytes, zero=True)
+    module: Any
+    loader: Any
 
-    @property
-    def plane_bytes(self) -> int:
-        return int(self.capacity * self.row_bytes)
-
-    @property
-    def length(self) -> int:
-        return self._length
-
-    @property
-    def nbytes(self) -> int:
-        return self.slab.size
-
-    def trim(self, length: int) -> None:
-        self._length = min(self._length, length)
-
-    def plane(self, i: int) -> int:
-        """Address of keys (even) or values (odd) of layer i // 2."""
-        return self.slab.address + i * self.plane_bytes
-
-    def append(self, new_kv: Buffer, count: int, stream: Any) -> None:
-        """Queue the copy of new_kv (2L,count,G,K) behind the filled rows."""
-        rt = cudart()
-        width, kind = count * self.row_bytes, rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        target = self.slab.address + self._length * self.row_bytes
-        call(
-            rt.cudaMemcpy2DAsync,
-            target,
-            self.plane_bytes,
-            new_kv.address,
-            width,
-            width,
-            self.planes,
-            kind,
-            stream,
-        )
-        self._length += count
+    @classmethod
+    def open(cls, module: Any) -> TensorRt:
+        return cls(module, module.Runtime(module.Logger(module.Logger.WARNING)))
 
 
-class TrtRuntime:
-    """Both engines of a folder that ``molmo-ros engine build`` made, and embeddings by table on the host."""
+class TrtEngine:
+    """One plan. Passes that come again are captured as CUDA graphs, where that works."""
+
+    in_place = False
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        module: str,
-        precision: str = "auto",
-        *,
-        progress: Progress | None = None,
+        self, trt: TensorRt, path: Path, profiles: list[dict[str, list[int]]], memory: Memory
     ) -> None:
-        """Raises: RuntimeUnavailableError without module or GPU; EngineError without an engine that fits."""
-        start = time.perf_counter()
-        report = progress or (lambda stage, fraction: None)
-        self.name = module
-        trt = _module(module)
-        gpu = device()
-        folder, self._manifest = find_engine(checkpoint, precision, module, trt.__version__, gpu.sm)
-        self.precision = self._manifest.precision
-        report("checking engine", 0.05)
-        check_files(folder, self._manifest)
-        self._embedding = Embedding(checkpoint)
-        self._stream = call(cudart().cudaStreamCreate)
-        self._logger = trt.Logger(trt.Logger.WARNING)
-        self._loader = trt.Runtime(self._logger)
-        report("loading vision", 0.1)
-        self._vision = _Part(trt, self._loader, folder, self._manifest, VISION, self._stream)
-        report("loading text model", 0.4)
-        self._decoder = _Part(trt, self._loader, folder, self._manifest, DECODER, self._stream)
-        self._width = checkpoint.config.text.hidden_size
-        self._vocabulary = checkpoint.config.logits
-        self._point = checkpoint.config.point
-        report("ready", 1.0)
-        log.info(
-            "%s %s on %s (SM%d), %s from %s, ready in %.1f s", module, trt.__version__, gpu.name, gpu.sm,
-            self.precision, folder, time.perf_counter() - start,
-        )  # fmt: skip
-
-    def encode_image(self, crops: Image | Float32, pooling: Index, padding: Index | None = None) -> Float32:
-        inputs: dict[str, npt.NDArray[Any]] = {"crops": crops, "pooling": pooling}
-        if padding is not None:
-            inputs["padding"] = padding
-        (embeds,) = self._encode(inputs, {"image_embeds": (len(pooling), self._width)})
-        return embeds
-
-    def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
-        assert self._point is not None
-        shapes: dict[str, tuple[int, ...]] = {
-            "image_embeds": (len(pooling), self._width),
-            "patch_embeds": (*pooling.shape, self._width),
-            "patch_keys": (*pooling.shape, self._point.embed_size),
-        }
-        embeds, patches, keys = self._encode({"crops": crops, "pooling": pooling}, shapes)
-        return embeds, patches, keys
-
-    def _encode(
-        self, inputs: dict[str, npt.NDArray[Any]], shapes: dict[str, tuple[int, ...]]
-    ) -> list[Float32]:
-        """All outputs of the vision engine, by their shapes."""
-        sizes = {"C": len(inputs["crops"]), "M": len(inputs["pooling"])}
-        found = self._vision.run(inputs, {name: math.prod(s) * 4 for name, s in shapes.items()}, sizes)
-        return [
-            buffer.download(shape, self._stream) for buffer, shape in zip(found, shapes.values(), strict=True)
-        ]
-
-    def embed(self, token_ids: list[int]) -> Float32:
-        return self._embedding(token_ids)
-
-    def new_cache(self) -> DeviceCache:
-        return DeviceCache(self._manifest.kv)
-
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        shapes: dict[str, tuple[int, ...]] = {"logits": (len(rows), self._vocabulary)}
-        (logits,) = self._run(shapes, embeds, kv_limit, cache, rows)
-        return logits
-
-    def run_pointing(
-        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index
-    ) -> tuple[Float32, Float32]:
-        assert self._point is not None
-        width = 3 * self._point.embed_size + self._point.places
-        shapes: dict[str, tuple[int, ...]] = {
-            "logits": (len(rows), self._vocabulary), "pointing": (len(embeds), width)
-        }  # fmt: skip
-        logits, pointing = self._run(shapes, embeds, kv_limit, cache, rows)
-        return logits, pointing
-
-    def _run(
-        self,
-        shapes: dict[str, tuple[int, ...]],
-        embeds: Float32,
-        kv_limit: Index,
-        cache: Cache,
-        rows: Index,
-    ) -> list[Float32]:
-        """All outputs of the decoder engine but new_kv, which goes to the cache, by their shapes."""
-        assert isinstance(cache, DeviceCache)
-        past, count, bucket = cache.length, len(embeds), int(self._manifest.kv["bucket"])
-        if past + count > cache.capacity:
-            raise QueryError(
-                f"Image, prompt and answer take more than the {cache.capacity} tokens that the engine holds; "
-                "shorten the prompt, or build an engine with a larger --sequence."
-            )
-        bound = min(max(-(-past // bucket), 1) * bucket, cache.capacity)
-        inputs: dict[str, npt.NDArray[Any]] = {
-            "inputs_embeds": embeds[None],
-            "position_ids": np.arange(past, past + count, dtype=np.int64),
-            "kv_limit": kv_limit,
-            "logit_idx": rows,
-            "past_len": np.array(past, dtype=np.int64),
-        }
-        _, _, groups, size = self._manifest.kv["layout"]
-        planes: dict[str, tuple[int, tuple[int, ...]]] = {
-            f"past_{('key', 'value')[i % 2]}_{i // 2}": (cache.plane(i), (1, bound, groups, size))
-            for i in range(cache.planes)
-        }
-        results = {name: math.prod(shape) * 4 for name, shape in shapes.items()}
-        results["new_kv"] = cache.planes * count * cache.row_bytes
-        sizes = {"T": count, "N": len(rows), "P": bound}
-        *found, new_kv = self._decoder.run(inputs, results, sizes, planes)
-        cache.append(new_kv, count, self._stream)
-        return [
-            buffer.download(shape, self._stream) for buffer, shape in zip(found, shapes.values(), strict=True)
-        ]
-
-    def interrupt(self) -> None:
-        """An engine's pass cannot be ended, and is short: it ends by itself."""
-
-    def close(self) -> None:
-        self._vision.close()
-        self._decoder.close()
-        call(cudart().cudaStreamDestroy, self._stream)
-        del self._loader, self._embedding
-
-
-class _Part:
-    """One engine: a context for each profile, and buffers that grow to the largest use."""
-
-    def __init__(
-        self, trt: Any, loader: Any, folder: Path, manifest: Manifest, part: str, stream: Any
-    ) -> None:
-        path = folder / manifest.files[part]["name"]
+        """Raises: EngineError if the plan cannot be loaded, RuntimeUnavailableError without room for it."""
+        self._trt, self._path, self._profiles, self._memory = trt.module, path, profiles, memory
+        self._kernel_file = path.with_suffix(".jit")
+        self._kernels: Any = None
+        self._contexts: list[Any] = []
+        self._graphs: dict[tuple[Any, ...], Any] = {}
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            self._engine = loader.deserialize_cuda_engine(plan)  # without a copy of gigabytes on the host
+            self._engine = trt.loader.deserialize_cuda_engine(plan)  # without a copy of gigabytes on the host
         if self._engine is None:
-            raise EngineError(f"{path} cannot be loaded by {trt.__name__} {trt.__version__}; build it again.")
-        self._profiles = manifest.profiles[part]
-        self._part, self._stream = part, stream
-        self._contexts = []
-        for i in range(len(self._profiles)):
-            context = self._engine.create_execution_context()
-            if context is None or not context.set_optimization_profile_async(i, int(stream)):
-                raise RuntimeUnavailableError(
-                    f"No memory on the GPU for the {part} engine; free some, or use int4."
-                )
-            self._contexts.append(context)
-        self._buffers: dict[str, Buffer] = {}
+            version = f"{trt.module.__name__} {trt.module.__version__}"
+            raise EngineError(f"{path} cannot be loaded by {version}; build it again.")
+        try:
+            self._settings = self._runtime_settings()
+            for i in range(len(profiles)):
+                self._contexts.append(self._context(i))
+        except BaseException:
+            self.close()
+            raise
 
-    def run(
-        self,
-        inputs: dict[str, npt.NDArray[Any]],
-        results: dict[str, int],
-        sizes: dict[str, int],
-        bound: dict[str, tuple[int, tuple[int, ...]]] | None = None,
-    ) -> list[Buffer]:
-        """Queue one pass; ``results`` names outputs and their bytes, ``bound`` inputs that lie there."""
-        context = self._contexts[self._profile(sizes)]
-        # Kept until the next pass, since the copies from them are only queued.
-        self._sources = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, array in self._sources.items():
-            buffer = self._buffer(name, array.nbytes)
-            buffer.upload(array, self._stream)
-            self._bind(context, name, buffer.address, array.shape)
-        for name, (address, shape) in (bound or {}).items():
-            self._bind(context, name, address, shape)
-        outputs = [self._buffer(name, size) for name, size in results.items()]
-        for name, buffer in zip(results, outputs, strict=True):
-            context.set_tensor_address(name, buffer.address)
-        if not context.execute_async_v3(int(self._stream)):
-            raise RuntimeUnavailableError(
-                f"The {self._part} engine failed on the GPU; see the log, restart the node."
+    def _runtime_settings(self) -> list[Any]:
+        """For TensorRT for RTX alone: kernels that were compiled before, and its own capture of passes, since
+        it may replace their kernels later.
+        """
+        if not hasattr(self._engine, "create_runtime_config"):
+            return []
+        config = self._engine.create_runtime_config()
+        self._kernels = config.create_runtime_cache()
+        if self._kernel_file.is_file() and not self._kernels.deserialize(self._kernel_file.read_bytes()):
+            log.info(
+                "%s is of another GPU, driver or version; its kernels are compiled anew", self._kernel_file
             )
-        return outputs
+        config.set_runtime_cache(self._kernels)
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        return [config]
 
-    def close(self) -> None:
-        for buffer in self._buffers.values():
-            buffer.close()
-        self._contexts.clear()
-        del self._engine
+    def save_kernels(self) -> None:
+        """Keep what TensorRT for RTX has compiled for this GPU beside the engine, for the next start."""
+        if self._kernels is None:
+            return
+        content = bytes(self._kernels.serialize())
+        if self._kernel_file.is_file() and self._kernel_file.read_bytes() == content:
+            return
+        try:
+            part = self._kernel_file.with_suffix(".jit.part")
+            part.write_bytes(content)
+            part.replace(self._kernel_file)
+        except OSError as error:
+            log.info("%s is not written, the next start compiles again: %s", self._kernel_file, error)
 
-    def _profile(self, sizes: dict[str, int]) -> int:
+    def _context(self, profile: int) -> Any:
+        context = self._engine.create_execution_context(*self._settings)
+        if context is None or not context.set_optimization_profile_async(profile, self._memory.stream):
+            raise RuntimeUnavailableError(
+                f"There is no memory on the GPU for {self._path.name}; free some, or use int4."
+            )
+        return context
+
+    def run(self, inputs: Tensors, outputs: Tensors, *, again: bool) -> None:
+        key = (*inputs.values(), *outputs.values())
+        graph = self._graphs.get(key)
+        if graph is not None:
+            self._memory.launch(graph)
+            return
+        context = self._contexts[self._profile(inputs)]
+        for name, tensor in inputs.items():
+            fits = not tensor.shape or context.set_input_shape(name, tensor.shape)  # a number has no shape
+            if not (fits and context.set_tensor_address(name, tensor.address)):
+                shape = tensor.shape
+                raise EngineError(f"{self._path.name} takes no {name} of shape {shape}; build it again.")
+        for name, tensor in outputs.items():
+            context.set_tensor_address(name, tensor.address)
+        self._execute(context)
+        if again and not self._settings and key not in self._graphs:  # the context has met these shapes now
+            self._graphs[key] = self._memory.capture(lambda: self._execute(context))
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self._memory.stream):
+            raise RuntimeUnavailableError(
+                f"{self._path.name} failed on the GPU; see the log, restart the node."
+            )
+
+    def _profile(self, inputs: Tensors) -> int:
         """The first profile whose ranges hold these sizes."""
+        sizes = {size: inputs[name].shape[axis] for size, (name, axis) in _SIZES.items() if name in inputs}
         for i, ranges in enumerate(self._profiles):
             if all(ranges[name][0] <= size <= ranges[name][2] for name, size in sizes.items()):
                 return i
         raise QueryError(
-            f"The {self._part} engine was not built for {sizes}; its ranges are {self._profiles}. "
+            f"{self._path.name} was not built for {sizes}; its ranges are {self._profiles}. "
             "Ask for less at once, or build an engine with a larger --sequence."
         )
 
-    def _buffer(self, name: str, size: int) -> Buffer:
-        known = self._buffers.get(name)
-        if known is not None and known.size >= size:
-            return known
-        if known is not None:
-            call(cudart().cudaStreamSynchronize, self._stream)
-            known.close()
-        self._buffers[name] = Buffer(size)
-        return self._buffers[name]
+    def interrupt(self) -> None:
+        """A pass of an engine cannot be ended, and is short: it ends by itself."""
 
-    def _bind(self, context: Any, name: str, address: int, shape: tuple[int, ...]) -> None:
-        fits = not shape or context.set_input_shape(name, shape)  # a single number has no shape to set
-        if not (fits and context.set_tensor_address(name, address)):
-            raise EngineError(f"The {self._part} engine takes no {name} of shape {shape}; build it again.")
+    def close(self) -> None:
+        for graph in self._graphs.values():
+            self._memory.forget(graph)
+        self._graphs.clear()
+        self._contexts.clear()
+        self._settings, self._kernels = [], None
+        self._engine = None
+
+
+def load_tensorrt(
+    checkpoint: Checkpoint,
+    name: str,
+    precision: str = "auto",
+    *,
+    progress: Progress | None = None,
+    memory: Memory | None = None,
+) -> DeviceRuntime:
+    """Both engines of a folder that ``molmo-ros engine build`` made; ``name`` is that of the module.
+
+    ``memory``: other than that of the first GPU. Whatever was taken is freed if a step fails.
+    Raises: RuntimeUnavailableError without module or GPU; EngineError without an engine that fits.
+    """
+    start = time.perf_counter()
+    report = progress or (lambda stage, fraction: None)
+    trt = _module(name)
+    sm = device().sm if memory is None else 0
+    folder, manifest = find_engine(checkpoint, precision, name, trt.__version__, sm)
+    report("checking engine", 0.05)
+    check_files(folder, manifest)
+    memory = DeviceMemory() if memory is None else memory
+    parts: list[TrtEngine] = []
+    try:
+        loaded = TensorRt.open(trt)
+        for part, fraction in ((VISION, 0.1), (DECODER, 0.4)):
+            report(f"loading {'text model' if part == DECODER else part}", fraction)
+            path = folder / manifest.files[part]["name"]
+            parts.append(TrtEngine(loaded, path, manifest.profiles[part], memory))
+        runtime = DeviceRuntime(
+            checkpoint, memory, parts[0], parts[1], _layout(manifest), name=name, precision=manifest.precision
+        )
+        if memory.device == "cuda":
+            report("warming up", 0.8)
+            runtime.warm_up(checkpoint)
+            for engine in parts:
+                engine.save_kernels()
+    except BaseException:
+        close_all(*parts, memory)
+        raise
+    report("ready", 1.0)
+    took = time.perf_counter() - start
+    log.info("%s %s, %s from %s, ready in %.1f s", name, trt.__version__, manifest.precision, folder, took)
+    return runtime
+
+
+def _layout(manifest: Manifest) -> SlabLayout:
+    """The slab that the decoder's profiles are made for; the most rows are the same in both."""
+    (planes, capacity, groups, size), kind = manifest.kv["layout"], str(manifest.kv["dtype"])
+    bucket, decoding = int(manifest.kv["bucket"]), manifest.profiles[DECODER][0]
+    return SlabLayout(
+        planes, capacity, groups, size, kind, bucket, wide_bucket=4 * bucket,
+        lengths=tuple(n for n in LENGTHS if n <= decoding["T"][2]),
+        most_rows=decoding["N"][2],
+        full="; shorten the prompt, or build an engine with a larger --sequence.",
+    )  # fmt: skip
 
 
 def _module(name: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -10,7 +10,7 @@ import importlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,13 @@ from molmo_ros.checkpoint.preprocess import image_token_ids, preprocess
 from molmo_ros.checkpoint.query import parse_query
 from molmo_ros.datatypes import Answer, Float32, Image, Index
 from molmo_ros.network.weights import TEXT
-from molmo_ros.runtimes.base import Cache, Runtime
+from molmo_ros.runtimes.base import Cache, Outputs, Runtime
+from molmo_ros.runtimes.choices import Choice, Choices
 
 ONE_POINT = '<points coords="1 1 308 305">red mug</points>'
+LOUDER = 5.0  # than any other is the logit of the token that is to be said
 REST_S = 0.01  # before each measurement: threads of the one before may still hold the cores
-BITS = {"int8": 8, "int8_dynamic": 8, "int4": 4.25, "fp16": 16, "bf16": 16}
+BITS = {"int8": 8, "fp8": 8, "int8_dynamic": 8, "int4": 4.25, "fp16": 16, "bf16": 16}
 
 
 class Prompted:
@@ -44,18 +46,21 @@ class Prompted:
         self._said: list[int] = []
         self._start = 0
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
         past = cache.length
-        logits = self._runtime.run(embeds, kv_limit, cache, rows).copy()
+        found = self._runtime.run(embeds, kv_limit, cache, rows, logits=logits)
         if rows[0] > 0:  # a prompt: its last token is the first that is asked about
             self._start = past + int(rows[0])
         known = past + len(embeds) - len(rows) - self._start
         self._said = [*self._said[:known], *self._fed[len(self._fed) - len(rows) :]]
-        for i, line in enumerate(logits):
+        wanted: dict[int, int] = {}
+        for i in range(len(rows)):
             said = self._said[1 : known + i + 1]  # behind the prompt's last token
             if said == self.answer[: len(said)] and len(said) < len(self.answer):
-                line[self.answer[len(said)]] = line.max() + 5
-        return logits
+                wanted[i] = self.answer[len(said)]
+        return replace(found, choices=PromptedChoices(found.choices, wanted))
 
     def encode_image(self, crops: Any, pooling: Index, padding: Index | None = None) -> Float32:
         return self._runtime.encode_image(crops, pooling, padding)
@@ -72,6 +77,26 @@ class Prompted:
 
     def close(self) -> None:
         self._runtime.close()
+
+
+@dataclass(frozen=True)
+class PromptedChoices:
+    """Those of a network, but for the rows in which a token is ``wanted``."""
+
+    inner: Choices
+    wanted: dict[int, int]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [self.wanted.get(i, token) for i, token in enumerate(self.inner.tokens)]
+
+    def choice(self, row: int) -> Choice:
+        choice = self.inner.choice(row)
+        if row not in self.wanted:
+            return choice
+        total = float(np.logaddexp(0.0, LOUDER + choice.logprob))
+        scores = choice.scores - np.float32(total)
+        return Choice(self.wanted[row], LOUDER + choice.logprob - total, scores)
 
 
 class Transformers:

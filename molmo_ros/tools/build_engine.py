@@ -19,8 +19,9 @@ from molmo_ros.checkpoint.preprocess import preprocess
 from molmo_ros.datatypes import Progress
 from molmo_ros.errors import EngineBuildError, EngineError, ParameterError
 from molmo_ros.locking import only_writer
+from molmo_ros.network.config import GRAPH_VERSION
 from molmo_ros.network.graph import OPSET, ROUNDED_OPSET
-from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, GPU_PRECISIONS, Precision
+from molmo_ros.network.precision import BLOCK, CPU_PRECISIONS, FP8_SM, GPU_PRECISIONS, Precision
 from molmo_ros.runtimes.describe import graph_bytes, weight_bytes
 from molmo_ros.runtimes.engine_store import (
     Manifest,
@@ -32,7 +33,7 @@ from molmo_ros.runtimes.engine_store import (
     read_manifest,
     write_manifest,
 )
-from molmo_ros.runtimes.export import DECODER, GRAPH_VERSION, VISION, export, full_disk_told
+from molmo_ros.runtimes.export import DECODER, VISION, export, full_disk_told
 from molmo_ros.tools.compile_trt import Profile, compile_onnx, compiler
 from molmo_ros.tools.recipes import Recipe
 
@@ -45,10 +46,12 @@ _PROMPT_TOKENS = 48  # beside those of the image, for which the profiles are tun
 _MEMORY_PER_BYTE, _MEMORY_BASE = 4.3, 1e9
 
 
-def gpu_precision(name: str) -> Precision:
-    """Raises: ParameterError for one that engines do not have."""
+def gpu_precision(name: str, sm: int) -> Precision:
+    """Raises: ParameterError for one that engines, or those for this ``sm``, do not have."""
     if name not in GPU_PRECISIONS:
         raise ParameterError(f"Engines have no precision {name}; choose one of {', '.join(GPU_PRECISIONS)}.")
+    if name == "fp8" and sm < FP8_SM:
+        raise ParameterError(f"SM{sm} has no fp8, GPUs from SM{FP8_SM} on do; choose int8 or int4.")
     return GPU_PRECISIONS[name]
 
 
@@ -66,7 +69,7 @@ def build_engine(
     Raises: RuntimeUnavailableError, EngineBuildError, EngineMismatchError, ParameterError.
     """
     trt = compiler(recipe.runtime)
-    precision = gpu_precision(recipe.precision)
+    precision = gpu_precision(recipe.precision, recipe.sm)
     report = progress or (lambda stage, fraction: None)
     name = f"{checkpoint.folder.name}-{precision.name}-sm{recipe.sm}-{recipe.runtime}{trt.__version__}"
     folder = folder or engine_home() / name
@@ -152,7 +155,7 @@ def export_graphs(
             files[key] = {"name": name, "bytes": path.stat().st_size, "sha256": file_hash(path)}
     graphs = {part: files[part]["sha256"] for part in (VISION, DECODER)}
     recipe = Recipe("any" if target == "gpu" else "none", "onnx", 0, precision_name)
-    opset = str(ROUNDED_OPSET if precision.weights in ("int8", "int4") else OPSET)
+    opset = str(ROUNDED_OPSET if precision.dequantises else OPSET)
     manifest = _manifest(checkpoint, precision, recipe, f"opset {opset}", graphs, {}, {}, files)
     write_manifest(folder, manifest)
     return manifest

@@ -16,7 +16,7 @@ from molmo_ros.datatypes import Answer, CountProgress, Float32, Image, ImagePoin
 from molmo_ros.errors import DepthError, ParameterError, RuntimeUnavailableError
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.perception.lift import lift_point
-from molmo_ros.runtimes.base import Cache, Runtime
+from molmo_ros.runtimes.base import Cache, Outputs, Runtime
 from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.names import OPENVINO
 from molmo_ros.runtimes.select import load_runtime
@@ -45,10 +45,13 @@ class Recorder:
     def new_cache(self) -> Cache:
         return self.inner.new_cache()
 
-    def run(self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index) -> Float32:
-        logits = self.inner.run(embeds, kv_limit, cache, rows)
-        self.logits.append(logits[-1])
-        return logits
+    def run(
+        self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
+    ) -> Outputs:
+        found = self.inner.run(embeds, kv_limit, cache, rows, logits=True)
+        assert found.logits is not None
+        self.logits.append(found.logits[-1])
+        return found
 
     def interrupt(self) -> None:
         self.inner.interrupt()

@@ -45,6 +45,12 @@ class Hub:
         with self._lock:
             self._messages = {kind: self._messages[kind] for kind in KEPT if kind in self._messages}
 
+    def drop(self, *kinds: str) -> None:
+        """These messages hold no longer; a page that comes later does not get them."""
+        with self._lock:
+            for kind in kinds:
+                self._messages.pop(kind, None)
+
     def note(self, query: str, mode: str, result: str, ok: bool, ms: float | None = None) -> None:
         """A line of the history: what was asked, and what came of it."""
         with self._lock:

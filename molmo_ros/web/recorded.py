@@ -72,6 +72,10 @@ class RecordedSource:
         """The frames are files already."""
         raise ParameterError("These frames are saved already; ~/save is a service of the node.")
 
+    def show(self, camera: str) -> Reply:
+        """A recording has one camera."""
+        raise ParameterError("This recording has one camera; choose another by --image and --depth.")
+
     def move(self, to: str) -> Reply:
         """Another frame, or play and pause."""
         if to in ("play", "pause"):

@@ -52,6 +52,9 @@ class Source(Protocol):
     def save(self) -> Reply:
         """Save the last query (~/save)."""
 
+    def show(self, camera: str) -> Reply:
+        """Of a node with several cameras: show this one, and ask about it."""
+
     def move(self, to: str) -> Reply:
         """Of a recording: "first", "previous", "next", "play" or "pause"."""
 
@@ -61,7 +64,7 @@ def perform(source: Source, action: str, text: str) -> Reply:
     try:
         if len(text) > MAX_CHARS:
             raise ParameterError(f"The text has {len(text)} characters; give at most {MAX_CHARS}.")
-        if action in ("ground", "ask", "track", "move"):
+        if action in ("ground", "ask", "track", "move", "show"):
             reply: Reply = getattr(source, action)(text)
             return reply
         if action in ("cancel", "save"):

@@ -33,7 +33,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
     return header, message[end:]
 
 
-def image_message(kind: str, rgb: Image, stamp_ns: int) -> bytes:
+def image_message(kind: str, rgb: Image, stamp_ns: int, frame_id: str = "") -> bytes:
     """A JPEG of rgb (H,W,3). Width and height in the header are those of rgb: points are in its pixels."""
     import cv2
 
@@ -44,7 +44,8 @@ def image_message(kind: str, rgb: Image, stamp_ns: int) -> bytes:
             cv2.resize(rgb, (MAX_WIDTH, round(height * MAX_WIDTH / width)), interpolation=cv2.INTER_AREA)
         )
     jpeg = cv2.imencode(".jpg", shown[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return pack({"kind": kind, "width": width, "height": height, "stamp_ns": str(stamp_ns)}, jpeg.tobytes())
+    header = {"kind": kind, "width": width, "height": height, "stamp_ns": str(stamp_ns), "frame_id": frame_id}
+    return pack(header, jpeg.tobytes())
 
 
 def scene_message(frame: RgbdFrame, T: Array | None, frame_id: str) -> bytes:

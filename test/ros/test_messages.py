@@ -18,8 +18,9 @@ from molmo_ros.datatypes import (
     Pose,
     TargetStatus,
 )
+from molmo_ros.draw.shapes import SIGMAS
 from molmo_ros.msg import GraspTarget as GraspTargetMessage
-from molmo_ros.ros.markers import SIGMAS, target_markers
+from molmo_ros.ros.markers import target_markers
 from molmo_ros.ros.messages import (
     cloud_message,
     clouds_by_instance,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
-from ros_helpers import GOOD, SEED, Camera, running
+from ros_helpers import GOOD, SEED, Camera, filming, running
 
 from molmo_ros.datatypes import RgbdFrame
 from molmo_ros.ros.client import GraspClient
@@ -124,3 +126,57 @@ def test_two_clients_at_a_time_share_the_worker(shown: list[Camera], asking: Gra
     assert len(order) == ROUNDS * len(NAMES)
     first = next(i for i in range(len(order)) if order[: i + 1].count(order[i]) == ROUNDS)
     assert first + 1 - ROUNDS >= ROUNDS // 2, order
+
+
+@pytest.fixture
+def filmed(shown: list[Camera], asking: GraspClient) -> Iterator[None]:
+    """Both cameras send frames, and the node is ready."""
+    with ExitStack() as stack:
+        for camera in shown:
+            stack.enter_context(filming(camera, 3.0))
+        yield
+
+
+def test_a_page_chooses_the_camera(filmed: None) -> None:
+    pytest.importorskip("starlette", reason="the packages of requirements/web.txt are not installed here")
+    from web_server import Page, served
+
+    from molmo_ros.ros.web_node import NodeSource
+
+    with served(NodeSource("/both/both")) as (access, _), Page(access) as page:
+        cameras = page.has("cameras", timeout_s=60.0)
+        assert (cameras["names"], cameras["shown"]) == (list(NAMES), "front")
+        page.has("live", lambda live: live[0]["frame_id"] == "front_optical", 60.0)
+        assert page.request("ground", GOOD)["message"] == "1 found"
+        page.has("answer", lambda answer: answer["optical"] == "front_optical")
+        assert page.request("show", "wrist")["success"]
+        page.until("live", lambda live: live[0]["frame_id"] == "wrist_optical", 60.0)
+        page.until("scene", lambda scene: scene[0]["frame_id"] == "wrist_optical", 60.0)
+        assert page.newest["cameras"]["shown"] == "wrist"
+        assert page.request("ground", GOOD)["message"] == "not there"
+        wrong = page.request("show", "rear")
+        assert wrong["code"] == "BAD_PARAMETER" and "it has front, wrist" in wrong["message"]
+
+
+def test_the_camera_is_chosen_in_a_browser(filmed: None, tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the packages of requirements/web.txt are not installed here")
+    from chromium import CHROMIUM, chromium
+    from web_server import served
+
+    from molmo_ros.ros.web_node import NodeSource
+
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    with served(NodeSource("/both/both")) as (access, _), chromium() as browser, browser.tab() as tab:
+        tab.go(access.url)
+        tab.until("document.querySelector('#camera').textContent === 'frontwrist'")
+        tab.until("document.querySelector('#space-caption').textContent.includes('points in front_optical')")
+        assert not tab.value("document.querySelector('#cameras').hidden")
+        tab.value(
+            "(() => { const s = document.querySelector('#camera'); s.value = 'wrist';"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+        tab.until("document.querySelector('#space-caption').textContent.includes('points in wrist_optical')")
+        tab.screenshot(tmp_path / "wrist.png")
+        assert tab.value("document.querySelector('#camera').value") == "wrist"
+        assert tab.problems == [] or all("WebGL" in text for text in tab.problems), tab.problems

@@ -29,6 +29,7 @@ const link = new Link({
     get("save").hidden = !message.live;
   },
   status(message) { state.status = message; tellState(); },
+  cameras: takeCameras,
   camera(message) { state.camera = message.problem; tellState(); },
   answer: takeAnswer,
   history(message) { showHistory(get("history"), message.entries, (entry) => fill(entry)); },
@@ -59,6 +60,15 @@ function takeAnswer(answer) {
   showChosen();
   get("frame").textContent = answer.targets.length ? `${answer.targets.length} in ${answer.frame_id}` : "";
   spaceCaption();
+}
+
+function takeCameras({ names, shown }) {
+  const options = names.map((name) => Object.assign(document.createElement("option"), { value: name, textContent: name }));
+  get("camera").replaceChildren(...options);
+  get("camera").value = shown;
+  get("cameras").hidden = names.length < 2;
+  if (state.shown !== undefined && state.shown !== shown) { picture.forget("live"); space?.forget(); caption(); get("space-caption").textContent = ""; }
+  state.shown = shown;
 }
 
 function takeTrack(message) {
@@ -163,6 +173,7 @@ async function tell(action, text = "") {
 get("form").addEventListener("submit", submit);
 get("stop").addEventListener("click", () => tell("cancel"));
 get("save").addEventListener("click", () => tell("save"));
+get("camera").addEventListener("change", (event) => tell("show", event.target.value));
 get("reset").addEventListener("click", reset);
 for (const button of document.querySelectorAll("[data-move]")) button.addEventListener("click", () => tell("move", button.dataset.move));
 get("modes").addEventListener("change", () => setMode(mode()));

@@ -23,6 +23,12 @@ export class Picture {
     if (header.kind === this.view) this.draw();
   }
 
+  forget(kind) {
+    this.pictures[kind]?.bitmap.close();
+    delete this.pictures[kind];
+    this.draw();
+  }
+
   setAnswer(answer) {
     this.answer = answer;
     this.answeredAt = performance.now();
@@ -50,6 +56,8 @@ export class Picture {
   }
 
   drawPoints(pen, place, ratio) {
+    const frame = this.pictures.live.header.frame_id;
+    if (frame && this.answer.optical && this.answer.optical !== frame) return; // the answer is of another camera
     const old = performance.now() - this.answeredAt > FRESH_MS && !this.answer.following;
     pen.globalAlpha = old ? 0.55 : 1;
     this.answer.pixels.forEach((pixel, i) => {

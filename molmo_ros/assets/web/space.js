@@ -69,6 +69,15 @@ export class Space {
     this.reset();
   }
 
+  // Another camera is shown from now on.
+  forget() {
+    for (const { points } of Object.values(this.clouds)) { this.scene.remove(points); points.geometry.dispose(); }
+    this.clouds = {};
+    this.frame = undefined;
+    this.empty.hidden = false;
+    this.drawMarks();
+  }
+
   // Look from beside the camera at the middle of what it sees.
   reset() {
     const scene = this.clouds.scene;

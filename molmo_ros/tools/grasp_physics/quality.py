@@ -14,6 +14,7 @@ from molmo_ros.tools.grasp_physics.statistics import wilson
 
 RIDGE = 1e-3  # keeps the fit finite when all grasps hold
 BINS = 5
+FLOORS = (0.5, 0.7, 0.8, 0.9)  # what a node may ask for (min_quality)
 
 
 def attempts(records: Sequence[Record]) -> tuple[Array, Mask]:
@@ -37,7 +38,8 @@ def fit_logistic(score: Array, held: Mask) -> tuple[float, float]:
 
 
 def reliability(quality: Array, held: Mask, bins: int = BINS) -> dict[str, Any]:
-    """Bins of equal count: mean quality against the share that held; ece, Brier score, and area under ROC."""
+    """Bins of equal count: mean quality against the share that held; ece, Brier score, area under ROC, and
+    how many would be sent, and held, if a quality were asked for."""
     order = np.argsort(quality, kind="stable")
     rows: list[dict[str, Any]] = []
     for part in np.array_split(order, bins):
@@ -57,6 +59,11 @@ def reliability(quality: Array, held: Mask, bins: int = BINS) -> dict[str, Any]:
         "ece": float(np.sum(gaps) / max(len(quality), 1)),
         "brier": float(np.mean((quality - held) ** 2)),
         "auc": _auc(quality, held),
+        "floors": [
+            {"quality": floor, "sent": int(np.sum(sent)), "held": float(np.mean(held[sent]))}
+            for floor in FLOORS
+            if (sent := quality >= floor).any()
+        ],
     }
 
 

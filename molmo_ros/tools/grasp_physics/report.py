@@ -173,6 +173,8 @@ def table(result: dict[str, Any]) -> str:
         q = result["quality"]
         bins = "  ".join(f"{b['quality']:.2f}: {_percent(b['held'])}" for b in q["bins"])
         lines.append(f"quality against % held: {bins}   (ECE {_two(q['ece'])}, AUC {_two(q['auc'])})")
+        floors = "  ".join(f"{f['quality']}: {f['sent']}, {_percent(f['held'])}" for f in q["floors"])
+        lines.append(f"with this quality or more, sent and % held: {floors}")
     lines.append("")
     by_kind = [f"{name} {k['held']}/{k['targets']}" for name, k in result["kinds"].items()]
     lines += ["  ".join(by_kind[i : i + 6]) for i in range(0, len(by_kind), 6)]

@@ -1,0 +1,61 @@
+"""Rounding a matrix' outputs in groups, so that errors of one are undone by those of the next.
+
+Decisions depend on few directions of what a matrix gives. M (out,out), the second moments of the gradients
+at its results, tells which: the error of a rounded matrix Q is tr(M (W - Q) H (W - Q)'). What the outputs
+that are rounded have lost in these directions, those that follow make good, as GPTQ does with inputs.
+Source: YAQA (Tseng et al. 2025, arXiv 2505.22988), which has this error and such feedback from both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from molmo_ros.datatypes import Float32
+from molmo_ros.quantise.rounding import Grid, Rounded
+
+GROUPS = 16
+RIDGE = 0.1  # share of the mean of M's diagonal in what is used for M: no output counts for nothing
+MOST_OUTPUTS = 8192  # of a matrix that M is taken for: its size is their square
+
+
+def ridged(metric: Float32) -> Float32:
+    """M with a mean of 1 on its diagonal, drawn to the identity."""
+    mean = float(np.diag(metric).mean())
+    if mean <= 0:
+        return np.eye(len(metric), dtype=np.float32)
+    result = metric * np.float32((1 - RIDGE) / mean)
+    np.einsum("ii->i", result)[:] += RIDGE
+    return result
+
+
+def round_groups(
+    target: Float32, metric: Float32, grid: Grid, round_rows: Callable[[Float32], Rounded]
+) -> Rounded:
+    """Round ``target`` (out,in) group by group of outputs with ``round_rows``; ``metric`` (out,out) has an
+    inverse."""
+    target, outputs = target.copy(), len(target)
+    values = np.empty(target.shape, np.int8)
+    scales = np.empty((outputs, target.shape[1] // grid.block), np.float32)
+    inverse = np.linalg.inv(metric.astype(np.float64))  # of the part of M that is not rounded yet
+    left = np.arange(outputs)
+    for k in range(GROUPS):
+        now = left % GROUPS == k
+        rows, after = left[now], left[~now]
+        if not len(rows):
+            continue
+        rounded = round_rows(np.ascontiguousarray(target[rows]))
+        values[rows], scales[rows] = rounded.values, rounded.scales
+        share = np.linalg.solve(inverse[np.ix_(now, now)], inverse[np.ix_(now, ~now)]).T  # (after,rows)
+        target[after] -= (share @ (target[rows] - rounded.weight)).astype(np.float32)
+        inverse = inverse[np.ix_(~now, ~now)] - share @ inverse[np.ix_(now, ~now)]
+        left = after
+    return Rounded(values, scales, grid)
+
+
+def decision_error(weight: Float32, other: Float32, h: Float32, metric: Float32) -> float:
+    """tr(M D H D') of the difference D, as a share of that of ``weight``."""
+    d = weight - other
+    change, size = (float(np.einsum("oi,oi->", metric @ (w @ h), w, dtype=np.float64)) for w in (d, weight))
+    return change / size if size > 0 else 0.0
