@@ -105,6 +105,17 @@ def test_a_header_that_promises_more_than_the_bytes_can_hold() -> None:
     assert read.shape == (2000, 2000, 3)
 
 
+def test_a_chunk_that_is_longer_than_the_message() -> None:
+    """Found by fuzzing: OpenCV makes room for the 1.6 GB that a chunk of a small PNG says it has."""
+    data = bytearray(png(8, 8))
+    assert data[37:41] == b"IDAT"
+    data[33] = 0x60
+    start = time.process_time()
+    with pytest.raises(FrameError, match="cut off"):
+        decode_compressed_color(SimpleNamespace(data=bytes(data), format="png"))
+    assert time.process_time() - start < 0.5
+
+
 def test_a_header_of_compressed_depth_that_is_cut_off() -> None:
     for length in range(13):
         with pytest.raises(FrameError):

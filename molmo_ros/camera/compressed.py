@@ -75,7 +75,7 @@ def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | N
 
     try:
         with PilImage.open(io.BytesIO(data), formats=kinds) as picture:
-            width, height = picture.size
+            kind, (width, height) = picture.format, picture.size
     except PilImage.DecompressionBombError as error:
         raise FrameError(f"{what} would unpack to gigabytes ({error}); look at who publishes it.") from error
     except Exception as error:  # Pillow raises a dozen kinds; none of them is ours
@@ -92,6 +92,22 @@ def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | N
         )
     if width * height > MOST_PIXELS_PER_BYTE * len(data):
         raise FrameError(f"{what} has too few bytes for {width}x{height} pixels; it is cut off or damaged.")
+    if kind == "PNG" and not _whole_chunks(data):
+        raise FrameError(f"{what} is cut off or damaged; check the camera's transport.")
+
+
+def _whole_chunks(data: bytes) -> bool:
+    """Whether each chunk of a PNG ends within it; OpenCV makes room for whatever length a chunk claims.
+
+    Source: PNG specification, 5.3: 8 bytes of signature, then chunks of length, type, data and checksum.
+    """
+    at, kind = 8, b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            return False
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+    return at <= len(data)
 
 
 def _unpack(data: Any, flags: int) -> npt.NDArray[Any] | None:
