@@ -352,7 +352,7 @@ def quantised(qwen: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> None:
-    """Within the budget, the worst by measured error, and nearer than without."""
+    """Within the budget, the worst by measured error, and nearer than without, whatever rounds the others."""
     held = load_checkpoint(str(quantised)).rounded
     assert held is not None
     kinds = {name: str(entry["kind"]) for name, entry in held.matrices.items()}
@@ -362,7 +362,8 @@ def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> Non
     assert sensitivity.keys() == kinds.keys()
     kept = [name for name, kind in kinds.items() if kind == "int8"]
     assert max(sensitivity, key=sensitivity.get) in kept
-    quantise(qwen, tmp_path / "q", small(method="awq+gptq"), pictures(SAMPLES, 0))
+    quantise(qwen, tmp_path / "q", small(method="rtn", keep=5.8), pictures(SAMPLES, 0))
+    assert error(tmp_path / "q", qwen, "int4") < 0.9  # by that of all matrices in int4, rounded to nearest
     assert error(quantised, qwen, "int4") < error(tmp_path / "q", qwen, "int4")
 
 
