@@ -50,13 +50,13 @@ class Callers:
         self._looked = now
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
         present = {bytes(info.endpoint_gid) for info in infos}
+        self._signed |= {  # at any time: on a busy machine a node's name comes seconds after its goal
+            bytes(info.endpoint_gid)
+            for info in infos
+            if _mark(info.node_namespace, info.node_name) == self._mark
+        }
         if now - self._began < LEARN_S:
             self._known |= present
-            self._signed |= {
-                bytes(info.endpoint_gid)
-                for info in infos
-                if _mark(info.node_namespace, info.node_name) == self._mark
-            }
             return False
         if self._signed:
             return not self._signed & present

@@ -176,7 +176,10 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     size = molmo.config.queue_size
     ground = client.node.create_client(Ground, "/molmo/ground")
     assert ground.wait_for_service(10.0)
-    futures = [ground.call_async(Ground.Request(query=GOOD)) for _ in range(size + 4)]
+    futures = [ground.call_async(Ground.Request(query=GOOD))]
+    while not molmo.worker.busy:
+        client.spin(0.02)
+    futures += [ground.call_async(Ground.Request(query=GOOD)) for _ in range(size + 3)]
     get_state = client.node.create_client(GetState, "/molmo/get_state")
     started = time.monotonic()
     state = get_state.call_async(GetState.Request())

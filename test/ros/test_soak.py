@@ -25,9 +25,8 @@ def test_use_and_faults_lose_no_request(tmp_path: Path) -> None:
     assert set(result["codes"]) <= {"answered"} | refusals
     assert result["faults"]
     # In short each kind of fault has not happened often enough to tell; a runaway shows all the same.
-    ready = min(when + ms / 1000 for when, ms, code in log.queries if code == "" and not isnan(ms))
-    memory = [usage.memory_mb for usage in log.usage if usage.when_s > ready + 1.0]
-    assert memory and max(memory) < 2 * memory[0]
+    memory = [usage.memory_mb for usage in log.usage]
+    assert max(memory) < 2 * memory[0]
     if MINUTES >= 20:
         assert not failures(result), result
     plot(log, tmp_path / "soak.png", KINDS)

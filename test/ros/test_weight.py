@@ -14,12 +14,13 @@ MOST_MB = 450
 
 
 def test_memory_and_libraries_of_a_node_that_has_answered() -> None:
+    names = ["-r", "__ns:=/weighed"]  # the camera of the other tests must not hear of this one
     with Processes() as processes:
-        processes.start_node("molmo_ros.ros.sim_camera_node", {"seed": SEED, "rate": 5.0})
+        processes.start_node("molmo_ros.ros.sim_camera_node", {"seed": SEED, "rate": 5.0}, names)
         start = time.perf_counter()
         settings = {"runtime": "onnx", "max_frame_age_s": 20.0, "frame_wait_s": 30.0}
-        node = processes.start_node("molmo_ros.ros.node", settings, ["-r", "__node:=weighed"])
-        with GraspClient("/weighed") as client:
+        node = processes.start_node("molmo_ros.ros.node", settings, names)
+        with GraspClient("/weighed/molmo") as client:
             client.wait_ready(120.0)
             seconds = time.perf_counter() - start
             response = client.find(GOOD, timeout_s=60.0)

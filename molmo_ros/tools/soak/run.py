@@ -31,6 +31,8 @@ from molmo_ros.ros.processes import Processes
 from molmo_ros.srv import Ground
 from molmo_ros.tools.soak.log import Log, Usage
 
+SPACE = "/soak"  # a namespace of its own: another node molmo may run on this machine, and would answer too
+MOLMO = f"{SPACE}/molmo"
 RATE_HZ = 30.0
 QUERIES = ("the white bowl", "all the mugs", "the blue banana", "the bowl")
 TIMEOUT_S = 30.0  # of a query; later than that it is lost
@@ -40,9 +42,9 @@ BURST = 20
 WARM_UP_S = 120.0  # at most, from a node that is ready to three answers
 KINDS = ("stop_camera", "kill_client", "burst", "nonsense", "change")  # of faults
 REFERENCE = np.random.default_rng(0).standard_normal(150_000)  # to sort it takes some 10 ms of one thread
-DOOMED = """
+DOOMED = f"""
 from molmo_ros.ros.client import GraspClient
-with GraspClient() as client:
+with GraspClient("{MOLMO}") as client:
     for _ in client.track("the white bowl"):
         print("following", flush=True)
 """
@@ -53,11 +55,11 @@ class Soak:
 
     def __init__(self, processes: Processes, seed: int, rate_hz: float, most_age_s: float) -> None:
         self._random, self._most_age_s = random.Random(seed), most_age_s
-        self._camera = processes.start_node("molmo_ros.ros.sim_camera_node", {"rate": rate_hz, "seed": 0})
+        names = ["-r", f"__ns:={SPACE}"]
+        self._camera = processes.start_node("molmo_ros.ros.sim_camera_node", {"rate": rate_hz, "seed": 0}, names)
         settings = {"max_frame_age_s": most_age_s, "frame_wait_s": most_age_s}
-        self._node = processes.start_node("molmo_ros.ros.node", settings)
-        self._client = GraspClient()
-        self._set = self._client.node.create_client(SetParameters, "/molmo/set_parameters")
+        self._node = processes.start_node("molmo_ros.ros.node", settings, names)
+        self._client = GraspClient(MOLMO)
         self._end = threading.Event()
         self._lock = threading.Lock()
         self.log = Log()
@@ -102,7 +104,7 @@ class Soak:
 
     def _follow(self) -> None:
         """Tracks that come and go, one after the other; half of them are left before their time is over."""
-        with GraspClient() as client:
+        with GraspClient(MOLMO) as client:
             while not self._end.wait(0.5):
                 left_at = time.monotonic() + self._random.uniform(0.5, 6.0)
                 for told in client.track(QUERIES[0], duration_s=5.0):
@@ -139,8 +141,8 @@ class Soak:
 
     def _burst(self) -> None:
         """Calls at once; each is answered, or refused as BUSY."""
-        with GraspClient() as client:
-            service = client.node.create_client(Ground, "/molmo/ground", qos_profile=REQUEST_QOS)
+        with GraspClient(MOLMO) as client:
+            service = client.node.create_client(Ground, f"{MOLMO}/ground", qos_profile=REQUEST_QOS)
             if not service.wait_for_service(10.0) or not _heard(client, service):
                 return
             request = Ground.Request(query=QUERIES[0], timeout_s=TIMEOUT_S)
@@ -153,15 +155,15 @@ class Soak:
             self.log.queries += [(self.log.now(), float("nan"), code) for code in codes]
 
     def _nonsense(self) -> None:
-        with GraspClient() as client:
+        with GraspClient(MOLMO) as client:
             for words in ("", "\x00<points coords=", "x" * 100_000):
                 code = client.find(words, timeout_s=TIMEOUT_S).code
                 with self._lock:
                     self.log.queries.append((self.log.now(), float("nan"), code))
 
     def _change(self) -> None:
-        with GraspClient() as client:
-            service = client.node.create_client(SetParameters, "/molmo/set_parameters")
+        with GraspClient(MOLMO) as client:
+            service = client.node.create_client(SetParameters, f"{MOLMO}/set_parameters")
             if service.wait_for_service(10.0):
                 kind, number = ParameterType.PARAMETER_DOUBLE, self._random.uniform(0.02, 0.05)
                 value = ParameterValue(type=kind, double_value=number)
