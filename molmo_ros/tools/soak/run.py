@@ -56,7 +56,9 @@ class Soak:
     def __init__(self, processes: Processes, seed: int, rate_hz: float, most_age_s: float) -> None:
         self._random, self._most_age_s = random.Random(seed), most_age_s
         names = ["-r", f"__ns:={SPACE}"]
-        self._camera = processes.start_node("molmo_ros.ros.sim_camera_node", {"rate": rate_hz, "seed": 0}, names)
+        self._camera = processes.start_node(
+            "molmo_ros.ros.sim_camera_node", {"rate": rate_hz, "seed": 0}, names
+        )
         settings = {"max_frame_age_s": most_age_s, "frame_wait_s": most_age_s}
         self._node = processes.start_node("molmo_ros.ros.node", settings, names)
         self._client = GraspClient(MOLMO)
