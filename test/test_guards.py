@@ -12,7 +12,8 @@ from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStat
 from molmo_ros.errors import GraspError, SegmentError
 from molmo_ros.grasp import between, guards, unseen
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.guards import check_segment, cut_by_region, masks_disagree
+from molmo_ros.perception.guards import check_segment, cut_by_region, loaded, masks_disagree
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.target import find_target
 from molmo_ros.transforms import make_transform, pose_from_matrix
 
@@ -69,6 +70,24 @@ def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
     )
     assert target.status is TargetStatus.AMBIGUOUS
     assert target.grasp is None
+
+
+def test_what_carries_another_thing_is_not_lifted() -> None:
+    """A cup on a tin is a load; what lies in a bowl is not, and what stands behind the tin is none."""
+    tin, mug = can(0, 0, 0.08, 0.05), can(0.01, 0, 0.03, 0.12)
+    view = look(tin, mug, elevation_deg=45, size=(640, 480), distance=0.7)
+    carrier = segment_object(view.frame, view.middle(1), view.lifted(1), view.up, view.mask(1))
+    assert "stands on it" in str(loaded(carrier, view.up))
+    target = find_target(
+        view.frame, view.middle(1), FRANKA, view.up, segmenter=lambda frame, point: view.mask(1)
+    )
+    assert target.status is TargetStatus.AMBIGUOUS and "take that off first" in target.status_text
+    full = look(cup(0, 0, 0.08, 0.06), can(0, 0, 0.03, 0.09), elevation_deg=60, size=(640, 480), distance=0.6)
+    bowl = segment_object(full.frame, full.middle(1), full.lifted(1), full.up, full.mask(1))
+    assert loaded(bowl, full.up) is None
+    behind = look(tin, can(0.13, 0.05, 0.03, 0.16), elevation_deg=35, size=(640, 480), distance=0.7)
+    alone = segment_object(behind.frame, behind.middle(1), behind.lifted(1), behind.up, behind.mask(1))
+    assert loaded(alone, behind.up) is None
 
 
 def test_two_masks_agree_if_they_are_of_one_thing() -> None:
