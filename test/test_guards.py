@@ -15,7 +15,7 @@ from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.guards import check_segment, cut_by_region, loaded, masks_disagree
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.target import find_target
-from molmo_ros.transforms import make_transform, pose_from_matrix
+from molmo_ros.transforms import make_transform, pose_from_matrix, transform_points
 
 FRANKA = Gripper.load("franka_hand")
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -88,6 +88,11 @@ def test_what_carries_another_thing_is_not_lifted() -> None:
     behind = look(tin, can(0.13, 0.05, 0.03, 0.16), elevation_deg=35, size=(640, 480), distance=0.7)
     alone = segment_object(behind.frame, behind.middle(1), behind.lifted(1), behind.up, behind.mask(1))
     assert loaded(alone, behind.up) is None
+    lamp = transform_points(
+        np.linalg.inv(behind.T_world_camera),
+        np.random.default_rng(0).uniform([-0.03, -0.03, 0.25], [0.03, 0.03, 0.35], (400, 3)),
+    )
+    assert loaded(replace(alone, scene_m=lamp), behind.up) is None
 
 
 def test_two_masks_agree_if_they_are_of_one_thing() -> None:
