@@ -26,13 +26,13 @@ from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.distribution import on_this_machine
+from molmo_ros.ros.domain import take_domain
 from molmo_ros.ros.messages import clouds_by_instance, grounding_from_message
 from molmo_ros.ros.processes import Processes
 
-DOMAINS = 100  # the demo picks one of 1..100 by its process id, to meet no robot nor another demo
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STARTING = NodeConfig(frame_wait_s=60.0, max_frame_age_s=60.0)  # the camera may still be building its scene
-QUIET_S = 10.0  # how long to wait for what is published after the answer
+QUIET_S = 30.0  # how long to wait for what is published after the answer
 
 
 def run_demo(
@@ -65,7 +65,7 @@ def running_nodes(
 
     Raises: MolmoRosError with the node's own words if it does not get ready.
     """
-    domain = 1 + (os.getpid() + DOMAINS // 2) % DOMAINS
+    domain, held = take_domain()
     os.environ.update(on_this_machine(os.environ))  # of this process too: its context reads them
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
@@ -87,6 +87,7 @@ def running_nodes(
             yield client
     finally:
         context.try_shutdown()
+        held.close()
 
 
 class _Listener:
