@@ -32,6 +32,7 @@ from molmo_ros.ros.processes import Processes
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STARTING = NodeConfig(frame_wait_s=60.0, max_frame_age_s=60.0)  # the camera may still be building its scene
+PATIENCE_S = 120.0  # for the answer, on a machine that is busy with other things
 QUIET_S = 30.0  # how long to wait for what is published after the answer
 
 
@@ -78,8 +79,9 @@ def running_nodes(
                 "checkpoint": checkpoint,
                 "runtime": runtime,
                 "gripper": gripper,
-                "max_frame_age_s": 5.0,
-                "frame_wait_s": 30.0,  # the camera may still be building its scene
+                "max_frame_age_s": 60.0,  # nothing moves here, and the machine may be busy
+                "max_target_age_s": 2 * PATIENCE_S,
+                "frame_wait_s": 60.0,  # the camera may still be building its scene
             }
             processes.start_node("molmo_ros.ros.node", parameters)
             say(f"nodes sim_camera and molmo are starting (ROS_DOMAIN_ID={domain})")
@@ -133,7 +135,7 @@ def _wait_ready(client: GraspClient, processes: Processes, wait_s: float = 180.0
 
 def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, gripper: str) -> dict[str, Any]:
     started = time.perf_counter()
-    response = client.find(query)
+    response = client.find(query, timeout_s=PATIENCE_S)
     round_trip_ms = (time.perf_counter() - started) * 1e3
     if not response.success:
         error = MolmoRosError(response.message)
