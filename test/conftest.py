@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from molmo_ros.ros.domain import take_domain
+
 # The files that take longest, in this order: with several workers they must not be the last to begin.
 LONGEST = """
     test_real_server.py test_tiny_training.py test_grasp_physics.py test_engine.py test_drafter.py test_cli.py
@@ -14,16 +16,9 @@ LONGEST = """
 """.split()  # noqa: SIM905 (a list of words reads best as one)
 
 
-def own_domain() -> str:
-    """Set before anything joins the network: sessions and their workers must not hear each other.
-
-    Domains beyond 101 would use ports that the system gives to others.
-    """
-    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, ...
-    return str(1 + (os.getpid() if worker is None else os.getppid() + int(worker[2:])) % 100)
-
-
-os.environ["ROS_DOMAIN_ID"] = own_domain()
+# Before anything joins the network: sessions, their workers and demos must not hear each other.
+_domain, _held = take_domain()
+os.environ["ROS_DOMAIN_ID"] = str(_domain)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

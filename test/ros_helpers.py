@@ -49,7 +49,7 @@ def running(settings: Mapping[str, Any], **options: Any) -> Iterator[MolmoNode]:
 
     The machine may be busy with other work: it is patient with frames. Cameras may be anywhere.
     """
-    values = {"max_frame_age_s": 20.0, "max_target_age_s": 60.0, "workspace": "", **settings}
+    values = {"max_frame_age_s": 60.0, "max_target_age_s": 120.0, "workspace": "", **settings}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     node = MolmoNode(parameter_overrides=overrides, **options)
     spinning = Spinning(node, MultiThreadedExecutor(node.config.queue_size + SPARE_THREADS))
@@ -71,7 +71,7 @@ def found_in_time(client: GraspClient, seconds: float = 180.0) -> bool:
 def heard_publisher(client: GraspClient, kind: type, topic: str) -> Any:
     """A publisher of the client's node that somebody listens to already."""
     publisher = client.node.create_publisher(kind, topic, 10)
-    give_up = time.monotonic() + 20.0
+    give_up = time.monotonic() + 60.0
     while publisher.get_subscription_count() == 0 and time.monotonic() < give_up:
         client.spin(0.05)
     return publisher
@@ -129,8 +129,8 @@ class Camera:
         self, change: Callable[[Image, Image, CameraInfo], None] | None = None, age_s: float = 0.0
     ) -> None:
         """Publish a triple, changed first if so wanted; returns when the node has paired it."""
-        camera = self._molmo.cameras[self._name]
-        for _ in range(50):
+        camera, give_up = self._molmo.cameras[self._name], time.monotonic() + 60.0
+        while time.monotonic() < give_up:
             messages = self.messages(age_s)
             if change is not None:
                 change(*messages)
@@ -146,12 +146,12 @@ class Camera:
         self._info.publish(info)
 
     def forget(self) -> None:
-        """Let the node have no frame at all."""
-        camera = self._molmo.cameras[self._name]
-        for _ in range(5):
-            camera.collect()
-            threading.Event().wait(0.02)
-        camera.pairer.clear()
+        """Let the node have no frame at all.
+
+        A last one is shown first: once it is there, none of those before it is still on its way.
+        """
+        self.show()
+        self._molmo.cameras[self._name].pairer.clear()
 
     @staticmethod
     def _arrived(camera: Any, stamp_ns: int) -> bool:

@@ -80,6 +80,7 @@ class Script:
         self.logit = float(np.log(probability / (1 - probability) * (self.vocab - 1)))
         self.turn_opening = self._behind_last_turn(checkpoint.encoder.turn("x"))
         self.rubbish = self.encoder.encode("~")[0]
+        self.asked = checkpoint.encoder.asked
         self.say(text)
         self.images = 0
         self.runs: list[tuple[int, int]] = []  # (cached tokens, new tokens)
@@ -114,7 +115,7 @@ class Script:
         for line, row in zip(found, rows, strict=True):
             spoken = cache.ids[spoken_from : past + int(row) + 1]
             line[self._next(spoken)] = self.logit
-        return Outputs(LogitChoices(found, self.encoder.asked))
+        return Outputs(LogitChoices(found, self.asked))
 
     def _next(self, spoken: list[int]) -> int:
         known = spoken == self.answer[: len(spoken)] and len(spoken) < len(self.answer)

@@ -65,7 +65,7 @@ class PointScript(Script):
         start = self._answer_start(cache.ids)
         for line, row in zip(found, rows, strict=True):
             self._say(line, pointing[row], cache.ids[start : past + int(row) + 1])
-        return Outputs(LogitChoices(found, self.encoder.asked), pointing)
+        return Outputs(LogitChoices(found, self.asked), pointing)
 
     def _say(self, logits: np.ndarray, pointing: np.ndarray, spoken: list[int]) -> None:
         stand_ins = [self._read_as(token) for token in self.answer]

@@ -7,7 +7,6 @@ Weights are read tensor by tensor through safetensors, which maps the file into 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from molmo_ros.checkpoint.hub import INDEX, SINGLE, find_in_hub
 from molmo_ros.checkpoint.preprocess import ImageConfig
 from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encoder_class
 from molmo_ros.checkpoint.rounded import RoundedWeights, read_rounded
@@ -26,8 +26,6 @@ from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
 from molmo_ros.untrusted import is_file, read_json
 
 TINY = "tiny"
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _MAPPED_BYTES = 100_000_000
 _BLOCK_BYTES = 32_000_000
 _FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -175,22 +173,19 @@ def resolve(name: str, allow_download: bool = False) -> Path:
             f'There is no checkpoint folder "{name}"; give "tiny", a folder with config.json, '
             'or a hub id such as "allenai/Molmo2-4B".'
         )
-    cache = _hub_cache()
-    if allow_download:
-        return _download(name, cache)
-    return _in_hub_cache(name, cache)
+    return find_in_hub(name, allow_download)
 
 
 def open_weights(folder: Path) -> Weights:
     """Names, shapes and types of all tensors of a single or sharded safetensors checkpoint."""
-    single, index = folder / _SINGLE, folder / _INDEX
+    single, index = folder / SINGLE, folder / INDEX
     if index.is_file():
         files = _sharded(folder, index)
     elif single.is_file():
         files = dict.fromkeys(_open_safetensors(single).keys(), single)
     else:
         raise CheckpointError(
-            f"{folder} has neither {_SINGLE} nor {_INDEX}; download the weights as safetensors "
+            f"{folder} has neither {SINGLE} nor {INDEX}; download the weights as safetensors "
             "(pickled .bin and .pt files are never read)."
         )
     weights = Weights({}, {}, files)
@@ -267,45 +262,6 @@ def _existing(folder: Path, fix: str) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json; {fix}.")
     return folder
-
-
-def _hub_cache() -> Path:
-    """Where the hub's own tools keep their cache."""
-    if cache := os.environ.get("HF_HUB_CACHE"):
-        return Path(cache)
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(home).expanduser() / "hub"
-
-
-def _download(name: str, cache: Path) -> Path:
-    """Fetch what the cache lacks of a hub id: weights as safetensors, and JSON; no code, no pickles."""
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, cache_dir=cache, allow_patterns=["*.json", "*.safetensors"]))
-    except ImportError as error:
-        message = f'"{name}" cannot be fetched ({error}): pip install huggingface_hub'
-        raise CheckpointError(message) from error
-    except Exception as error:  # network, names, rights, disk: many classes, each with a good message
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f'"{name}" cannot be fetched ({reason}); check name and network, or copy the folder here.'
-        ) from error
-
-
-def _in_hub_cache(name: str, cache: Path) -> Path:
-    folder = cache / ("models--" + name.replace("/", "--"))
-    snapshots = folder / "snapshots"
-    main = folder / "refs" / "main"
-    if main.is_file() and (found := snapshots / main.read_text().strip()).is_dir():
-        return found
-    newest = sorted(snapshots.glob("*/config.json"), key=lambda p: p.stat().st_mtime)
-    if newest:
-        return newest[-1].parent
-    raise CheckpointError(
-        f'"{name}" is neither a folder nor in the hub cache {cache}; fetch it first: hf download {name}, or '
-        f"molmo-ros info {name} --allow-download (of the node: allow_download:=true)."
-    )
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

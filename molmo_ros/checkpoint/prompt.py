@@ -6,7 +6,7 @@ cannot become one of the model's control tokens, whatever a caller passed.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +110,7 @@ class PromptEncoder:
         """Ids by the names under which config.json may state them as well."""
         return {"image_patch_id": self.im_patch}
 
-    @property
+    @cached_property
     def asked(self) -> AskedTokens:
         """The tokens whose logits an answer is read by: digits, each in the order of ``digit_tokens``."""
         return AskedTokens(tuple(self.digit_tokens()))
@@ -216,7 +216,7 @@ class PointPromptEncoder(PromptEncoder):
             "location_token_id": self.place_index,
         }  # fmt: skip
 
-    @property
+    @cached_property
     def asked(self) -> AskedTokens:
         """As for the others, and last <|token_index|>; those that stand for points are never said."""
         never = (self.token_index, self.patch_index, self.place_index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -44,6 +45,7 @@ class GraspClient:
         self._ground = self.node.create_client(Ground, f"{name}/ground", qos_profile=REQUEST_QOS)
         self._track = ActionClient(self.node, Track, f"{name}/track")
         self._ask = self.node.create_client(Ask, f"{name}/ask", qos_profile=REQUEST_QOS)
+        self._reached: set[Any] = set()  # clients that have had an answer
 
     def find(
         self,
@@ -70,6 +72,7 @@ class GraspClient:
             timeout_s=float(timeout_s),  # the generated C code ends the process at an int
             **({} if stamp is None else {"stamp": stamp}),
         )
+        self._reach(self._ground, Ground.Request(query=""), wait_s)
         return self._call(self._ground, request, timeout_s, wait_s)
 
     def ask(
@@ -85,6 +88,7 @@ class GraspClient:
         request = Ask.Request(
             prompt=prompt, camera=camera, max_tokens=int(max_tokens), timeout_s=float(timeout_s)
         )
+        self._reach(self._ask, Ask.Request(prompt=""), wait_s)
         return self._call(self._ask, request, timeout_s, wait_s)
 
     def track(
@@ -182,16 +186,28 @@ class GraspClient:
     ) -> None:
         self.close()
 
-    def _call(self, client: Any, request: Any, timeout_s: float, wait_s: float) -> Any:
+    def _reach(self, client: Any, nothing: Any, wait_s: float) -> None:
+        """Until the node has discovered a client, DDS drops its answers: ask what is refused at once."""
+        self._find_service(client, wait_s)
+        give_up = time.monotonic() + wait_s
+        while client not in self._reached and (left := give_up - time.monotonic()) > 0:
+            with suppress(CancelledError):
+                self._call(client, nothing, 0.0, min(PROBE_S, left))
+
+    def _find_service(self, client: Any, wait_s: float) -> None:
         if not client.wait_for_service(timeout_sec=wait_s):
             raise NotReadyError(
                 f"There is no service {client.srv_name}; start the node (ros2 launch molmo_ros "
                 "molmo.launch.py), and check ROS_DOMAIN_ID and the namespace."
             )
+
+    def _call(self, client: Any, request: Any, timeout_s: float, wait_s: float) -> Any:
+        self._find_service(client, wait_s)
         future = client.call_async(request)
         patience = timeout_s + GRACE_S if timeout_s > 0 else wait_s
         if not self.spin_until(future, patience):
             client.remove_pending_request(future)
             name = client.srv_name
             raise CancelledError(f"{name} did not answer within {patience:.0f} s; is the node alive?")
+        self._reached.add(client)
         return future.result()

@@ -26,13 +26,14 @@ from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.distribution import on_this_machine
+from molmo_ros.ros.domain import take_domain
 from molmo_ros.ros.messages import clouds_by_instance, grounding_from_message
 from molmo_ros.ros.processes import Processes
 
-DOMAINS = 100  # the demo picks one of 1..100 by its process id, to meet no robot nor another demo
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STARTING = NodeConfig(frame_wait_s=60.0, max_frame_age_s=60.0)  # the camera may still be building its scene
-QUIET_S = 10.0  # how long to wait for what is published after the answer
+PATIENCE_S = 120.0  # for the answer, on a machine that is busy with other things
+QUIET_S = 30.0  # how long to wait for what is published after the answer
 
 
 def run_demo(
@@ -65,7 +66,7 @@ def running_nodes(
 
     Raises: MolmoRosError with the node's own words if it does not get ready.
     """
-    domain = 1 + (os.getpid() + DOMAINS // 2) % DOMAINS
+    domain, held = take_domain()
     os.environ.update(on_this_machine(os.environ))  # of this process too: its context reads them
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
@@ -78,8 +79,9 @@ def running_nodes(
                 "checkpoint": checkpoint,
                 "runtime": runtime,
                 "gripper": gripper,
-                "max_frame_age_s": 5.0,
-                "frame_wait_s": 30.0,  # the camera may still be building its scene
+                "max_frame_age_s": 60.0,  # nothing moves here, and the machine may be busy
+                "max_target_age_s": 2 * PATIENCE_S,
+                "frame_wait_s": 60.0,  # the camera may still be building its scene
             }
             processes.start_node("molmo_ros.ros.node", parameters)
             say(f"nodes sim_camera and molmo are starting (ROS_DOMAIN_ID={domain})")
@@ -87,6 +89,7 @@ def running_nodes(
             yield client
     finally:
         context.try_shutdown()
+        held.close()
 
 
 class _Listener:
@@ -132,7 +135,7 @@ def _wait_ready(client: GraspClient, processes: Processes, wait_s: float = 180.0
 
 def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, gripper: str) -> dict[str, Any]:
     started = time.perf_counter()
-    response = client.find(query)
+    response = client.find(query, timeout_s=PATIENCE_S)
     round_trip_ms = (time.perf_counter() - started) * 1e3
     if not response.success:
         error = MolmoRosError(response.message)

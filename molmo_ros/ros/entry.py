@@ -35,6 +35,7 @@ def run_node(
     import rclpy
 
     note_interrupts()
+    sys.unraisablehook = _tell_unless_ended
     limit_arenas()  # before the threads of the middleware
     rclpy.init(args=args)
     try:
@@ -52,6 +53,14 @@ def run_node(
     finally:
         rclpy.try_shutdown()
     return 0
+
+
+def _tell_unless_ended(unraisable: sys.UnraisableHookArgs) -> None:
+    """What rclpy made in part, since ROS has shut down under it, complains when it is deleted."""
+    import rclpy
+
+    if rclpy.ok() and not interrupted():
+        sys.__unraisablehook__(unraisable)
 
 
 def _live(make: Callable[[], N], spin: Callable[[N], None]) -> None:

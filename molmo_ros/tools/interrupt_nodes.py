@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ament_index_python.packages import get_package_prefix
@@ -31,7 +32,7 @@ from molmo_ros.ros.processes import Processes
 NODES = ("molmo_node", "sim_camera_node")
 SPACE = "/interrupted"
 QUERY = "the white bowl"
-FIRST_S = 0.01  # until then the process is not even the interpreter
+FIRST_S = 0.01  # from when the script has blocked SIGINT: the interpreter is only starting
 FIRST_FRAME_S = 180.0  # of the camera, on a busy machine
 TWICE_S = 0.02  # launch hears Ctrl-C too and passes it on
 MOST_S = 60.0  # launch kills after 15 s, but a busy machine is no fault of the node
@@ -40,7 +41,7 @@ BAD_WORDS = ("Traceback", "terminate called", "Fatal Python error")
 
 @dataclass(frozen=True)
 class End:
-    """How one run ended. ``moment_s`` is from the start of the process, ``took_s`` from the signal."""
+    """How one run ended. ``moment_s`` is from when SIGINT is blocked, ``took_s`` from the signal."""
 
     node: str
     moment_s: float
@@ -66,6 +67,7 @@ def start(node: str) -> subprocess.Popen[str]:
 def interrupt(node: str, moment_s: float) -> End:
     """Start it, and interrupt it twice at that moment."""
     process = start(node)
+    _wait_until_blocked(process)
     time.sleep(moment_s)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -77,6 +79,17 @@ def interrupt(node: str, moment_s: float) -> End:
         process.kill()
         said = process.communicate()[0]
     return End(node, moment_s, process.returncode, time.monotonic() - begun, said)
+
+
+def _wait_until_blocked(process: subprocess.Popen[str]) -> None:
+    """Until ``env``, with which the script begins, has blocked SIGINT; a busy machine takes its time."""
+    give_up, bit = time.monotonic() + MOST_S, 1 << (signal.SIGINT - 1)
+    while process.poll() is None and time.monotonic() < give_up:
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        masks = [int(line.split()[1], 16) for line in status if line.startswith(("SigBlk", "SigCgt"))]
+        if any(mask & bit for mask in masks):
+            return
+        time.sleep(0.001)
 
 
 def time_to_first_answer(node: str) -> float:

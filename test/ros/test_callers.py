@@ -14,7 +14,7 @@ from molmo_ros.ros.callers import Callers, sign
 
 
 def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while time.monotonic() < deadline:
         if condition():
             return True

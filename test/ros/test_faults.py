@@ -25,7 +25,7 @@ from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.node import MolmoNode
 
-NEVER = NodeConfig(frame_wait_s=1.0, max_frame_age_s=20.0)
+NEVER = NodeConfig(frame_wait_s=1.0, max_frame_age_s=60.0)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def pair(context: None) -> Iterator[tuple[Node, Node]]:
 
 def why_none(camera: CameraInput, say: str) -> str:
     """What the camera says about its frames, once the graph knows enough to say so."""
-    give_up, text = time.monotonic() + 10.0, ""
+    give_up, text = time.monotonic() + 60.0, ""
     while time.monotonic() < give_up and say not in text:
         with pytest.raises(FrameError) as caught:
             camera.newest_frame(NodeConfig(frame_wait_s=0.1), lambda: False)
@@ -90,7 +90,7 @@ def test_camera_that_dies_is_missed_and_welcomed_back(
     response = client.find(GOOD)
     assert (response.success, response.code) == (False, "BAD_FRAME")
     assert "silent" in response.message
-    setting(max_frame_age_s=20.0)
+    setting(max_frame_age_s=60.0)
     camera.show()
     assert client.find(GOOD).success
 
@@ -184,7 +184,7 @@ KINDS: list[tuple[str, Any]] = [("image", Image), ("depth", Image), ("camera_inf
 
 def _show_until(eye: CameraInput, looks: Node, clock: Any, make: list[Any], now_s: int) -> None:
     """Publish time and a small frame until both have arrived."""
-    give_up = time.monotonic() + 10.0
+    give_up = time.monotonic() + 60.0
     while time.monotonic() < give_up:
         message = Clock()
         message.clock.sec = now_s

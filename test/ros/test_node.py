@@ -34,7 +34,7 @@ class Ear:
         self._client = client
         self._subscription = client.node.create_subscription(kind, topic, self.messages.append, qos)
 
-    def wait(self, accept: Callable[[Any], bool] = lambda message: True, wait_s: float = 10.0) -> Any:
+    def wait(self, accept: Callable[[Any], bool] = lambda message: True, wait_s: float = 60.0) -> Any:
         give_up = time.monotonic() + wait_s
         while time.monotonic() < give_up:
             for message in self.messages:
@@ -136,7 +136,7 @@ def test_diagnostics_tell_model_cameras_and_latency(
 ) -> None:
     camera.show()
     client.find(GOOD)
-    message = ear(DiagnosticArray, "/diagnostics").wait(wait_s=5.0)
+    message = ear(DiagnosticArray, "/diagnostics").wait()
     by_name = {status.name: status for status in message.status}
     assert set(by_name) == {"molmo: model", "molmo: camera", "molmo: latency"}
     values = {pair.key: pair.value for status in message.status for pair in status.values}
@@ -159,7 +159,7 @@ def test_silent_camera_is_named_in_the_diagnostics(
 
 
 def test_frame_is_waited_for(camera: Camera, client: GraspClient, setting: Callable[..., None]) -> None:
-    setting(frame_wait_s=5.0)
+    setting(frame_wait_s=30.0)
     camera.forget()
     later = threading.Timer(0.5, camera.show)
     later.start()
@@ -171,7 +171,7 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     molmo: MolmoNode, camera: Camera, client: GraspClient, setting: Callable[..., None]
 ) -> None:
     """The camera is silent and a query waits for it: the queue fills, the rest is refused at once."""
-    setting(frame_wait_s=20.0)
+    setting(frame_wait_s=60.0)
     camera.forget()
     size = molmo.config.queue_size
     ground = client.node.create_client(Ground, "/molmo/ground")
@@ -185,7 +185,7 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     state = get_state.call_async(GetState.Request())
     assert client.spin_until(state, 10.0)
     assert state.result().current_state.label == "active"
-    while sum(future.done() for future in futures) < 3 and time.monotonic() - started < 15.0:
+    while sum(future.done() for future in futures) < 3 and time.monotonic() - started < 40.0:
         client.spin(0.05)
     refused = [future.result() for future in futures if future.done()]
     assert len(refused) == 3  # one runs, queue_size wait
@@ -209,11 +209,11 @@ def test_whole_numbers_serve_where_the_messages_want_floats(camera: Camera, clie
 def test_timeout_of_a_request_holds(
     camera: Camera, client: GraspClient, setting: Callable[..., None]
 ) -> None:
-    setting(frame_wait_s=10.0)
+    setting(frame_wait_s=60.0)
     camera.forget()
     started = time.monotonic()
     response = client.find(GOOD, timeout_s=0.5)
-    assert time.monotonic() - started < 8.0
+    assert time.monotonic() - started < 30.0
     assert (response.success, response.code) == (False, "CANCELLED")
     assert "0.5 s" in response.message
     assert "timeout_s" in response.message
@@ -225,7 +225,7 @@ class Managed:
     """A second node that is told what to do, as a lifecycle manager does it."""
 
     def __init__(self, **overrides: Any) -> None:
-        values = {"autostart": False, "max_frame_age_s": 20.0, **overrides}
+        values = {"autostart": False, "max_frame_age_s": 60.0, **overrides}
         parameters = [Parameter(name, value=value) for name, value in values.items()]
         self.node = MolmoNode(
             parameter_overrides=parameters, cli_args=["--ros-args", "-r", "__node:=managed"]
@@ -303,7 +303,7 @@ def test_loading_is_told_with_its_progress_and_blocks_nothing(managed: Callable[
     ticks: list[float] = []
     timer = node.node.create_timer(0.01, lambda: ticks.append(time.monotonic()))
     configure = threading.Thread(target=node.node.trigger_configure)
-    node.client.spin(0.3)
+    assert node.client.find(GOOD).code == "NOT_READY"  # it is there, and heard
     ticks.clear()
     configure.start()
     messages = []

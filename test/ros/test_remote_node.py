@@ -107,7 +107,8 @@ def _check(client: GraspClient, camera: Camera, server: ThreadingHTTPServer, sta
 
 def _until_found(client: GraspClient) -> Any:
     """The circuit may still be open; it closes by itself."""
-    for _ in range(50):
+    give_up = time.monotonic() + 60.0
+    while time.monotonic() < give_up:
         response = client.find(GOOD)
         if response.success:
             return response

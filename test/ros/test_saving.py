@@ -42,7 +42,7 @@ def asker(node: MolmoNode, frame: RgbdFrame) -> Iterator[GraspClient]:
 
 def saved(folder: Path, count: int) -> list[Recorded]:
     """What is in the folder once so many are."""
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while len(list(folder.glob("*_points.json"))) < count and time.monotonic() < deadline:
         time.sleep(0.05)
     return list(read_folder(folder))
@@ -51,7 +51,7 @@ def saved(folder: Path, count: int) -> list[Recorded]:
 def save(client: GraspClient) -> Trigger.Response:
     service = client.node.create_client(Trigger, f"/{NAMESPACE}/molmo/save")
     try:
-        response: Trigger.Response = client._call(service, Trigger.Request(), 0.0, 20.0)
+        response: Trigger.Response = client._call(service, Trigger.Request(), 0.0, 60.0)
     finally:
         client.node.destroy_client(service)
     return response

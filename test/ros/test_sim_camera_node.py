@@ -19,7 +19,7 @@ from molmo_ros.ros.config import NodeConfig
 from molmo_ros.ros.sim_camera_node import SimCameraNode
 from molmo_ros.sim import SimCamera
 
-CONFIG = NodeConfig(frame_wait_s=20.0, max_frame_age_s=20.0)
+CONFIG = NodeConfig(frame_wait_s=60.0, max_frame_age_s=60.0)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def newest(eye: CameraInput) -> RgbdFrame:
 
 
 def until(eye: CameraInput, accept: Any) -> RgbdFrame:
-    give_up = time.monotonic() + 30.0
+    give_up = time.monotonic() + 60.0
     while time.monotonic() < give_up:
         frame = newest(eye)
         if accept(frame):
@@ -60,7 +60,7 @@ def test_frames_are_those_of_the_library(sim: SimCameraNode, eye: CameraInput) -
     assert frame.frame_id == "camera_color_optical_frame"
     error = np.abs(frame.depth - truth.truth.depth)
     assert np.nanmax(error) <= 0.0006  # 16UC1 holds whole millimetres
-    assert abs(time.time() - frame.stamp_ns / 1e9) < 20.0
+    assert abs(time.time() - frame.stamp_ns / 1e9) < 60.0
 
 
 def test_stamps_go_on(sim: SimCameraNode, eye: CameraInput) -> None:

@@ -29,7 +29,7 @@ def film(camera: Camera, client: GraspClient) -> Iterator[Camera]:
 def follow(goal: Any, count: int, before_the_end: Callable[[], object] | None = None) -> list[Any]:
     """The first ``count`` feedbacks of a goal that follows, which is then cancelled."""
     following: list[Any] = []
-    give_up = time.monotonic() + 60.0
+    give_up = time.monotonic() + 120.0
     while len(following) < count and time.monotonic() < give_up:
         feedback = next(goal)
         if feedback.stage == "following":
@@ -46,7 +46,7 @@ def test_follows_for_a_while_and_says_so(film: Camera, client: GraspClient) -> N
     stamps = [(f.targets[0].header.stamp.sec, f.targets[0].header.stamp.nanosec) for f in following]
     assert stamps == sorted(set(stamps))  # every feedback is about a new image
     assert len({feedback.targets[0].point.instance for feedback in following}) == 1
-    assert all(0 <= feedback.age < 20 for feedback in following)
+    assert all(0 <= feedback.age < 60 for feedback in following)
     answer = client.find(GOOD).targets[0]
     point = following[-1].targets[0].point
     assert np.hypot(point.x - answer.point.x, point.y - answer.point.y) < 8
@@ -68,7 +68,7 @@ def test_a_goal_ends_when_its_time_is_over(film: Camera, client: GraspClient) ->
     assert result.success, result.message
     assert result.message == "followed to the end"
     assert len(result.targets) == 1
-    assert duration_s <= time.monotonic() - started < duration_s + 30
+    assert duration_s <= time.monotonic() - started < duration_s + 60
 
 
 def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
@@ -76,14 +76,14 @@ def test_leaving_the_loop_cancels(film: Camera, client: GraspClient, molmo: Molm
     next(goal)
     started = time.monotonic()
     goal.close()
-    while molmo.tracking.running and time.monotonic() - started < 20:
+    while molmo.tracking.running and time.monotonic() - started < 60:
         client.spin(0.05)
     assert molmo.tracking.running == 0
 
 
 def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> None:
     heard: list[Any] = []
-    both = threading.Barrier(2, timeout=60.0)  # each goal lives until the other has been followed as well
+    both = threading.Barrier(2, timeout=120.0)  # each goal lives until the other has been followed as well
 
     def other() -> None:
         with GraspClient() as second:
@@ -92,7 +92,7 @@ def test_two_clients_follow_side_by_side(film: Camera, client: GraspClient) -> N
     thread = threading.Thread(target=other)
     thread.start()
     mine = follow(client.track(GOOD), 5, both.wait)
-    thread.join(60.0)
+    thread.join(120.0)
     assert len(mine) == len(heard) == 5
 
 
@@ -139,13 +139,13 @@ def test_goal_is_cancelled_at_once_while_the_model_is_asked(
 ) -> None:
     """Something else keeps the worker, so that the goal is still "grounding"; its question is never put."""
     release = threading.Event()
-    molmo.worker.submit(lambda job: release.wait(20.0), 20.0)
+    molmo.worker.submit(lambda job: release.wait(60.0), 60.0)
     try:
         goal = client.track(GOOD)
         assert next(goal).stage == "grounding"
         started = time.monotonic()
         goal.close()
-        while molmo.tracking.running and time.monotonic() - started < 12:  # the worker is kept for 20 s
+        while molmo.tracking.running and time.monotonic() - started < 40:  # the worker is kept for 60 s
             client.spin(0.02)
         assert molmo.tracking.running == 0
     finally:
@@ -164,7 +164,7 @@ class Paused:
         self.begun += 1
         if self.begun == 2:  # the first is the prompt
             self.reached.set()
-            give_up = time.monotonic() + 5
+            give_up = time.monotonic() + 60
             while not self._molmo.worker.current.cancelled and time.monotonic() < give_up:
                 time.sleep(0.001)
         return self._session.run(*args)
@@ -183,9 +183,9 @@ def test_cancel_ends_the_model_within_a_step(
     monkeypatch.setattr(runtime, "decoder", paused)
     goal = client.track(GOOD)
     assert next(goal).stage == "grounding"
-    assert paused.reached.wait(5.0)
+    assert paused.reached.wait(60.0)
     goal.close()
-    molmo.worker.submit(lambda job: None, 5.0).result()  # the worker is free again
+    molmo.worker.submit(lambda job: None, 60.0).result()  # the worker is free again
     assert paused.begun == 2
 
 
@@ -251,7 +251,7 @@ def test_nothing_is_published_after_a_cancel(film: Camera, client: GraspClient, 
     while next(goal).stage != "following":
         pass
     goal.close()
-    give_up = time.monotonic() + 5
+    give_up = time.monotonic() + 60
     while molmo.tracking.running and time.monotonic() < give_up:
         client.spin(0.02)
     client.spin(0.2)  # what was under way
@@ -321,5 +321,5 @@ def test_goals_that_have_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) ->
         )
         for _ in range(3):  # refused at once: there is no model
             assert list(client.track(GOOD)) == []
-            client.spin(1.5)
+            client.spin(3.0)  # longer than a result is kept
     assert max(listed) == 1, listed
