@@ -75,7 +75,7 @@ def find_target(
         try:
             views = complete_shape(segment, up)
             target = replace(target, segment=segment, box=oriented_box(segment, up, views))
-            check_segment(segment)
+            check_segment(segment, up)
             best = _best(frame, segment, views, lifted, gripper, up, planner)
         except (SegmentError, GraspError) as error:
             return _refused(target, error)

@@ -123,5 +123,7 @@ def test_a_frame_must_fit_itself() -> None:
         check_frame(replace(frame, depth=np.ones((480, 640), np.uint16)))  # type: ignore[arg-type]
     with pytest.raises(FrameError, match="RGB"):
         check_frame(replace(frame, rgb=np.zeros((480, 640), np.uint8)))
+    with pytest.raises(FrameError, match="640x1"):
+        check_frame(replace(frame, rgb=np.zeros((1, 640, 3), np.uint8), depth=np.ones((1, 640), np.float32)))
     with pytest.raises(CameraInfoError, match="focal"):
         check_frame(replace(frame, K=np.zeros((3, 3))))

@@ -14,7 +14,7 @@ from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.errors import ParameterError, SegmentError
 from molmo_ros.perception import find_object as module
 from molmo_ros.perception.find_object import find_object
-from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around
+from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around, one_piece
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED
 from molmo_ros.sim import SimCamera
@@ -140,3 +140,16 @@ def test_the_edge_of_a_thing_in_front_is_left_out() -> None:
     point = ImagePoint(393.7, 247.2, "red mug")
     segment = find_object(frame, point, lift_point(frame, point))
     assert np.ptp(segment.cloud_m[:, 2]) < 0.15
+
+
+def test_a_mask_is_the_piece_with_the_point() -> None:
+    """A second ball beside the first looks like it; a piece without the point is another thing mostly."""
+    logits = np.full((CROP, CROP), -4.0, dtype=np.float32)
+    logits[50:60, 50:60] = logits[20:40, 50:60] = 4.0
+    logits[60, 60] = 2.0  # diagonal neighbours are connected
+    alone = one_piece(logits)
+    assert np.count_nonzero(alone > 0) == 101
+    assert (alone[50:61, 50:61] == logits[50:61, 50:61]).all()
+    assert (alone[20:40, 50:60] < 0).all()
+    nothing = np.full((CROP, CROP), -1.0, dtype=np.float32)
+    np.testing.assert_array_equal(one_piece(nothing), nothing)

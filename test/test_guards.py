@@ -9,12 +9,13 @@ import pytest
 from solids import View, block, can, cup, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
-from molmo_ros.errors import SegmentError
-from molmo_ros.grasp import guards, unseen
+from molmo_ros.errors import GraspError, SegmentError
+from molmo_ros.grasp import between, guards, unseen
 from molmo_ros.grasp.gripper import Gripper
-from molmo_ros.perception.guards import check_segment, cut_by_region, masks_disagree
+from molmo_ros.perception.guards import check_segment, cut_by_region, loaded, masks_disagree
+from molmo_ros.perception.segment import segment_object
 from molmo_ros.target import find_target
-from molmo_ros.transforms import make_transform, pose_from_matrix
+from molmo_ros.transforms import make_transform, pose_from_matrix, transform_points
 
 FRANKA = Gripper.load("franka_hand")
 DOWN = np.diag([1.0, -1.0, -1.0])
@@ -71,6 +72,29 @@ def test_a_mask_of_mostly_table_is_uncertain(can_view: View) -> None:
     assert target.grasp is None
 
 
+def test_what_carries_another_thing_is_not_lifted() -> None:
+    """A cup on a tin is a load; what lies in a bowl is not, and what stands behind the tin is none."""
+    tin, mug = can(0, 0, 0.08, 0.05), can(0.01, 0, 0.03, 0.12)
+    view = look(tin, mug, elevation_deg=45, size=(640, 480), distance=0.7)
+    carrier = segment_object(view.frame, view.middle(1), view.lifted(1), view.up, view.mask(1))
+    assert "stands on it" in str(loaded(carrier, view.up))
+    target = find_target(
+        view.frame, view.middle(1), FRANKA, view.up, segmenter=lambda frame, point: view.mask(1)
+    )
+    assert target.status is TargetStatus.AMBIGUOUS and "take that off first" in target.status_text
+    full = look(cup(0, 0, 0.08, 0.06), can(0, 0, 0.03, 0.09), elevation_deg=60, size=(640, 480), distance=0.6)
+    bowl = segment_object(full.frame, full.middle(1), full.lifted(1), full.up, full.mask(1))
+    assert loaded(bowl, full.up) is None
+    behind = look(tin, can(0.13, 0.05, 0.03, 0.16), elevation_deg=35, size=(640, 480), distance=0.7)
+    alone = segment_object(behind.frame, behind.middle(1), behind.lifted(1), behind.up, behind.mask(1))
+    assert loaded(alone, behind.up) is None
+    lamp = transform_points(
+        np.linalg.inv(behind.T_world_camera),
+        np.random.default_rng(0).uniform([-0.03, -0.03, 0.25], [0.03, 0.03, 0.35], (400, 3)),
+    )
+    assert loaded(replace(alone, scene_m=lamp), behind.up) is None
+
+
 def test_two_masks_agree_if_they_are_of_one_thing() -> None:
     a = np.zeros((50, 50), dtype=np.bool_)
     most, part = a.copy(), a.copy()
@@ -124,14 +148,30 @@ def test_a_contact_without_depth_is_told(can_view: View) -> None:
     assert "points of the object were measured" in str(guards.contact_unknown(holed, grasp, FRANKA))
 
 
+def test_another_thing_between_the_fingers_is_told() -> None:
+    """A cup stands on a tin: fingers around the cup hold the cup, whatever the completed tin looks like."""
+    view = look(can(0, 0, 0.09, 0.05), can(0, 0, 0.03, 0.13), elevation_deg=50, size=(640, 480), distance=0.7)
+    below, above = (replace(view.segment(), mask=view.mask(thing)) for thing in (1, 2))
+    around = straight_down(view, [0, 0, 0.1])
+    assert between.another_between(view.frame, above, around, FRANKA) is None
+    told = between.another_between(view.frame, below, around, FRANKA)
+    assert told is not None and "7.0 cm2 of something else" in told
+    beside = straight_down(view, [0.2, 0, 0.03])
+    told = between.another_between(view.frame, above, beside, FRANKA)
+    assert told is not None and "0.0 cm2 of something else" in told
+    with pytest.raises(GraspError) as caught:
+        guards.check_grasp(view.frame, below, view.lifted(), around, FRANKA)
+    assert caught.value.code == "AMBIGUOUS"
+
+
 def test_a_pinch_of_a_surface_is_told(can_view: View) -> None:
     """The lid of a can: nothing stands out of it for fingers that are nearly closed to hold."""
     top = straight_down(can_view, [0, 0, 0.097], opening=0.014, width=0.006)
-    assert "part of a surface" in str(guards.on_surface(can_view.frame, top, FRANKA))
-    assert guards.on_surface(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) is None
+    assert "part of a surface" in str(between.on_surface(can_view.frame, top, FRANKA))
+    assert between.on_surface(can_view.frame, straight_down(can_view, [0, 0, 0.07]), FRANKA) is None
     pen = look(block(0, 0, (0.12, 0.008, 0.009)), elevation_deg=60, size=(640, 480), distance=0.5)
     held = straight_down(pen, [0, 0, 0.002], opening=0.03, width=0.008)
-    assert guards.on_surface(pen.frame, held, FRANKA) is None
+    assert between.on_surface(pen.frame, held, FRANKA) is None
 
 
 def test_a_contact_at_the_border_of_the_image_is_told(can_view: View) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+import molmo_ros
 from molmo_ros.tools.draw_imports import BASE, imports
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +50,10 @@ def test_the_base_imports_nothing_but_the_base() -> None:
     for part, row in imports(ROOT / "molmo_ros").items():
         if part in BASE:
             assert set(row) <= set(BASE), f"{part} imports {sorted(set(row) - set(BASE))}"
+
+
+def test_what_a_program_needs_is_imported_from_the_top() -> None:
+    for name in molmo_ros.__all__:
+        assert getattr(molmo_ros, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Grounders'"):
+        _ = molmo_ros.Grounders

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     def find(frame: RgbdFrame, label: Labelled, up: Array | None) -> GraspTarget:
         return find_target(frame, label.point, gripper, up, segmenter=args.segmenter)
 
-    results = evaluate(read_folder(args.data), find)
+    results = evaluate(read_folder(args.data), find, gripper)
     with tqdm(results, unit="target", file=sys.stderr, disable=None) as bar:
         seen = [(one.frame, result) for one, result in bar]
     if args.out:

@@ -12,6 +12,7 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
+from molmo_ros.grasp.between import another_between, on_surface
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.grasp.unseen import fingers_unseen, thickness_unseen, way_unseen
@@ -21,7 +22,6 @@ from molmo_ros.transforms import invert, pose_matrix, transform_points
 FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
 DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
 STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
-MANY_PX = 6000  # of fewer, each is looked at
 OUTLINE_PX = 5  # depth so near the object's outline is smeared
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
@@ -29,8 +29,6 @@ FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of th
 AGREE_M, AGREE = 0.010, 6  # a real surface has so many of 8 neighbours at its depth
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
-LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out of what is beside it on both sides
-FROM_M, TO_M = 0.004, 0.014  # of the fingers' contact: that is beside it; nearer, stereo smears
 
 
 def check_grasp(
@@ -44,6 +42,7 @@ def check_grasp(
     for code, objection in (
         ("AMBIGUOUS", far_from_point(camera_point, segment, grasp, gripper)),
         ("AMBIGUOUS", contact_unknown(segment, grasp, gripper)),
+        ("AMBIGUOUS", another_between(frame, segment, grasp, gripper)),
         ("AMBIGUOUS", outside_of_view(frame, grasp, gripper)),
         ("AMBIGUOUS", on_surface(frame, grasp, gripper)),
         ("COLLISION", hits_measured(frame, segment, grasp, gripper)),
@@ -114,43 +113,6 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
     return (
         f"The contact of the grasp lies at ({u:.0f}, {v:.0f}), at the border of the {width}x{height} image "
         "or outside, where the thing is not seen; turn the camera to it."
-    )
-
-
-def on_surface(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to fingers that pinch a surface, as the floor of a bowl, where nothing stands out of it."""
-    width = max(grasp.width, 0.004)
-    ends = gripper.finger_width, width + 0.03
-    corners = np.array([[s * ends[0], t * ends[1], 0.0] for s in (1, -1) for t in (1, -1)])
-    camera = transform_points(pose_matrix(grasp.pose), corners)
-    u = frame.K[0, 0] * camera[:, 0] / camera[:, 2] + frame.K[0, 2]
-    v = frame.K[1, 1] * camera[:, 1] / camera[:, 2] + frame.K[1, 2]
-    rows = slice(max(int(v.min()) - 8, 0), max(int(v.max()) + 8, 0))
-    columns = slice(max(int(u.min()) - 8, 0), max(int(u.max()) + 8, 0))
-    step = 1 if (v.max() - v.min()) * (u.max() - u.min()) < MANY_PX else STEP_PX
-    z = frame.depth[rows, columns][::step, ::step]
-    i, j = np.nonzero(np.isfinite(z))
-    z = z[i, j].astype(np.float64)
-    x = (step * j + columns.start - frame.K[0, 2]) / frame.K[0, 0] * z
-    y = (step * i + rows.start - frame.K[1, 2]) / frame.K[1, 1] * z
-    seen = np.stack([x, y, z], axis=1)
-    x, y, depth = transform_points(invert(pose_matrix(grasp.pose)), seen).T
-    strip = (np.abs(x) < gripper.finger_width / 2) & (depth > -0.05) & (depth < 0.05)
-    held = strip & (np.abs(y) < width / 2)
-    if np.count_nonzero(held) < LEAST_POINTS:
-        return None
-    top = float(np.quantile(depth[held], 0.2))
-    relief = []
-    for side in (1, -1):
-        beside = strip & (side * y > width / 2 + FROM_M) & (side * y < width / 2 + TO_M)
-        if np.count_nonzero(beside) >= LEAST_POINTS:
-            relief.append(float(np.median(depth[beside])) - top)
-    if not relief or min(relief) >= LEAST_RELIEF_M:
-        return None
-    return (
-        f"What the fingers would close on, {1000 * width:.0f} mm wide, stands out of what is beside it by "
-        f"{1000 * min(relief):.0f} mm only, of {1000 * LEAST_RELIEF_M:.0f} needed: it is part of a surface; "
-        "point at an edge or a rim, or look from another side."
     )
 
 

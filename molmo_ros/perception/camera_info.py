@@ -12,6 +12,8 @@ from molmo_ros.errors import CameraInfoError, FrameError
 from molmo_ros.perception.rectify import make_lens
 from molmo_ros.untrusted import read_yaml
 
+LEAST_SIDE = 8  # px of an image; less shows nothing
+
 
 def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the field's own name)
     """Return K as (3,3) float64 px.
@@ -53,6 +55,10 @@ def check_frame(frame: RgbdFrame) -> None:
             f"Depth is {frame.depth.dtype} {frame.depth.shape}; give (H, W) floats in metres (mm / 1000)."
         )
     height, width = frame.rgb.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        raise FrameError(
+            f"The image is {width}x{height}, {LEAST_SIDE} px are needed; a cloud in one row is no image."
+        )
     if frame.depth.shape != (height, width):
         raise FrameError(
             f"Depth is {frame.depth.shape[1]}x{frame.depth.shape[0]} and colour {width}x{height}; "

@@ -48,6 +48,11 @@ def voxel_down(points: Array, size: float, at_most: int | None = None) -> tuple[
     return voxel_means(points, index, count), size
 
 
+def pixel_spacing(cloud: Array) -> float:
+    """Return the distance in m of neighbours in a row of the image, at least 1 mm."""
+    return max(0.001, float(np.median(np.linalg.norm(np.diff(cloud[:, :2], axis=0), axis=1))))
+
+
 def moments(points: Array) -> Array:
     """Return what to add up (N,10) of points (N,3) for their normals: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
     x, y, z = np.ascontiguousarray(points.T)

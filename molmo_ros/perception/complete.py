@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
-from molmo_ros.perception.cloud import Horizon, normals, voxel_down, voxel_index, voxel_means, voxels
+from molmo_ros.perception.cloud import (
+    Horizon,
+    normals,
+    pixel_spacing,
+    voxel_down,
+    voxel_index,
+    voxel_means,
+    voxels,
+)
 from molmo_ros.perception.outline import in_hull, level_normals, outermost, rectangle_angle
 from molmo_ros.perception.plane import support_frame
 from molmo_ros.perception.prism import prism, top_of
@@ -90,7 +98,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
     radius = max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing)
     n = normals(cloud, dense_cloud, radius)
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
-    pixel = _pixel_spacing(segment.cloud_m)
+    pixel = pixel_spacing(segment.cloud_m)
     coarse = Shape(
         points=transform_points(T_support_camera, cloud),
         normals=rotate_vectors(T_support_camera, n),
@@ -123,11 +131,6 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
     if mirror:
         coarse, dense = _with_skirts(coarse, dense, rectangle_angle(coarse.points[:, :2]))
     return Views(coarse, replace(dense, scene=_with_backs(dense, coarse.points)))
-
-
-def _pixel_spacing(cloud: Array) -> float:
-    """Return the distance in m of neighbours in a row of the image, at least 1 mm."""
-    return max(0.001, float(np.median(np.linalg.norm(np.diff(cloud[:, :2], axis=0), axis=1))))
 
 
 def _with_backs(shape: Shape, outline: Array) -> Array:

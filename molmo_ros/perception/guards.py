@@ -5,20 +5,38 @@ They see a mask, not who made it, so that they hold for geometry, a learned mask
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
-from molmo_ros.datatypes import Mask, ObjectSegment
+from molmo_ros.datatypes import Array, Mask, ObjectSegment
 from molmo_ros.errors import SegmentError
+from molmo_ros.perception.cloud import pixel_spacing
+from molmo_ros.perception.outline import in_hull
+from molmo_ros.perception.plane import support_frame
+from molmo_ros.perception.surroundings import FINE_M
+from molmo_ros.transforms import invert, transform_points
 
 CUT_PX, BAND_PX = 12, 6  # so long an outline along the border of what was looked at is a cut
 IMAGE_PX = 8  # a region that ends so near to the border of the image was cut by that, and so is the thing
 LEAST_KEPT = 0.45  # share of the depth in a mask that must be the object's own
 LEAST_COMMON = 0.5  # IoU of two masks of one thing
+LOAD_M2 = 1.5e-3  # so much measured surface above an object is a load; less may be its own cap
+INNER = 0.3  # within its outline by this share of half its width: its edge is smeared onto what stands behind
+BESIDE_M = 0.03  # the object's own height there is that of what is seen of it so near
+STANDS_M, ON_TOP = 0.006, 0.7  # higher than that; and that is the object's top, not the floor of a bowl
+HANGS_M, GAP_PX = 0.03, 7  # what begins so high above it, and so far from it in the image, is no load
 
 
-def check_segment(segment: ObjectSegment) -> None:
-    """Raises: SegmentError with code AMBIGUOUS if the segment is hardly the one thing that was meant."""
-    for objection in (cut_by_region(segment.mask, segment.bounds), other_layers(segment.kept)):
+def check_segment(segment: ObjectSegment, up: Array | None = None) -> None:
+    """Raises: SegmentError with code AMBIGUOUS if the segment is hardly the one thing that was meant, or
+    carries another.
+    """
+    for objection in (
+        cut_by_region(segment.mask, segment.bounds),
+        other_layers(segment.kept),
+        loaded(segment, up),
+    ):
         if objection is not None:
             raise SegmentError(objection, code="AMBIGUOUS")
 
@@ -72,3 +90,42 @@ def masks_disagree(mask: Mask, other: Mask) -> str | None:
         f"Two segmentations of the thing at the point have only {common:.0%} in common, of "
         f"{LEAST_COMMON:.0%} needed; point at the middle of the thing, or look from another side."
     )
+
+
+def loaded(segment: ObjectSegment, up: Array | None) -> str | None:
+    """Object to a thing on which another stands: it would fall when the thing is lifted.
+
+    Or what stands there is a part of the thing that the mask lacks. What lies in a bowl may stay there:
+    beside it, the bowl is lower than its rim.
+    """
+    if segment.plane is None or len(segment.scene_m) == 0:
+        return None
+    T = support_frame(segment.plane, up, segment.cloud_m)
+    own, others = transform_points(T, segment.cloud_m), transform_points(T, segment.scene_m)
+    top = float(np.quantile(own[:, 2], 0.97))
+    others = others[others[:, 2] > ON_TOP * top]
+    (_, sides, _) = cv2.minAreaRect(own[:, :2].astype(np.float32))
+    others = others[in_hull(others[:, :2], own[:, :2], -INNER * min(sides) / 2)]
+    if len(others) * FINE_M**2 < LOAD_M2:
+        return None
+    near = cKDTree(own[:, :2]).query_ball_point(others[:, :2], BESIDE_M)
+    local = np.array([np.quantile(own[of, 2], 0.8) if of else -np.inf for of in near])
+    above = others[:, 2] - local
+    on_top = (above > STANDS_M) & (local > ON_TOP * top)
+    load = float(np.count_nonzero(on_top) * FINE_M**2)
+    if load < LOAD_M2 or _hangs(segment, transform_points(invert(T), others[on_top]), above[on_top]):
+        return None
+    return (
+        f"{1e4 * load:.0f} cm2 of something were measured above the thing at the point, within its outline: "
+        "another thing stands on it, or it is a part that was not recognised; take that off first, or point "
+        "at what should be taken."
+    )
+
+
+def _hangs(segment: ObjectSegment, load: Array, above: Array) -> bool:
+    """Tell whether a load (N,3) m, above (N,) m the object, is clear of it, in space and in the image."""
+    if float(above.min()) < HANGS_M:
+        return False
+    own, other = (points[:, :2] / points[:, 2:] for points in (segment.cloud_m, load))
+    gap = float(cKDTree(own).query(other)[0].min()) * float(np.median(segment.cloud_m[:, 2]))
+    return gap > GAP_PX * pixel_spacing(segment.cloud_m) + FINE_M

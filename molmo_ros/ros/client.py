@@ -65,9 +65,9 @@ class GraspClient:
             query=query,
             camera=camera,
             target_frame=target_frame,
-            max_targets=max_targets,
-            grasp=grasp,
-            timeout_s=timeout_s,
+            max_targets=int(max_targets),
+            grasp=bool(grasp),
+            timeout_s=float(timeout_s),  # the generated C code ends the process at an int
             **({} if stamp is None else {"stamp": stamp}),
         )
         return self._call(self._ground, request, timeout_s, wait_s)
@@ -82,7 +82,9 @@ class GraspClient:
         wait_s: float = 60.0,
     ) -> Ask.Response:
         """srv/Ask: a free question about the view. Raises: as ``find``."""
-        request = Ask.Request(prompt=prompt, camera=camera, max_tokens=max_tokens, timeout_s=timeout_s)
+        request = Ask.Request(
+            prompt=prompt, camera=camera, max_tokens=int(max_tokens), timeout_s=float(timeout_s)
+        )
         return self._call(self._ask, request, timeout_s, wait_s)
 
     def track(
@@ -104,7 +106,11 @@ class GraspClient:
             raise NotReadyError(f"There is no action {self._name}/track; start the node and check its name.")
         heard: deque[Any] = deque()
         goal = Track.Goal(
-            query=query, camera=camera, target_frame=target_frame, duration_s=duration_s, rate_hz=rate_hz
+            query=query,
+            camera=camera,
+            target_frame=target_frame,
+            duration_s=float(duration_s),
+            rate_hz=float(rate_hz),
         )
         sent = self._track.send_goal_async(
             goal, feedback_callback=lambda m: heard.append(m.feedback), goal_uuid=sign(self.node)

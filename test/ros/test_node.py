@@ -197,6 +197,15 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
     assert sum(future.result().success for future in futures) == size + 1
 
 
+def test_whole_numbers_serve_where_the_messages_want_floats(camera: Camera, client: GraspClient) -> None:
+    """The generated C code ends the process at an int in a float's place."""
+    camera.show()
+    assert client.find(GOOD, timeout_s=60, max_targets=1.0).success  # type: ignore[arg-type]
+    followed = client.track(GOOD, duration_s=1, rate_hz=5)
+    assert next(followed).stage
+    followed.close()
+
+
 def test_timeout_of_a_request_holds(
     camera: Camera, client: GraspClient, setting: Callable[..., None]
 ) -> None:

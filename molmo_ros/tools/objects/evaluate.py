@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from molmo_ros.datatypes import GraspTarget, RgbdFrame, TargetStatus
+from molmo_ros.grasp.between import measured_between
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.tools.grasp_physics.plan import iou
 from molmo_ros.tools.objects.layout import Labelled, Recorded
 
@@ -22,8 +24,9 @@ LONG_M, FAR_M = 0.24, 0.12  # a segment longer, a grasp farther from its point, 
 class Result:
     """What came of one labelled point; NaN where there is nothing to measure.
 
-    iou with the polygon; length m, the longest side of the segment's box; distance m from the point to the
-    middle between the fingertips; ms of the whole way from the pixel to the grasp.
+    iou with the label's mask; length m, the longest side of the segment's box; distance m from the point to
+    the middle between the fingertips; ms of the whole way from the pixel to the grasp; another: the name of
+    the thing of which most was measured between the fingers, if it is not the one meant.
     """
 
     frame: str
@@ -33,23 +36,23 @@ class Result:
     length: float
     distance: float
     ms: float
+    another: str
 
 
 Find = Callable[[RgbdFrame, Labelled, "np.ndarray | None"], GraspTarget]
 
 
-def evaluate(recorded: Iterable[Recorded], find: Find) -> Iterable[tuple[Recorded, Result]]:
+def evaluate(recorded: Iterable[Recorded], find: Find, gripper: Gripper) -> Iterable[tuple[Recorded, Result]]:
     """Yield each frame with the result of each of its points; find plans for one point."""
     for one in recorded:
         for label in one.points:
             start = time.perf_counter()
             target = find(one.frame, label, one.up)
             ms = 1000 * (time.perf_counter() - start)
-            yield one, _result(one, label, target, ms)
+            yield one, _result(one, label, target, ms, gripper)
 
 
-def _result(one: Recorded, label: Labelled, target: GraspTarget, ms: float) -> Result:
-    truth = label.mask(*one.frame.depth.shape)
+def _result(one: Recorded, label: Labelled, target: GraspTarget, ms: float, gripper: Gripper) -> Result:
     segment, grasp = target.segment, target.grasp
     distance = NAN
     if grasp is not None and target.position is not None:
@@ -58,11 +61,22 @@ def _result(one: Recorded, label: Labelled, target: GraspTarget, ms: float) -> R
         frame=one.name,
         label=label,
         target=target,
-        iou=NAN if truth is None or segment is None else iou(segment.mask, truth),
+        iou=NAN if label.mask is None or segment is None else iou(segment.mask, label.mask),
         length=NAN if target.box is None else float(target.box.size.max()),
         distance=distance,
         ms=ms,
+        another=_another(one, label, target, gripper),
     )
+
+
+def _another(one: Recorded, label: Labelled, target: GraspTarget, gripper: Gripper) -> str:
+    """Name the thing that would be held, if it is another than the one meant; "" if none, or not known."""
+    if target.grasp is None or target.segment is None or label.mask is None:
+        return ""
+    u, v, area = measured_between(one.frame, target.grasp, gripper, target.segment.plane)
+    known = [(float(area[other.mask[v, u]].sum()), other) for other in one.points if other.mask is not None]
+    most, other = max(known, key=lambda pair: pair[0])
+    return other.name if most > float(area[label.mask[v, u]].sum()) else ""
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -77,6 +91,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "refused_though_not_expected": [
             f"{r.frame}/{r.label.name}" for r in results if r not in sent and not r.label.refuse
         ],
+        "sent_on_another_thing": [f"{r.frame}/{r.label.name}: {r.another}" for r in sent if r.another],
         "iou": _spread([r.iou for r in results]),
         "length_m": _spread([r.length for r in results]),
         "longer_than_240_mm": sum(r.length > LONG_M for r in results),
@@ -102,6 +117,7 @@ def _keys(r: Result) -> dict[str, Any]:
         "width_m": NAN if grasp is None else grasp.width,
         "opening_m": NAN if grasp is None else grasp.opening,
         "iou": r.iou,
+        "another": r.another,
         "length_m": r.length,
         "distance_m": r.distance,
         "ms": r.ms,
@@ -140,7 +156,10 @@ def table(result: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {n}" for name, n in sorted(result["statuses"].items()))
     lines.append(f"{result['targets']} targets in {result['frames']} frames: {shares}")
     if result["iou"]["n"]:
-        lines.append(f"IoU mean {result['iou']['mean']:.2f}, 10th percentile {result['iou']['p10']:.2f}")
+        lines.append(
+            f"IoU mean {result['iou']['mean']:.2f}, 10th percentile {result['iou']['p10']:.2f}; sent grasps "
+            f"that would hold another thing: {len(result['sent_on_another_thing'])}"
+        )
     lines.append(
         f"segments longer than 240 mm: {result['longer_than_240_mm']}; grasps farther than 120 mm from their "
         f"point: {result['farther_than_120_mm']}; ms p50 {result['ms'].get('p50', 0):.0f}, p95 "

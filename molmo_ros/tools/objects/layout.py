@@ -11,39 +11,32 @@ from typing import Any
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import Array, ImagePoint, Mask, RgbdFrame
+from molmo_ros.datatypes import Array, ImagePoint, Index, Mask, RgbdFrame
 from molmo_ros.errors import FrameError
 from molmo_ros.io import read_frame
 from molmo_ros.transforms import unit
 
 POINTS = "_points.json"
+LABELS = "_labels.png"
 REFUSE = "refuse"
-KEYS = {"name", "x", "y", "polygon", "expected"}
+KEYS = {"name", "x", "y", "polygon", "label", "expected"}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A pixel x, y on an object. polygon (C,2) px, the object's visible outline, or None; refuse: it cannot
-    be grasped, and should be refused.
+    """A pixel x, y on an object; mask (H,W), what of it is seen, or None; refuse: it cannot be grasped, and
+    should be refused.
     """
 
     name: str
     x: float
     y: float
-    polygon: Array | None = None
+    mask: Mask | None = None
     refuse: bool = False
 
     @property
     def point(self) -> ImagePoint:
         return ImagePoint(self.x, self.y, self.name)
-
-    def mask(self, height: int, width: int) -> Mask | None:
-        """Return the polygon as pixels (H,W), or None without one."""
-        if self.polygon is None:
-            return None
-        filled = np.zeros((height, width), dtype=np.uint8)
-        cv2.fillPoly(filled, [np.round(self.polygon).astype(np.int32)], 1)
-        return filled > 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,8 @@ def _read(folder: Path, path: Path) -> Recorded:
     stems = (f"{name}_camera_info", "camera_info")
     info = _first(folder, *(f"{stem}.{ending}" for stem in stems for ending in ("yaml", "json")))
     frame = read_frame(color, folder / f"{name}_depth.png", info)
-    points = tuple(_labelled(path, entry, frame) for entry in content["points"])
+    labels = _labels(folder / f"{name}{LABELS}", frame)
+    points = tuple(_labelled(path, entry, frame, labels) for entry in content["points"])
     return Recorded(name, frame, points, _up(path, content.get("up")))
 
 
@@ -100,9 +94,22 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _labelled(path: Path, entry: Any, frame: RgbdFrame) -> Labelled:
+def _labels(path: Path, frame: RgbdFrame) -> Index | None:
+    """Read the image of labels (H,W), the number of the object at each pixel, or None if there is none."""
+    if not path.is_file():
+        return None
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.shape != frame.depth.shape or labels.dtype.kind != "u":
+        height, width = frame.depth.shape
+        raise FrameError(f"{path} is no {width}x{height} image of one channel; give the number of an object.")
+    return labels.astype(np.intp)
+
+
+def _labelled(path: Path, entry: Any, frame: RgbdFrame, labels: Index | None) -> Labelled:
     if not isinstance(entry, dict) or not {"name", "x", "y"} <= entry.keys() <= KEYS:
-        raise FrameError(f"{path}: {entry!r} is no point; give name, x, y, and optionally polygon, expected.")
+        raise FrameError(
+            f"{path}: {entry!r} is no point; give name, x, y, and optionally polygon or label, and expected."
+        )
     expected = entry.get("expected", "")
     if expected not in ("", REFUSE):
         raise FrameError(f"{path}: expected is {expected!r}; give {REFUSE!r}, or leave it out.")
@@ -110,7 +117,8 @@ def _labelled(path: Path, entry: Any, frame: RgbdFrame) -> Labelled:
     x, y = (_number(path, entry, key) for key in ("x", "y"))
     if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
         raise FrameError(f"{path}: {entry['name']} ({x:g}, {y:g}) is outside of the {width}x{height} image.")
-    return Labelled(str(entry["name"]), x, y, _polygon(path, entry), expected == REFUSE)
+    mask = _polygon(path, entry, frame) if "polygon" in entry else _label(path, entry, labels)
+    return Labelled(str(entry["name"]), x, y, mask, expected == REFUSE)
 
 
 def _number(path: Path, entry: dict[str, Any], key: str) -> float:
@@ -120,17 +128,30 @@ def _number(path: Path, entry: dict[str, Any], key: str) -> float:
     return float(value)
 
 
-def _polygon(path: Path, entry: dict[str, Any]) -> Array | None:
-    value = entry.get("polygon")
-    if value is None:
-        return None
+def _polygon(path: Path, entry: dict[str, Any], frame: RgbdFrame) -> Mask:
     try:
-        corners = np.asarray(value, dtype=np.float64)
+        corners = np.asarray(entry["polygon"], dtype=np.float64)
     except (TypeError, ValueError):
         corners = np.zeros(0)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise FrameError(f"{path}: polygon of {entry['name']} is no list of at least 3 [x, y]; give one.")
-    return corners
+    filled = np.zeros(frame.depth.shape, dtype=np.uint8)
+    cv2.fillPoly(filled, [np.round(corners).astype(np.int32)], 1)
+    return filled > 0
+
+
+def _label(path: Path, entry: dict[str, Any], labels: Index | None) -> Mask | None:
+    if "label" not in entry:
+        return None
+    if labels is None:
+        raise FrameError(
+            f"{path}: {entry['name']} has a label, but there is no {path.name.removesuffix(POINTS)}{LABELS}; "
+            "add that image, or give a polygon."
+        )
+    mask: Mask = labels == int(_number(path, entry, "label"))
+    if not mask.any():
+        raise FrameError(f"{path}: no pixel has the label {entry['label']} of {entry['name']}; correct it.")
+    return mask
 
 
 def _up(path: Path, value: Any) -> Array | None:

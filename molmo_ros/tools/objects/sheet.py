@@ -21,7 +21,7 @@ CELL, CAPTION, COLUMNS = 300, 84, 3
 TRUE, TAKEN, WAY = (92, 222, 148), (255, 184, 48), (64, 140, 255)
 OPEN, CLOSED = (255, 90, 200), (64, 255, 255)
 LEGEND = (
-    "amber: segment   green: polygon   pink: hand, open   cyan: where the fingers close   blue: way in   "
+    "amber: segment   green: truth     pink: hand, open   cyan: where the fingers close   blue: way in   "
     "x: point   right: from the side"
 )
 
@@ -83,7 +83,7 @@ def _crop(frame: RgbdFrame, result: Result, gripper: Gripper) -> Image:
     big = cv2.warpAffine(frame.rgb, A, (CELL, CELL), flags=cv2.INTER_LINEAR, borderValue=PANEL)
     image: Image = big.astype(np.uint8)
     mask = None if segment is None else segment.mask
-    for outline, color in ((label.mask(*frame.depth.shape), TRUE), (mask, TAKEN)):
+    for outline, color in ((label.mask, TRUE), (mask, TAKEN)):
         if outline is not None:
             big = cv2.warpAffine(outline.astype(np.uint8), A, (CELL, CELL), flags=cv2.INTER_NEAREST)
             lines, _ = cv2.findContours(big, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
