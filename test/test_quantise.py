@@ -395,15 +395,16 @@ def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> Non
 
 
 def test_head_is_calibrated(qwen: Checkpoint, quantised: Path) -> None:
-    """In 8 bits with a scale for each block, and nearer than rounded to nearest; an engine keeps it as it is."""
-    held = load_checkpoint(str(quantised)).rounded
+    """8 bits with a scale for each block, nearer than rounded to nearest; an engine keeps it as it is."""
+    checkpoint = load_checkpoint(str(quantised))
+    held = checkpoint.rounded
     assert held is not None
     head, entry = held.matrix(HEAD), held.matrices[HEAD]
     outputs, width = qwen.weights.read(HEAD).shape
     assert (head.kind, head.scales.size) == ("int8", width // block_size(width) * outputs)
     assert entry["error"] < 0.5 * entry["error_nearest"]
-    assert "lm_head.weight.int8" not in names_of_weights(load_checkpoint(str(quantised)), GPU_PRECISIONS["int4"])
-    assert "lm_head.weight.int8" in names_of_weights(load_checkpoint(str(quantised)), CPU_PRECISIONS["int4"])
+    assert "lm_head.weight.int8" not in names_of_weights(checkpoint, GPU_PRECISIONS["int4"])
+    assert "lm_head.weight.int8" in names_of_weights(checkpoint, CPU_PRECISIONS["int4"])
 
 
 def test_blocks_of_a_rounded_head(tmp_path: Path) -> None:
@@ -429,7 +430,7 @@ def test_tokens_near_a_decision_count_for_the_head(qwen: Checkpoint, tmp_path: P
     save_samples(sequences(qwen, 2, 0), tmp_path, lambda done: None)
     states = load_samples(tmp_path)
     assert states is not None
-    head, norm = (np.asarray(qwen.weights.read(n), np.float32) for n in (HEAD, "model.transformer.ln_f.weight"))
+    head, norm = qwen.weights.read(HEAD), qwen.weights.read("model.transformer.ln_f.weight")
     expected = 0
     for x, read in zip(states, states.read, strict=True):
         for one in x[read]:

@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rounded = read_rounded(folder)
     assert rounded is not None
     errors = {name: [entry["error"], entry["error_nearest"]] for name, entry in rounded.matrices.items()}
-    kept_names = [
-        n for n, entry in rounded.matrices.items() if entry["kind"] != args.precision and n != HEAD
-    ]
+    kept_names = [n for n, entry in rounded.matrices.items() if entry["kind"] != args.precision and n != HEAD]
     facts = {key: value for key, value in rounded.facts.items() if key != "sensitivity"}
     return {
         "folder": folder, "precision": rounded.precision, **facts, "kept": kept_names, "errors": errors,

@@ -20,7 +20,7 @@ _OUTPUTS = 8192  # rounded at a time: a vocabulary's matrix is held once
 
 
 def round_head(checkpoint: Checkpoint, exact: Activations, rounded: Activations) -> Layer:
-    """Round the head by GPTQ. ``exact`` and ``rounded``: what comes out of the last layer in either network."""
+    """Round the head by GPTQ. ``exact`` and ``rounded``: states behind the last layer of either network."""
     head = np.asarray(checkpoint.weights.read(HEAD), np.float32)
     found = head_moments(checkpoint, head, exact, rounded)
     h, grid = damped(found.h), Grid(8, block_size(head.shape[1]))
@@ -38,9 +38,7 @@ def round_head(checkpoint: Checkpoint, exact: Activations, rounded: Activations)
     return Layer({HEAD: Rounded(values, scales, grid)}, errors={HEAD: (float(error), float(of_nearest))})
 
 
-def head_moments(
-    checkpoint: Checkpoint, head: Float32, exact: Activations, rounded: Activations
-) -> Moments:
+def head_moments(checkpoint: Checkpoint, head: Float32, exact: Activations, rounded: Activations) -> Moments:
     """Of the normed states whose logits are read: a token counts by 1 / (1 + (distance / NEAR)^2), with the
     distance between its two first logits in the exact network."""
     eps = checkpoint.config.text.norm_eps
