@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -18,9 +19,9 @@ def test_a_domain_is_taken_once_and_given_back() -> None:
     command = [sys.executable, "-c", TAKE.format(first=mine - DOMAINS[0])]
     other = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert mine in DOMAINS and other in DOMAINS and other != mine
-    held.close()
+    os.close(held)
     again, held = take_domain(mine - DOMAINS[0])  # the process that had the other one has ended
-    held.close()
+    os.close(held)
     assert again == mine
 
 
@@ -31,4 +32,4 @@ def test_when_all_are_taken_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="1000 to 1002 are taken; end a demo or a test"):
         take_domain()
     for _, one in held:
-        one.close()
+        os.close(one)

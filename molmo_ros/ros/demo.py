@@ -89,7 +89,7 @@ def running_nodes(
             yield client
     finally:
         context.try_shutdown()
-        held.close()
+        os.close(held)
 
 
 class _Listener:

@@ -25,7 +25,7 @@ from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.node import MolmoNode
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bin"
-PROCESSES, CALLS = 10, 10
+PROCESSES, CALLS = 10, 10  # the replies to all go by the reader of each, whose history must hold them
 BURST = f"""
 import sys, time, rclpy
 from rclpy.qos import QoSProfile
@@ -33,7 +33,7 @@ from molmo_ros.srv import Ground
 
 rclpy.init()
 node = rclpy.create_node("burst_" + sys.argv[1])
-client = node.create_client(Ground, "/molmo/ground", qos_profile=QoSProfile(depth={CALLS}))
+client = node.create_client(Ground, "/molmo/ground", qos_profile=QoSProfile(depth={PROCESSES * CALLS}))
 assert client.wait_for_service(60.0)
 heard = None
 while heard is None or not heard.done():  # DDS drops answers to a client that the node has not discovered yet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_a_client_in_another_domain_is_told_so(client: GraspClient) -> None:
     with GraspClient(context=elsewhere) as stranger, pytest.raises(NotReadyError, match="ROS_DOMAIN_ID"):
         stranger.find(GOOD, wait_s=2.0)
     rclpy.shutdown(context=elsewhere)
-    held.close()
+    os.close(held)
     assert client.find("", timeout_s=10.0).code == "BAD_QUERY"
 
 
