@@ -51,15 +51,6 @@ def freeze_gc() -> None:
 def trim_heap() -> None:
     """Hand what is free to the system; worth the while after a large model."""
     gc.collect()
-    return_free_pages()
-
-
-def return_free_pages() -> None:
-    """Hand free pages between blocks that live on to the system; some 2 ms.
-
-    By itself glibc returns only what is free at the end of a heap. Under use with faults the heaps held 30 MB
-    of free memory after four minutes, which grew with each new record of requests at the same time.
-    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -28,7 +28,6 @@ from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.guard import Guard, limits_of
 from molmo_ros.ros.interrupt import ending
 from molmo_ros.ros.log import forward_logging
-from molmo_ros.ros.memory import return_free_pages
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import NODE_OPTIONS, declare
@@ -43,7 +42,6 @@ PATIENCE_S = 5.0  # cameras may start a little later than the node
 PROBLEM_S = 30.0  # a camera that does not deliver is named in the log this often
 CANCEL_S = 5.0  # how long the query that runs may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
-TRIM_S = 60.0  # between two times that free memory is handed to the system
 
 
 class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the older distributions
@@ -84,7 +82,6 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.create_timer(
             self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
         )
-        self.create_timer(TRIM_S, return_free_pages, callback_group=MutuallyExclusiveCallbackGroup())
 
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
-import pytest
-from ros_helpers import running
-
-from molmo_ros.ros import node as node_module
 from molmo_ros.ros.memory import ARENAS
 
 THREADS = 16  # by default glibc gives each its own heap on a machine with two cores or more
@@ -62,32 +57,3 @@ print(resident_mb() - before)
 def test_images_that_are_freed_are_given_back() -> None:
     told = subprocess.run([sys.executable, "-c", IMAGES], capture_output=True, text=True, check=True).stdout
     assert float(told) < 10.0  # of 62 MB
-
-
-# Blocks too small to be mapped, freed between small ones that live on.
-BLOCKS = """
-from molmo_ros.ros.memory import map_large_blocks, resident_mb, return_free_pages
-map_large_blocks()
-blocks, small = [], []
-for _ in range(500):
-    blocks.append(bytearray(100_000))
-    small.append(bytearray(2000))
-blocks.clear()
-before = resident_mb()
-return_free_pages()
-print(before - resident_mb())
-"""
-
-
-def test_what_is_free_between_blocks_that_live_on_is_returned() -> None:
-    told = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, check=True).stdout
-    assert float(told) > 30.0  # of 50 MB
-
-
-@pytest.mark.usefixtures("context")
-def test_a_node_returns_free_memory_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    returned = threading.Event()
-    monkeypatch.setattr(node_module, "TRIM_S", 0.2)
-    monkeypatch.setattr(node_module, "return_free_pages", returned.set)
-    with running({"autostart": False}, namespace="/returns"):
-        assert returned.wait(60.0)
