@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import tiny_molmo1
 import tiny_molmo2
@@ -17,17 +19,20 @@ from passes import run_logits
 
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.checkpoint.rounded import QUANTISED
+from molmo_ros.checkpoint.rounded import QUANTISED, RoundedWeights
 from molmo_ros.cli import main
 from molmo_ros.errors import CheckpointError, EngineMismatchError, ParameterError
 from molmo_ros.io import write_color
-from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS
+from molmo_ros.network.graph import Graph, WeightSink
+from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS, Precision, block_size, unpack_int4
+from molmo_ros.network.weights import HEAD, text_block
 from molmo_ros.quantise import run as whole
 from molmo_ros.quantise.activations import load_samples, save_samples
 from molmo_ros.quantise.awq import best_scale, folds, scale_layer
 from molmo_ros.quantise.blocks import OUT, Block
+from molmo_ros.quantise.head import head_moments
 from molmo_ros.quantise.keep import Cost, choose, matrix_bits
-from molmo_ros.quantise.layer import Method, Moments, matrices, round_matrix, second_moments, wanted
+from molmo_ros.quantise.layer import Layer, Method, Moments, matrices, round_matrix, second_moments, wanted
 from molmo_ros.quantise.pictures import from_folder
 from molmo_ros.quantise.rounding import (
     Grid,
@@ -45,9 +50,11 @@ from molmo_ros.quantise.rows import decision_error, ridged
 from molmo_ros.quantise.run import Plan, quantise
 from molmo_ros.quantise.samples import Listener, Question, Sample, record, simulated
 from molmo_ros.quantise.sensitivity import PROBES, GradientBlock, decision_gradients
+from molmo_ros.quantise.store import head_file, read_layer, write_layer
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.engine_store import check_fits, checkpoint_hash
-from molmo_ros.runtimes.export import DECODER, export
+from molmo_ros.runtimes.export import DECODER, build_graph, export
+from molmo_ros.runtimes.ort import OrtRuntime
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.tools.build_engine import export_graphs, profiles
 from molmo_ros.tools.compile_trt import compile_onnx
@@ -193,6 +200,26 @@ def pictures(count: int, seed: int) -> Iterator[Question]:
 def sequences(checkpoint: Checkpoint, count: int, seed: int, most_tokens: int = 6) -> list[Sample]:
     runtime = load_runtime(checkpoint, "onnx", "fp32", threads=1)
     return list(record(checkpoint, runtime, pictures(count, seed), most_tokens))
+
+
+def names_of_weights(checkpoint: Checkpoint, precision: Precision) -> set[str]:
+    graph = onnx.load_from_string(build_graph(checkpoint, DECODER, WeightSink(), precision))
+    return {tensor.name for tensor in graph.graph.initializer}
+
+
+def rounded_tensors(held: Checkpoint, index: int) -> dict[str, np.ndarray]:
+    """What a folder's matrices of a layer stand for, and what took a scale from them."""
+    assert held.rounded is not None
+    found = {n: held.rounded.tensor(n) for n in held.rounded.folded if n.startswith(text_block(index))}
+    for name in matrices(held, index):
+        matrix = held.rounded.matrix(name)
+        outputs, width = matrix.shape
+        if matrix.kind == "int4":
+            values = unpack_int4(matrix.values, (width, outputs))
+            found[name] = (values * np.repeat(matrix.scales, block_size(width), axis=0)).T
+        else:
+            found[name] = (matrix.values * matrix.scales).T
+    return found
 
 
 def logits(runtime: Runtime, samples: list[Sample]) -> np.ndarray:
@@ -355,7 +382,7 @@ def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> Non
     """Within the budget, the worst by measured error, and nearer than without, whatever rounds the others."""
     held = load_checkpoint(str(quantised)).rounded
     assert held is not None
-    kinds = {name: str(entry["kind"]) for name, entry in held.matrices.items()}
+    kinds = {name: str(entry["kind"]) for name, entry in held.matrices.items() if name != HEAD}
     assert set(kinds.values()) == {"int4", "int8"}
     assert 4.5 < held.facts["bits"] <= 5.8
     sensitivity = held.facts["sensitivity"]
@@ -365,6 +392,72 @@ def test_kept_matrices(qwen: Checkpoint, quantised: Path, tmp_path: Path) -> Non
     quantise(qwen, tmp_path / "q", small(method="rtn", keep=5.8), pictures(SAMPLES, 0))
     assert error(tmp_path / "q", qwen, "int4") < 0.9  # by that of all matrices in int4, rounded to nearest
     assert error(quantised, qwen, "int4") < error(tmp_path / "q", qwen, "int4")
+
+
+def test_head_is_calibrated(qwen: Checkpoint, quantised: Path) -> None:
+    """8 bits with a scale for each block, nearer than rounded to nearest; an engine keeps it as it is."""
+    checkpoint = load_checkpoint(str(quantised))
+    held = checkpoint.rounded
+    assert held is not None
+    head, entry = held.matrix(HEAD), held.matrices[HEAD]
+    outputs, width = qwen.weights.read(HEAD).shape
+    assert (head.kind, head.scales.size) == ("int8", width // block_size(width) * outputs)
+    assert entry["error"] < 0.5 * entry["error_nearest"]
+    assert "lm_head.weight.int8" not in names_of_weights(checkpoint, GPU_PRECISIONS["int4"])
+    assert "lm_head.weight.int8" in names_of_weights(checkpoint, CPU_PRECISIONS["int4"])
+
+
+def test_blocks_of_a_rounded_head(tmp_path: Path) -> None:
+    """Three scales for each output: what was written is what a graph for a CPU multiplies by."""
+    rng = np.random.default_rng(0)
+    weight, x = (rng.standard_normal((n, 192)).astype(np.float32) for n in (40, 7))
+    grid = Grid(8, block_size(192))
+    rounded = to_nearest(weight, search_scales(weight, np.ones(192, np.float32), grid), grid)
+    write_layer(head_file(tmp_path), Layer({HEAD: rounded}, errors={HEAD: (0, 0)}))
+    facts = {**read_layer(head_file(tmp_path)).matrices[HEAD], "file": head_file(tmp_path).name}
+    held = RoundedWeights(tmp_path, "int8", tmp_path, "", {}, {HEAD: facts}, {})
+    graph = Graph("head", WeightSink(), CPU_PRECISIONS["int8"], held)
+    graph.input("x", onnx.TensorProto.FLOAT, ["N", 192])
+    graph.output(graph.linear("x", "lm_head", weight, head=True), "y", onnx.TensorProto.FLOAT, ["N", 40])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(graph.model().SerializeToString(), options)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ rounded.weight.T, atol=1e-4)
+
+
+def test_tokens_near_a_decision_count_for_the_head(qwen: Checkpoint, tmp_path: Path) -> None:
+    """By hand: H is the sum of 1 / (1 + d^2) x x' over the tokens that are read."""
+    save_samples(sequences(qwen, 2, 0), tmp_path, lambda done: None)
+    states = load_samples(tmp_path)
+    assert states is not None
+    head, norm = qwen.weights.read(HEAD), qwen.weights.read("model.transformer.ln_f.weight")
+    expected = 0
+    for x, read in zip(states, states.read, strict=True):
+        for one in x[read]:
+            normed = one / np.sqrt((one**2).mean() + qwen.config.text.norm_eps) * norm
+            second, first = np.sort(head @ normed)[-2:]
+            expected = expected + np.outer(normed, normed) / (1 + (first - second) ** 2)
+    found = head_moments(qwen, head, states, states)
+    np.testing.assert_allclose(found.h, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(found.cross, found.h, rtol=1e-5)
+
+
+def test_weights_only_rounds_no_activations(qwen: Checkpoint, quantised: Path) -> None:
+    """The logits are those of fp32 with the rounded matrices put in its place; as it is, they are not."""
+    held = load_checkpoint(str(quantised))
+    assert held.rounded is not None
+    new = sequences(qwen, 1, 99)
+    x = new[0].embeds
+    for index in range(qwen.config.text.num_layers):
+        (x,) = Block(qwen, index, rounded_tensors(held, index), (OUT,)).run(x, new[0].limits)
+    normed = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + qwen.config.text.norm_eps)
+    normed *= qwen.weights.read("model.transformer.ln_f.weight")
+    expected = normed[-12:] @ qwen.weights.read(HEAD).T
+    alone, as_it_is = (
+        logits(OrtRuntime(held, "int4", threads=1, weights_only=only), new)[:, : expected.shape[1]]
+        for only in (True, False)
+    )
+    assert np.abs(alone - expected).max() < 1e-3 < np.abs(as_it_is - expected).max()
 
 
 def test_int8_of_both_layouts(qwen: Checkpoint, tmp_path: Path) -> None:

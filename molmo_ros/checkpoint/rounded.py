@@ -29,7 +29,7 @@ class Matrix:
     """A rounded matrix as graphs lay it: integers (in,out), or (experts,in,out), and their scales.
 
     int4 has two integers in a byte, the first in the low half. ``scales``: (in/block,out) for int4;
-    (out,) or (experts,out) for int8.
+    (out,) or (experts,out) for int8, but (in/block,out) for the head, which a CPU alone rounds.
     """
 
     kind: str

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Quantise, with one line of progress."""
     from molmo_ros.checkpoint.checkpoint import load_checkpoint
     from molmo_ros.checkpoint.rounded import read_rounded
+    from molmo_ros.network.weights import HEAD
     from molmo_ros.quantise.run import Plan, quantise
     from molmo_ros.runtimes.engine_store import engine_home
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rounded = read_rounded(folder)
     assert rounded is not None
     errors = {name: [entry["error"], entry["error_nearest"]] for name, entry in rounded.matrices.items()}
-    kept_names = [n for n, entry in rounded.matrices.items() if entry["kind"] != args.precision]
+    kept_names = [n for n, entry in rounded.matrices.items() if entry["kind"] != args.precision and n != HEAD]
     facts = {key: value for key, value in rounded.facts.items() if key != "sensitivity"}
     return {
         "folder": folder, "precision": rounded.precision, **facts, "kept": kept_names, "errors": errors,

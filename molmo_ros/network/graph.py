@@ -269,7 +269,8 @@ class Graph:
         The only place where linear weights are added.
         """
         kind = self.precision.head if head else self.precision.weights
-        kind = self._held_kind(f"{name}.weight") or kind
+        if kind:
+            kind = self._held_kind(f"{name}.weight") or kind
         if kind == "dynamic":
             y = self._dynamic(x, f"{name}.weight", weight)
         elif kind in ("int8", "int4", "fp8"):
@@ -310,7 +311,7 @@ class Graph:
         """
         if self.rounded is not None and self.rounded.kind(name) is not None:
             held = self.rounded.matrix(name)
-            repeat = weight.shape[1] // block if kind == "int8" and block else 0
+            repeat = weight.shape[1] // block if block and held.scales.ndim == 1 else 0
             return held.values, np.tile(held.scales, (repeat, 1)) if repeat else held.scales
         if not block:
             return round_outputs(weight)

@@ -5,6 +5,7 @@ They see a mask, not who made it, so that they hold for geometry, a learned mask
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -20,8 +21,8 @@ CUT_PX, BAND_PX = 12, 6  # so long an outline along the border of what was looke
 IMAGE_PX = 8  # a region that ends so near to the border of the image was cut by that, and so is the thing
 LEAST_KEPT = 0.45  # share of the depth in a mask that must be the object's own
 LEAST_COMMON = 0.5  # IoU of two masks of one thing
-LOAD_M2 = 8e-4  # so much measured surface above an object is a load
-INNER_M = 0.008  # within its outline by so much: what stands beside it is smeared onto its edge
+LOAD_M2 = 1.5e-3  # so much measured surface above an object is a load; less may be its own cap
+INNER = 0.3  # within its outline by this share of half its width: its edge is smeared onto what stands behind
 BESIDE_M = 0.03  # the object's own height there is that of what is seen of it so near
 STANDS_M, ON_TOP = 0.006, 0.7  # higher than that; and that is the object's top, not the floor of a bowl
 HANGS_M, GAP_PX = 0.03, 7  # what begins so high above it, and so far from it in the image, is no load
@@ -103,7 +104,8 @@ def loaded(segment: ObjectSegment, up: Array | None) -> str | None:
     own, others = transform_points(T, segment.cloud_m), transform_points(T, segment.scene_m)
     top = float(np.quantile(own[:, 2], 0.97))
     others = others[others[:, 2] > ON_TOP * top]
-    others = others[in_hull(others[:, :2], own[:, :2], -INNER_M)]
+    (_, sides, _) = cv2.minAreaRect(own[:, :2].astype(np.float32))
+    others = others[in_hull(others[:, :2], own[:, :2], -INNER * min(sides) / 2)]
     if len(others) * FINE_M**2 < LOAD_M2:
         return None
     near = cKDTree(own[:, :2]).query_ball_point(others[:, :2], BESIDE_M)

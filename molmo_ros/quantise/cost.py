@@ -38,7 +38,8 @@ def operations(c: TextConfig, tokens: int, method: Method, guided: bool) -> floa
     if guided:  # second moments of gradients, and their inverse in float64
         known = [out for out, _ in sizes if out <= MOST_OUTPUTS]
         moments += sum(2 * tokens * PROBES * out**2 + 8 * out**3 for out in known)
-    return float(c.num_layers * (passes + moments + rounding))
+    head = (each - 22 * method.awq) * c.vocab_size * c.hidden_size**2 if method.gptq else 0
+    return float(c.num_layers * (passes + moments + rounding) + head)
 
 
 def seconds(c: TextConfig, tokens: int, method: Method, guided: bool) -> float:

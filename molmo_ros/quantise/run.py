@@ -20,6 +20,7 @@ from molmo_ros.quantise.activations import Activations, load_samples, save_sampl
 from molmo_ros.quantise.blocks import OUT, Block
 from molmo_ros.quantise.cost import disk_bytes, memory_bytes, seconds
 from molmo_ros.quantise.experts import round_experts
+from molmo_ros.quantise.head import round_head
 from molmo_ros.quantise.keep import (
     SAMPLES,
     Cost,
@@ -33,7 +34,7 @@ from molmo_ros.quantise.layer import METHODS, Layer, Method, matrices, round_lay
 from molmo_ros.quantise.rounding import Grid
 from molmo_ros.quantise.samples import Question, record
 from molmo_ros.quantise.sensitivity import can_measure, load_metrics, load_weights, measure, weights_file
-from molmo_ros.quantise.store import finish, layer_file, read_layer, write_layer
+from molmo_ros.quantise.store import finish, head_file, layer_file, read_layer, write_layer
 from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
@@ -118,8 +119,11 @@ def quantise(
         if text.experts is not None:
             round_experts(checkpoint, index, layer, rounded, method)
         exact, rounded = _advance(checkpoint, index, layer, exact, rounded, work)
-        write_layer(folder, index, layer)
+        write_layer(layer_file(folder, index), layer)
         _remove(work, index)
+    if method.gptq and not head_file(folder).is_file():
+        progress("head", 1.0)
+        write_layer(head_file(folder), round_head(checkpoint, exact, rounded))
     finish(checkpoint, folder, plan.precision, _facts(checkpoint, plan, samples, folder, costs))
     shutil.rmtree(work)
     progress("ready", 1.0)
@@ -256,7 +260,7 @@ def _facts(
     text = checkpoint.config.text
     bits, weights = 0.0, 0.0
     for index in range(text.num_layers):
-        for entry in read_layer(folder, index).matrices.values():
+        for entry in read_layer(layer_file(folder, index)).matrices.values():
             count = float(np.prod(entry["shape"]))
             bits, weights = bits + matrix_bits(tuple(entry["shape"]), entry["kind"]), weights + count
     return {

@@ -38,7 +38,12 @@ def layer_file(folder: Path, index: int) -> Path:
     return folder / f"layer-{index:03d}.safetensors"
 
 
-def write_layer(folder: Path, index: int, layer: Layer) -> None:
+def head_file(folder: Path) -> Path:
+    """Not there where the head was not calibrated."""
+    return folder / "head.safetensors"
+
+
+def write_layer(path: Path, layer: Layer) -> None:
     """Integers and scales as graphs lay them; the file appears when it is complete."""
     from safetensors.numpy import save_file
 
@@ -51,17 +56,16 @@ def write_layer(folder: Path, index: int, layer: Layer) -> None:
         parts = [_laid(one) for one in experts]
         tensors[name + VALUES], tensors[name + SCALES] = (np.stack(part) for part in zip(*parts, strict=True))
         facts[name] = _fact(layer, name, 8, (len(experts), *experts[0].values.shape))
-    path = layer_file(folder, index)
     unfinished = path.with_suffix(".unfinished")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(contiguous, unfinished, metadata={"matrices": json.dumps(facts)})
     os.replace(unfinished, path)
 
 
-def read_layer(folder: Path, index: int) -> Written:
+def read_layer(path: Path) -> Written:
     from safetensors import safe_open
 
-    with safe_open(layer_file(folder, index), framework="numpy") as file:
+    with safe_open(path, framework="numpy") as file:
         facts = json.loads(file.metadata()["matrices"])
         return Written(facts, [n.removesuffix(FOLDED) for n in file.keys() if n.endswith(FOLDED)])  # noqa: SIM118
 
@@ -73,10 +77,11 @@ def finish(checkpoint: Checkpoint, folder: Path, precision: str, facts: dict[str
             shutil.copy(checkpoint.folder / name, folder / name)
     matrices: dict[str, Any] = {}
     folded: dict[str, str] = {}
-    for index in range(checkpoint.config.text.num_layers):
-        written, file = read_layer(folder, index), layer_file(folder, index).name
-        matrices |= {name: {**fact, "file": file} for name, fact in written.matrices.items()}
-        folded |= dict.fromkeys(written.folded, file)
+    layers = [layer_file(folder, index) for index in range(checkpoint.config.text.num_layers)]
+    for path in [*layers, *(one for one in [head_file(folder)] if one.is_file())]:
+        written = read_layer(path)
+        matrices |= {name: {**fact, "file": path.name} for name, fact in written.matrices.items()}
+        folded |= dict.fromkeys(written.folded, path.name)
     content = {
         "format": FORMAT, "precision": precision, "checkpoint": str(checkpoint.folder.resolve()),
         "checkpoint_hash": checkpoint_hash(checkpoint), "facts": facts, "matrices": matrices,
@@ -88,10 +93,11 @@ def finish(checkpoint: Checkpoint, folder: Path, precision: str, facts: dict[str
 
 
 def _laid(rounded: Rounded) -> tuple[AnyArray, AnyArray]:
-    """Integers (in,out), two in a byte for 4 bits, and scales (in/block,out), or (out,) for 8."""
+    """Integers (in,out), two in a byte for 4 bits, and scales (in/block,out), or (out,) for 8 bits with one
+    for each output."""
     values = np.ascontiguousarray(rounded.values.T)
     if rounded.grid.bits == 8:
-        return values, rounded.scales[:, 0]
+        return values, rounded.scales[:, 0] if rounded.scales.shape[1] == 1 else rounded.scales.T
     return np.frombuffer(pack_int4(values), np.uint8), rounded.scales.T
 
 

@@ -19,6 +19,7 @@ from molmo_ros.perception.lift import lift_point
 from molmo_ros.runtimes.base import Cache, Outputs, Runtime
 from molmo_ros.runtimes.engine_store import checkpoint_hash
 from molmo_ros.runtimes.names import OPENVINO
+from molmo_ros.runtimes.ort import OrtRuntime
 from molmo_ros.runtimes.select import load_runtime
 from molmo_ros.sim import SimCamera, SimTruth
 from molmo_ros.tools.evaluate import calibration_error, missing
@@ -80,7 +81,8 @@ def compare_precisions(
     """Ask for each object of each scene, and for one that is not there, in every precision and by every
     runtime that works on this CPU, and with the matrices of the folders ``quantised``.
 
-    Each is compared with ONNX Runtime in fp32. Over questions for what is there: same_answer, share of texts
+    Each is compared with ONNX Runtime in fp32. "weights" in a row's name: computed as on a GPU, where neither
+    activations nor the head are rounded. Over questions for what is there: same_answer, share of texts
     that are equal; logit_cosine_mean and _min, and logit_error_max, over the tokens up to the first that
     differs; top1, share of those tokens with the same arg-max; px_shift_p50, _p95 and _max between points of
     answers with as many points, and mm_shift_* between these points in space; confidence_shift, mean change
@@ -131,14 +133,21 @@ def _quantised(checkpoint: Checkpoint, folder: str) -> dict[str, tuple[Checkpoin
     held = load_checkpoint(folder)
     if held.rounded is None or held.rounded.checkpoint_hash != checkpoint_hash(checkpoint):
         raise ParameterError(f"{folder} was not quantised from {checkpoint.folder}; give one that was.")
-    name = f"{held.rounded.precision} {held.rounded.facts['method']} {held.rounded.facts['bits']:.2f}"
-    return {name: (held, Recorder(load_runtime(held, "onnx", held.rounded.precision)))}
+    precision, facts = held.rounded.precision, held.rounded.facts
+    name = f"{precision} {facts['method']} {facts['bits']:.2f}"
+    weights = OrtRuntime(held, precision, weights_only=True)
+    return {
+        name: (held, Recorder(load_runtime(held, "onnx", precision))),
+        f"{name} weights": (held, Recorder(weights)),
+    }
 
 
 def _runtimes(checkpoint: Checkpoint) -> Iterator[tuple[str, Runtime]]:
     """By a name for the table: the precisions of ONNX Runtime, and what else there is here."""
     for precision in CPU_PRECISIONS:
         yield precision, load_runtime(checkpoint, "onnx", precision)
+    for precision in ("int8", "int4"):
+        yield f"{precision} weights", OrtRuntime(checkpoint, precision, weights_only=True)
     others = [("eager", "fp32"), *(("openvino", precision) for precision in OPENVINO)]
     for runtime, precision in others:
         try:
