@@ -231,6 +231,8 @@ def spin(node: LifecycleNode, threads: int) -> None:
         except ExternalShutdownException:
             break
         except Exception as error:
+            if not rclpy.ok():  # Ctrl-C while the executor built its wait set
+                break
             text = "".join(traceback.format_exception(error))
             node.get_logger().error(f"a callback failed: {text}")
     executor.shutdown(timeout_sec=1.0)
