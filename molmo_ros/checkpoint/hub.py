@@ -22,7 +22,7 @@ def find_in_hub(name: str, allow_download: bool) -> Path:
     cache = _cache()
     folder = _download(name, cache) if allow_download else _in_cache(name, cache)
     if missing := [file for file in _needed(folder) if not is_file(folder / file)]:
-        some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         raise CheckpointError(
             f'"{name}" is in the hub cache only in part, as after a download that was interrupted: {folder} '
             f"lacks {some}; fetch the rest: {_fetch(name)}."

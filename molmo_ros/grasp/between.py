@@ -47,7 +47,8 @@ def measured_between(
     """Return column and row (N,) of what was measured between the fingers, and its area (N,) m2 across the
     view; without what lies on the support, the plane (4,), if one is known.
     """
-    inner = np.array([gripper.finger_width, grasp.opening]) / 2 - INNER_M
+    wide = max(grasp.opening, grasp.width)  # the opening may be unknown, of another planner
+    inner = np.array([gripper.finger_width, wide]) / 2 - INNER_M
     reach = -gripper.finger_length, -INNER_M
     u, v, local = _seen_around(frame, grasp, inner, reach)
     x, y, z = local.T

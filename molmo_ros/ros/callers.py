@@ -16,6 +16,8 @@ from unique_identifier_msgs.msg import UUID
 LOOK_S = 1.0
 LEARN_S = 3.0  # discovery may tell of the client a little after its goal has come
 ALONE_S = 10.0  # a goal that nobody was ever seen to listen to ends then
+UNKNOWN = "_NODE_NAME_UNKNOWN_"  # rcl's word for a node of which only the endpoint is known yet
+SIGNED = b"mr"  # an id that begins so tells its client's name
 
 
 def sign(node: Node) -> UUID:
@@ -24,7 +26,8 @@ def sign(node: Node) -> UUID:
 
 
 def _mark(namespace: str, name: str) -> bytes:
-    return hashlib.blake2b(f"{namespace.rstrip('/')}/{name}".encode(), digest_size=8).digest()
+    path = f"{namespace.rstrip('/')}/{name}"
+    return SIGNED + hashlib.blake2b(path.encode(), digest_size=8 - len(SIGNED)).digest()
 
 
 class Callers:
@@ -41,6 +44,7 @@ class Callers:
         self._began = self._looked = time.monotonic()
         self._known: set[bytes] = set()
         self._signed: set[bytes] = set()
+        self._others: set[bytes] = set()  # listeners whose names are known, and are not the client's
 
     def gone(self) -> bool:
         """Whether nobody is left. Looks at the graph once a second."""
@@ -50,16 +54,18 @@ class Callers:
         self._looked = now
         infos = self._node.get_subscriptions_info_by_topic(self._topic)
         present = {bytes(info.endpoint_gid) for info in infos}
-        self._signed |= {  # at any time: on a busy machine a node's name comes seconds after its goal
-            bytes(info.endpoint_gid)
-            for info in infos
-            if _mark(info.node_namespace, info.node_name) == self._mark
-        }
+        for info in infos:  # at any time: on a busy machine a node's name comes seconds after its goal
+            if _mark(info.node_namespace, info.node_name) == self._mark:
+                self._signed.add(bytes(info.endpoint_gid))
+            elif info.node_name != UNKNOWN:
+                self._others.add(bytes(info.endpoint_gid))
         if now - self._began < LEARN_S:
             self._known |= present
             return False
         if self._signed:
             return not self._signed & present
+        if self._mark.startswith(SIGNED):  # killed before its name came: whoever has none may be the client
+            return now - self._began > ALONE_S and not present - self._others
         if not self._known:
             self._known |= present
             return now - self._began > ALONE_S and not present

@@ -80,3 +80,23 @@ def test_a_goal_that_is_signed_ends_with_its_client_alone(monkeypatch: pytest.Mo
     assert sign(client) != sign(client)
     for node in (server, client, other):
         node.destroy_node()
+
+
+@pytest.mark.usefixtures("context")
+def test_a_goal_whose_client_was_killed_before_its_name_came_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "LOOK_S", 0.05)
+    monkeypatch.setattr(callers, "LEARN_S", 0.5)
+    monkeypatch.setattr(callers, "ALONE_S", 1.0)
+    server, killed, other = Node("followed"), Node("killed"), Node("bystander")
+    topic = "/followed/track/_action/feedback"
+    other.create_subscription(Track.Impl.FeedbackMessage, topic, lambda _: None, 1)
+    assert until(
+        lambda: [i.node_name for i in server.get_subscriptions_info_by_topic(topic)] == ["bystander"]
+    )
+    goal_id, unsigned = bytes(sign(killed).uuid), Callers(server, bytes(16))
+    assert until(Callers(server, goal_id).gone)
+    assert not unsigned.gone()
+    time.sleep(1.2)
+    assert not unsigned.gone()
+    for node in (server, killed, other):
+        node.destroy_node()
