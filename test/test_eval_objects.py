@@ -147,8 +147,10 @@ def test_labelled_clouds_become_such_a_folder(tmp_path: Path, capsys: pytest.Cap
     (clouds / "one.pcd").write_text(head + "\n".join(text) + "\n")
     flat = CLOUD.format(width=width * height, height=1, count=width * height)
     (clouds / "two.pcd").write_text(flat + "\n".join(text) + "\n")
+    (clouds / "three.pcd").write_bytes(b"no cloud\nat all\n")
     assert from_clouds.main([str(clouds), str(tmp_path / "out")]) == 0
-    assert "two.pcd is 3072x1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "two.pcd is 3072x1" in said and "three.pcd tells no width and height" in said
     (one,) = read_folder(tmp_path / "out")
     np.testing.assert_allclose(one.frame.K, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], atol=1e-3)
     np.testing.assert_allclose(one.frame.depth, z, atol=6e-4)

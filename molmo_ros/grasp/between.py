@@ -14,7 +14,7 @@ from molmo_ros.transforms import invert, pose_matrix, transform_points
 MARGIN_PX = 2
 MANY_PX = 6000  # of fewer, each is looked at; of more, one of STEP_PX in each direction
 STEP_PX = 2
-FLOOR_M = 0.008  # what is lower belongs to the support
+FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 INNER_M = 0.002  # so near to a finger it may be its own noise
 LEAST_OWN_M2 = 4e-5  # of the object's surface between the fingers; of a mug's rim it is 1 cm2
 WIDER_PX = 2  # an outline may be so far off

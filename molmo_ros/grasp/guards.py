@@ -12,7 +12,7 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp.between import another_between, on_surface
+from molmo_ros.grasp.between import FLOOR_M, STEP_PX, another_between, on_surface
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.grasp.unseen import fingers_unseen, thickness_unseen, way_unseen
@@ -21,9 +21,7 @@ from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
 DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
-STEP_PX = 2  # of the pixels of a 640x480 image one in so many, in each direction
 OUTLINE_PX = 5  # depth so near the object's outline is smeared
-FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
 FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of the hand is no noise
 AGREE_M, AGREE = 0.010, 6  # a real surface has so many of 8 neighbours at its depth

@@ -34,7 +34,8 @@ class Callers:
     """Who listens to a goal of ~/track: the client that signed it, or all who listened when it began.
 
     The middleware forgets a process that was killed after its liveliness lease, about 20 s with Fast DDS. A
-    goal that nobody has signed ends when the last of its listeners is gone.
+    goal that nobody has signed ends when the last of its listeners is gone. If the name of who signed a
+    goal has never come, it ends when every listener is known to be somebody else.
     """
 
     def __init__(self, node: Node, goal_id: bytes = b"") -> None:

@@ -1,7 +1,7 @@
 """Labelled point clouds as a folder for ``molmo-ros eval objects``:
 ``python -m molmo_ros.tools.objects.from_clouds CLOUDS OUT``.
 
-For the Object Segmentation Database of TU Wien with the labels of Alexandrov, 111 frames of a Kinect, which
+For the Object Segmentation Database of TU Wien with the labels of Alexandrov, frames of a Kinect, which
 github.com/PointCloudLibrary/data holds under segmentation/mOSD (BSD). Any PCD file serves whose points lie in
 the grid of the image, with colour and a field ``label``: 0 nothing, 1 to 9 table, 20 to 29 parts of the first
 object, 30 to 39 of the second, and so on.
@@ -54,9 +54,9 @@ def read_cloud(path: Path) -> Labelled:
 
 def _size(path: Path) -> tuple[int, int]:
     """Read width and height from a PCD file's header, which is text whatever the rest is."""
-    with path.open("rb") as file:
-        head = dict(file.readline().split(maxsplit=1) for _ in range(9))
     try:
+        with path.open("rb") as file:
+            head = dict(file.readline().split(maxsplit=1) for _ in range(9))
         return int(head[b"WIDTH"]), int(head[b"HEIGHT"])
     except (KeyError, ValueError) as error:
         raise FrameError(f"{path} tells no width and height; give a PCD file, version 0.7.") from error
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_color(Path(f"{stem}_color.png"), frame.rgb)
         write_depth(Path(f"{stem}_depth.png"), frame.depth)
         write_camera_info(Path(f"{stem}_camera_info.yaml"), frame.K, width, height, "camera")
-        cv2.imwrite(f"{stem}_labels.png", (cloud.parts // PARTS).astype(np.uint8))
+        cv2.imwrite(f"{stem}_labels.png", (cloud.parts // PARTS).astype(np.uint16))
         Path(f"{stem}_points.json").write_text(json.dumps({"points": points_of(cloud.parts)}))
         written += 1
     print(f"{written} frames in {args.out}")
