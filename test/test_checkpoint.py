@@ -15,7 +15,7 @@ from tiny_molmo2 import OLMO, QWEN, config_fields, random_weights, tokenizer, wr
 from molmo_ros.checkpoint.checkpoint import check_weights, load_checkpoint, open_weights, resolve
 from molmo_ros.checkpoint.preprocess import preprocess
 from molmo_ros.errors import CheckpointError, ParameterError
-from molmo_ros.network.config import parse_config
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.network.weights import expected_shapes
 
 

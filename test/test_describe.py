@@ -16,8 +16,8 @@ from tiny_molmo1 import write_checkpoint as write_v1
 from tiny_molmo_point import write_checkpoint as write_point
 
 from molmo_ros.checkpoint.checkpoint import load_checkpoint
-from molmo_ros.network.config import parse_config
 from molmo_ros.network.precision import GPU_PRECISIONS
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.runtimes.describe import (
     generation,
     graph_bytes,

@@ -14,9 +14,9 @@ from tiny_molmo1 import MIXTURE, random_weights, write_checkpoint
 from molmo_ros.answer.decoding import kv_limits
 from molmo_ros.answer.molmo import Molmo
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from molmo_ros.network.config import parse_config
 from molmo_ros.network.experts import GATHERED_TOKENS
 from molmo_ros.network.precision import CPU_PRECISIONS, GPU_PRECISIONS
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.network.weights import Stored, layouts, stored_shapes
 from molmo_ros.runtimes.base import Runtime
 from molmo_ros.runtimes.describe import weight_bytes

@@ -38,7 +38,7 @@ from molmo_ros.errors import MolmoRosError
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.io import read_color, read_depth
 from molmo_ros.limits import parse_boxes
-from molmo_ros.network.config import parse_config
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.perception.camera_info import load_camera_info
 from molmo_ros.policy.policy import Policy
 from molmo_ros.runtimes.engine_store import read_manifest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import molmo_ros
-from molmo_ros.tools.draw_imports import BASE, imports
+from molmo_ros.tools.draw_imports import BASE, imported, imports
 
 ROOT = Path(__file__).parents[1]
 PAGE = "docs/architecture.md"
@@ -44,6 +46,23 @@ def test_imports_keep_to_the_table() -> None:
         if other not in (*BASE, *table.get(part, ()))
     ]
     assert not wrong, f"not allowed by {PAGE}: {wrong}"
+
+
+def test_no_files_import_each_other() -> None:
+    """Nor in a circle of several, wherever in a file the import stands."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "molmo_ros").rglob("*.py")
+    }
+
+    def module(name: str) -> str:
+        return name if name in files else name.rpartition(".")[0]
+
+    graph = {
+        name: {module(other) for other in imported(ast.parse(path.read_text(encoding="utf-8")))} - {name}
+        for name, path in files.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the files of the circle
 
 
 def test_the_base_imports_nothing_but_the_base() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from molmo_ros.checkpoint.checkpoint import check_weights, open_weights
 from molmo_ros.errors import CheckpointError
-from molmo_ros.network.config import parse_config
+from molmo_ros.network.read_config import parse_config
 
 Shapes = dict[str, list[int]]
 

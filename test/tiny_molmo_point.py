@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tiny_molmo2 import QWEN, config_fields, random_tensor
 
-from molmo_ros.network.config import parse_config
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.network.weights import expected_shapes
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

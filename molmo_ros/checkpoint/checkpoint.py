@@ -21,7 +21,8 @@ from molmo_ros.checkpoint.prompt import PointPromptEncoder, PromptEncoder, encod
 from molmo_ros.checkpoint.rounded import RoundedWeights, read_rounded
 from molmo_ros.datatypes import Float32, Progress
 from molmo_ros.errors import CheckpointError
-from molmo_ros.network.config import ModelConfig, parse_config
+from molmo_ros.network.config import ModelConfig
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.network.weights import Layout, is_unused, layouts, stored_shapes
 from molmo_ros.untrusted import is_file, read_json
 

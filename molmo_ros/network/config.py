@@ -1,24 +1,16 @@
-"""One frozen configuration of the network for every generation, read from a checkpoint's config.json.
-
-Two vocabularies exist for Molmo2: that of the released files (vit_config, image_patch_size, vit_layers,
-rope_scaling ...) and that of newer transformers (vision_config, patch_size, vision_feature_layer,
-rope_parameters ...). Molmo v1 has two others (``config_v1``). All end here; nothing behind this file knows
-of any.
-"""
+"""One frozen configuration of the network for every generation; ``read_config`` makes it of a config.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, is_dataclass, replace
-from dataclasses import fields as fields_of
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from molmo_ros.datatypes import Index
-from molmo_ros.errors import CheckpointError
 
 Fields = Mapping[str, Any]
 
@@ -26,8 +18,6 @@ V1, V2, POINT = "molmo", "molmo2", "molmo_point"
 # Raise when the graphs change: those cached on a user's disk are built anew, engines of others are refused.
 GRAPH_VERSION = 5
 MOST_LAYERS = 1000  # and experts: a larger number would take all memory before anything else is checked
-_SIZE, _FACTOR = (1, 1 << 30), (1e-9, 1e9)
-_RANGES = {"extra_vocab_size": (0, 1 << 30), "rope_theta": (1.001, 1e12), "norm_eps": (0.0, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -171,193 +161,11 @@ class ModelConfig:
         return self.model_type != V1
 
 
-def parse_config(fields: Fields, path: str = "config.json") -> ModelConfig:
-    """Read the content of a config.json.
-
-    Raises: CheckpointError if the model_type is unknown, a field is missing, or sizes contradict.
-    """
-    from molmo_ros.network.config_v1 import parse_v1
-
-    readers = {V1: parse_v1, V2: _parse_v2, POINT: _parse_point}
-    model_type = str(fields.get("model_type"))
-    if model_type not in readers:
-        raise CheckpointError(f'{path}: model_type is "{model_type}"; known are {", ".join(readers)}.')
-    try:
-        config = readers[model_type](fields)
-    except KeyError as error:
-        raise CheckpointError(f"{path}: field {error} is missing; download the file again.") from error
-    except (TypeError, AttributeError, ValueError, ArithmeticError, IndexError) as error:
-        raise CheckpointError(
-            f"{path}: a field has a wrong type or value ({error}); download the file again."
-        ) from error
-    _check(config, fields, path)
-    return config
-
-
-def _parse_v2(fields: Fields) -> ModelConfig:
-    vision_fields = fields["vit_config"] if "vit_config" in fields else fields["vision_config"]
-    return ModelConfig(
-        model_type=V2,
-        vision=_vision(vision_fields, fields["adapter_config"]),
-        connector=_connector(fields["adapter_config"]),
-        text=_text(fields["text_config"]),
-    )
-
-
-def _parse_point(fields: Fields) -> ModelConfig:
-    adapter = fields["adapter_config"]
-    # What the released models were built with; nothing else is known to exist.
-    built: Fields = {
-        "patch_location": "3x3", "no_more_points_class": True, "embed_selected_vit_patch": "linear",
-        "embed_location": False, "layer_norm_x": True, "token_prediction_rotary": "one_d",
-        "patch_embedding_kind": "image_feature0",
-    }  # fmt: skip
-    facts = [(name, fields[name], value) for name, value in built.items()] + [
-        ("norm_logits", fields.get("norm_logits", True), True),
-        ("adapter_config.positional_embeddings", adapter.get("positional_embeddings") or None, None),
-        ("attention_pooling_out_layer", adapter.get("attention_pooling_out_layer", False), False),
-        ("adapter_config.pooling_attention_mask", adapter.get("pooling_attention_mask", True), True),
-    ]
-    for name, found, known in facts:
-        if found != known:
-            raise ValueError(f"{name} is {found!r}, known is {known!r}")
-    point = PointConfig(
-        embed_size=int(fields["patch_embed_dim"]),
-        places=9,
-        rope_theta=float(fields["token_prediction_rotary_theta"]),
-        sorted_tokens=_when_answering(fields, "mask_patches", "always"),
-        sorted_patches=_when_answering(fields, "mask_subpatches", "inference"),
-        no_repeats=_when_answering(fields, "mask_repeats", "inference"),
-    )
-    connector = replace(_connector(adapter), out_projection=False)
-    return replace(_parse_v2(fields), model_type=POINT, connector=connector, point=point)
-
-
-def _when_answering(fields: Fields, name: str, default: str) -> bool:
-    """Whether a restriction that training may have had as well holds for answers."""
-    return fields.get(name, default) in ("always", "all", "inference")
-
-
-def _first(fields: Fields, *names: str) -> Any:
-    """The field under the first of its names that is present."""
-    for name in names:
-        if name in fields:
-            return fields[name]
-    raise KeyError(names[0])
-
-
 def count(value: Any) -> int:
     """A number of layers or experts. Raises: ValueError if none can have so many."""
     if not 1 <= (number := int(value)) <= MOST_LAYERS:
         raise ValueError(f"{number} layers or experts; 1 to {MOST_LAYERS} can be")
     return number
-
-
-def _vision(fields: Fields, adapter: Fields) -> VisionConfig:
-    stored = count(fields["num_hidden_layers"])
-    taps = tuple(int(layer) % stored for layer in _first(adapter, "vit_layers", "vision_feature_layer"))
-    size = _first(fields, "image_default_input_size", "image_size")
-    activations = {"gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
-    return VisionConfig(
-        image_size=int(size[0] if isinstance(size, list | tuple) else size),
-        patch_size=int(_first(fields, "image_patch_size", "patch_size")),
-        hidden_size=int(fields["hidden_size"]),
-        intermediate_size=int(fields["intermediate_size"]),
-        num_heads=int(fields["num_attention_heads"]),
-        head_dim=int(fields["head_dim"]),
-        num_layers=max(taps) + 1,
-        norm_eps=float(fields["layer_norm_eps"]),
-        activation=activations[str(fields["hidden_act"])],
-        taps=taps,
-    )
-
-
-def _connector(fields: Fields) -> ConnectorConfig:
-    return ConnectorConfig(
-        hidden_size=int(fields["hidden_size"]),
-        num_heads=int(fields["num_attention_heads"]),
-        head_dim=int(fields["head_dim"]),
-        intermediate_size=int(fields["intermediate_size"]),
-    )
-
-
-def _text(fields: Fields) -> TextConfig:
-    layers = count(fields["num_hidden_layers"])
-    theta, yarn = _rope(fields)
-    scaled = fields.get("rope_scaling_layers")
-    qk_norm = {"qwen3": "head", "olmo": "full"}[str(fields["qk_norm_type"])]
-    return TextConfig(
-        hidden_size=int(fields["hidden_size"]),
-        intermediate_size=int(fields["intermediate_size"]),
-        num_layers=layers,
-        num_heads=int(fields["num_attention_heads"]),
-        num_kv_heads=int(fields["num_key_value_heads"]),
-        head_dim=int(fields["head_dim"]),
-        vocab_size=int(fields["vocab_size"]),
-        extra_vocab_size=int(fields["additional_vocab_size"]),
-        qkv_bias=bool(_first(fields, "qkv_bias", "attention_bias")),
-        qk_norm=qk_norm if fields.get("use_qk_norm", True) else "none",
-        norm_after=bool(fields["norm_after"]),
-        norm_eps=float(_first(fields, "layer_norm_eps", "rms_norm_eps")),
-        rope_theta=theta,
-        yarn=yarn,
-        yarn_layers=frozenset(range(layers) if scaled is None else scaled),
-        max_positions=int(fields["max_position_embeddings"]),
-        tied=bool(fields.get("tie_word_embeddings", False)),
-    )
-
-
-def _rope(fields: Fields) -> tuple[float, Yarn | None]:
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    theta = float(rope["rope_theta"] if "rope_theta" in rope else fields["rope_theta"])
-    kind = str(rope.get("rope_type", rope.get("type", "default")))
-    if kind == "default":
-        return theta, None
-    if kind != "yarn":
-        raise ValueError(f'rope_type "{kind}"; known are default and yarn')
-    factor = float(rope["factor"])
-    attention = rope.get("attention_factor")
-    yarn = Yarn(
-        factor=factor,
-        original_max_positions=int(rope["original_max_position_embeddings"]),
-        attention_factor=float(attention) if attention is not None else 0.1 * math.log(factor) + 1.0,
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        truncate=bool(rope.get("truncate", True)),
-    )
-    return theta, yarn
-
-
-def _check(config: ModelConfig, fields: Fields, path: str) -> None:
-    vision, connector, text = config.vision, config.connector, config.text
-    if wrong := [*_impossible(config)]:
-        raise CheckpointError(f"{path}: {', '.join(wrong)} cannot be; download the file again.")
-    facts = [
-        (vision.image_size % vision.patch_size == 0, "the image size is not a multiple of the patch size"),
-        (text.num_heads % text.num_kv_heads == 0, "the heads are not a multiple of the key-value heads"),
-        (text.head_dim % 2 == 0, "the head size is odd, so it cannot be rotated"),
-        (connector.hidden_size == vision.hidden_size, "adapter and vision tower differ in width"),
-        (connector.out_projection or connector.num_heads * connector.head_dim == connector.hidden_size,
-         "the adapter's heads do not fill its width, and nothing projects them"),
-        (fields.get("adapter_config", {}).get("text_hidden_size", text.hidden_size) == text.hidden_size,
-         "adapter and text model differ in width"),
-    ]  # fmt: skip
-    for good, fact in facts:
-        if not good:
-            raise CheckpointError(
-                f"{path}: {fact}; take config.json from the same checkpoint as the weights."
-            )
-
-
-def _impossible(part: Any, name: str = "") -> Iterator[str]:
-    """The numbers of a configuration that are out of any range, as "text.rope_theta -1"."""
-    if is_dataclass(part):
-        for field in fields_of(part):
-            yield from _impossible(getattr(part, field.name), f"{name}.{field.name}".lstrip("."))
-    elif isinstance(part, int | float) and not isinstance(part, bool):
-        low, high = _RANGES.get(name.rpartition(".")[2], _SIZE if isinstance(part, int) else _FACTOR)
-        if not low <= part <= high:
-            yield f"{name} {part:g}"
 
 
 def _rope_base(head_dim: int, theta: float) -> npt.NDArray[np.float32]:

@@ -8,20 +8,16 @@ with the names of the training code; what that leaves out is as released.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from molmo_ros.network.config import (
     V1,
     ConnectorConfig,
     Experts,
+    Fields,
     ModelConfig,
     TextConfig,
     VisionConfig,
     count,
 )
-
-Fields = Mapping[str, Any]
 
 _CLIP: Fields = {
     "image_default_input_size": [336, 336], "image_patch_size": 14, "image_emb_dim": 1024,

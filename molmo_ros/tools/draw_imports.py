@@ -27,7 +27,7 @@ def imports(package: Path = PACKAGE) -> Parts:
         if part in GENERATED:
             continue
         row = found.setdefault(part, {})
-        for module in _imported(ast.parse(path.read_text(encoding="utf-8"))):
+        for module in imported(ast.parse(path.read_text(encoding="utf-8"))):
             other = module.split(".")[1]
             if other not in (part, "__version__", *GENERATED):
                 row.setdefault(other, []).append(str(file))
@@ -35,16 +35,14 @@ def imports(package: Path = PACKAGE) -> Parts:
     return found
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
-    """The full names of this package's modules that a file imports."""
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The full names that a file imports from this package: modules, and what lies in them."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "molmo_ros":
-            names = [f"molmo_ros.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [node.module]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         yield from (name for name in names if name.startswith("molmo_ros."))
 
 

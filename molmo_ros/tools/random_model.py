@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from molmo_ros.checkpoint.checkpoint import resolve
-from molmo_ros.network.config import parse_config
+from molmo_ros.network.read_config import parse_config
 from molmo_ros.network.weights import expected_shapes
 
 if TYPE_CHECKING:
