@@ -22,8 +22,13 @@ SEED = 2  # a green can first among others
 BOX = 24003  # a box first
 
 
+FILMS: dict[tuple[Motion, int], list[MovingFrame]] = {}  # a shorter film is the beginning of a longer one
+
+
 def film(motion: Motion, count: int, seed: int = SEED) -> list[MovingFrame]:
-    return list(moving_frames(seed, motion, count))
+    if len(FILMS.get((motion, seed), [])) < count:
+        FILMS[motion, seed] = list(moving_frames(seed, motion, count))
+    return FILMS[motion, seed][:count]
 
 
 def errors(shots: list[MovingFrame], found: list[Tracked], seed: Seed) -> np.ndarray:
