@@ -66,6 +66,13 @@ def test_the_command_gives_numbers_and_a_sheet(tmp_path: Path, capsys: pytest.Ca
     assert io.read_color(sheet).shape[0] > 300
 
 
+def test_true_masks_are_planned_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "objects", "--data", str(_simulated(tmp_path)), "--true-mask", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["targets"] == 3  # the corner has no mask, and is asked for as ever
+    assert result["iou"]["n"] == 2 and result["iou"]["p10"] == 1.0
+
+
 def test_a_folder_is_read(tmp_path: Path) -> None:
     square = [[10, 20], [19, 20], [19, 29], [10, 29]]
     points = [

@@ -13,6 +13,7 @@ import pytest
 from molmo_ros.datatypes import ImagePoint, RgbdFrame
 from molmo_ros.errors import ParameterError, SegmentError
 from molmo_ros.perception import find_object as module
+from molmo_ros.perception.alone import floor_around
 from molmo_ros.perception.find_object import find_object
 from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around, one_piece
 from molmo_ros.perception.lift import lift_point
@@ -95,12 +96,31 @@ def test_an_unsure_network_leaves_it_to_geometry(camera: SimCamera, monkeypatch:
     corner = truth.copy()
     corner[:, : int(np.quantile(np.nonzero(truth)[1], 0.6))] = False
     told(corner, 0.6)
-    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) < 0.5  # the learned one of two
+    whole = find_object(frame, point, lifted, None, AUTO)  # a part of what stands alone
+    assert iou(whole.mask, truth) > 0.75 and whole.confidence >= 0.8
     elsewhere = np.roll(truth, 200, axis=1) & ~truth
+    told(corner | elsewhere, 0.6)
+    assert iou(find_object(frame, point, lifted, None, AUTO).mask, truth) < 0.5  # the learned one of two
     told(elsewhere, 0.4)
     with pytest.raises(SegmentError, match="in common") as error:
         find_object(frame, point, lifted, None, AUTO)
     assert error.value.code == "AMBIGUOUS"
+
+
+def test_what_touches_another_thing_does_not_stand_alone(camera: SimCamera) -> None:
+    frame, point, truth = pointed_at(camera)
+    segment = find_object(frame, point, lift_point(frame, point), None, GEOMETRY)
+    assert floor_around(frame, segment) > 0.8
+    columns = np.nonzero(truth)[1]
+    middle = truth.copy()
+    middle[:, : int(np.quantile(columns, 0.4))] = middle[:, int(np.quantile(columns, 0.6)) :] = False
+    assert floor_around(frame, replace(segment, mask=middle)) < 0.6
+    far = replace(segment, cloud_m=np.concatenate([segment.cloud_m, segment.cloud_m + 0.2]))
+    assert floor_around(frame, far) == 0
+    blind = frame.depth.copy()
+    blind[~truth] = np.nan
+    assert floor_around(replace(frame, depth=blind), segment) == 0
+    assert floor_around(frame, replace(segment, plane=None)) == 0
 
 
 def test_an_unknown_segmenter_is_named(camera: SimCamera) -> None:

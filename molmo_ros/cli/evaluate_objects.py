@@ -10,6 +10,7 @@ from molmo_ros.cli import options
 
 if TYPE_CHECKING:
     from molmo_ros.datatypes import Array, GraspTarget, RgbdFrame
+    from molmo_ros.perception.find_object import Segmenter
     from molmo_ros.tools.objects.layout import Labelled
 
 HELP = "recorded frames with points on objects: what becomes of each, and a contact sheet"
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PNG", help="contact sheet to write")
     options.add_gripper(parser)
     options.add_segmenter(parser)
+    parser.add_argument(
+        "--true-mask",
+        action="store_true",
+        help="plan with the polygons and labels as masks, where there are any: what is refused then, is not "
+        "for the mask",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -43,7 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     gripper = Gripper.load(args.gripper)
 
     def find(frame: RgbdFrame, label: Labelled, up: Array | None) -> GraspTarget:
-        return find_target(frame, label.point, gripper, up, segmenter=args.segmenter)
+        known = _given(label) if args.true_mask else None
+        return find_target(frame, label.point, gripper, up, segmenter=known or args.segmenter)
 
     results = evaluate(read_folder(args.data), find, gripper)
     with tqdm(results, unit="target", file=sys.stderr, disable=None) as bar:
@@ -51,6 +59,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out:
         contact_sheet(seen, gripper).save(args.out)
     return summary([result for _, result in seen])
+
+
+def _given(label: Labelled) -> Segmenter | None:
+    """Return what gives the labelled mask to every frame, or None if there is none."""
+    mask = label.mask
+    return None if mask is None else lambda frame, point: mask
 
 
 def text(result: dict[str, Any]) -> str:

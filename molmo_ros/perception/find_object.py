@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import ParameterError, SegmentError
+from molmo_ros.perception.alone import floor_around
 from molmo_ros.perception.guards import masks_disagree
 from molmo_ros.perception.learned_mask import LearnedMask, MaskNetwork
 from molmo_ros.perception.segment import segment_object
@@ -16,6 +19,8 @@ from molmo_ros.perception.sharpen import sharpened
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 SURE = 0.65  # expected IoU from which the learned mask is taken as it is
 LEAST = 0.45  # below it the network saw no thing at the point
+ALONE = 0.8  # so much of what is around a thing that stands alone is its support
+INSIDE = 0.5  # of a mask that is a part of another, at least
 PIXEL_M = 0.001  # a pixel that is smaller is sharpened in a smaller image
 
 
@@ -36,8 +41,8 @@ def find_object(
     """Segment the object at a point; lifted is the point in space, up (3,) away from the ground or None.
 
     segmenter: "learned", the network's mask; "geometry", what is connected there; "auto", the network's where
-    it is sure, geometry's where it is not and both agree; or a function (frame, point) -> mask (H,W), as for
-    SAM. The frame must have passed `camera_info.check_frame`.
+    it is sure, geometry's where it is not and both agree, or the thing stands alone; or a function
+    (frame, point) -> mask (H,W), as for SAM. The frame must have passed `camera_info.check_frame`.
     Raises: SegmentError with code NO_OBJECT or AMBIGUOUS.
     """
     if not isinstance(segmenter, str):
@@ -55,6 +60,7 @@ def find_object(
     segment, refusal = None, None
     try:
         segment = segment_object(frame, point, lifted, up, learned)
+        segment = replace(segment, confidence=found[0].confidence)
     except SegmentError as error:
         refusal = error
     if found and found[0].confidence < SURE and segmenter == AUTO:
@@ -65,7 +71,7 @@ def find_object(
             raise refusal
         finally:
             del refusal  # it refers to this frame, and with it to the images
-    return _sharp(frame, replace(segment, confidence=found[0].confidence), lifted)
+    return _sharp(frame, segment, lifted)
 
 
 def _unsure(
@@ -78,8 +84,9 @@ def _unsure(
 ) -> tuple[ObjectSegment | None, SegmentError | None]:
     """Return what is to be taken where the network is not sure, or why nothing is.
 
-    Geometry's where both agree: seen twice it is right, and its outline is the better one. Else the learned
-    one, unless the network saw no thing at all.
+    Geometry's where both agree: seen twice it is right, and its outline is the better one. Geometry's, too,
+    where it has nothing but its support around it, and the learned mask is a part of it: geometry is wrong
+    where things touch. Else the learned one, unless the network saw no thing at all.
     """
     try:
         geometry = segment_object(frame, point, lifted, up)
@@ -87,7 +94,11 @@ def _unsure(
         return (learned, error) if found.confidence >= LEAST else (None, error)
     objection = masks_disagree(geometry.mask, found.mask)
     if objection is None:
-        return geometry, None
+        return replace(geometry, confidence=found.confidence), None
+    floor = floor_around(frame, geometry)
+    inside = np.count_nonzero(found.mask & geometry.mask) > INSIDE * np.count_nonzero(found.mask)
+    if floor >= ALONE and inside:
+        return replace(geometry, confidence=floor), None
     if learned is not None and found.confidence >= LEAST:
         return learned, None
     return None, SegmentError(objection, code="AMBIGUOUS")
