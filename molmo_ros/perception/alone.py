@@ -11,7 +11,7 @@ from molmo_ros.perception.depth import valid_depth
 FROM_M, TO_M = 0.004, 0.012  # beside the outline; nearer, stereo smears
 FLOOR_M, FLOOR_SHARE = 0.008, 0.010  # what is lower, in m or as a share of its depth, is the support
 LEAST_KNOWN = 0.6  # of what is around it must have been measured
-LARGEST_M = 0.35  # across; what is larger are several things on their support
+LARGEST_M = 0.30  # across; what is larger are several things on their support
 
 
 def floor_around(frame: RgbdFrame, segment: ObjectSegment) -> float:

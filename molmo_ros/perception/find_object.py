@@ -64,7 +64,7 @@ def find_object(
     except SegmentError as error:
         refusal = error
     if found and found[0].confidence < SURE and segmenter == AUTO:
-        segment, refusal = _unsure(frame, point, lifted, up, found[0], segment)
+        segment, refusal = _unsure(frame, point, lifted, up, found[0])
     if segment is None:
         assert refusal is not None
         try:
@@ -75,23 +75,18 @@ def find_object(
 
 
 def _unsure(
-    frame: RgbdFrame,
-    point: ImagePoint,
-    lifted: CameraPoint,
-    up: Array | None,
-    found: LearnedMask,
-    learned: ObjectSegment | None,
+    frame: RgbdFrame, point: ImagePoint, lifted: CameraPoint, up: Array | None, found: LearnedMask
 ) -> tuple[ObjectSegment | None, SegmentError | None]:
     """Return what is to be taken where the network is not sure, or why nothing is.
 
-    Geometry's where both agree: seen twice it is right, and its outline is the better one. Geometry's, too,
-    where it has nothing but its support around it, and the learned mask is a part of it: geometry is wrong
-    where things touch. Else the learned one, unless the network saw no thing at all.
+    Geometry's segment where both agree: seen twice it is right, and its outline is the better one. Also where
+    it has nothing but its support around it, and the learned mask is a part of it: geometry is wrong where
+    things touch. Never the learned one: half of the grasps by such masks are lost.
     """
     try:
         geometry = segment_object(frame, point, lifted, up)
     except SegmentError as error:
-        return (learned, error) if found.confidence >= LEAST else (None, error)
+        return None, error
     objection = masks_disagree(geometry.mask, found.mask)
     if objection is None:
         return replace(geometry, confidence=found.confidence), None
@@ -99,8 +94,6 @@ def _unsure(
     inside = np.count_nonzero(found.mask & geometry.mask) > INSIDE * np.count_nonzero(found.mask)
     if floor >= ALONE and inside:
         return replace(geometry, confidence=floor), None
-    if learned is not None and found.confidence >= LEAST:
-        return learned, None
     return None, SegmentError(objection, code="AMBIGUOUS")
 
 
