@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 from passes import run_logits
 from tiny_molmo2 import OLMO, QWEN, write_checkpoint
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from molmo_ros.datatypes import Float32
 from molmo_ros.errors import RuntimeUnavailableError
-from molmo_ros.network.graph import WeightSink
+from molmo_ros.network.graph import Graph, WeightSink
 from molmo_ros.network.precision import (
     BF16,
     CPU_PRECISIONS,
@@ -138,6 +142,40 @@ def test_fp16_holds_what_overflows_in_fp32(tiny: Checkpoint) -> None:
         kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
         gathered = [node for node in model.graph.node if node.op_type == "Gather"][-1]
         assert kinds[gathered.input[0]] == kind
+
+
+@pytest.mark.parametrize(("shape", "read"), [((1, 7, 64), 3), ((1, 5, 64), 5), ((4, 64), 6), ((1, 3, 64), 0)])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_rows_whose_logits_are_read_are_not_rounded(kind: str, shape: tuple[int, ...], read: int) -> None:
+    """ONNX Runtime's kernel rounds activations to 8 bits; in the last rows nothing of that is left."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(np.float32)
+    x[..., 5] *= 50  # a loud channel makes the steps of its block coarse
+    x[..., -1, 32:] = 0
+    weight = rng.standard_normal((48, 64)).astype(np.float32)
+    bits, block = (8 if kind == "int8" else 4), 64
+    values, scales = round_blocks(weight, bits, block)
+    expected = x @ (values * np.repeat(scales, block, axis=0))
+    rows = np.arange(read)
+    found = {exact: _product(weight, kind, x, rows, exact) for exact in (False, True)}
+    last = max(shape[-2] - read, 0)
+    rounding, left = (np.abs(found[exact] - expected) for exact in (False, True))
+    np.testing.assert_array_equal(found[True][..., :last, :], found[False][..., :last, :])
+    assert rounding.max() > 1e-3 * np.abs(expected).max()
+    if read:
+        assert left[..., last:, :].max() < 0.02 * rounding[..., last:, :].max()
+
+
+def _product(weight: Float32, kind: str, x: Float32, rows: np.ndarray, exact: bool) -> np.ndarray:
+    graph = Graph("product", WeightSink(), replace(CPU_PRECISIONS[kind], exact_rows=exact))
+    graph.input("x", TensorProto.FLOAT, ["A", "T", 64] if x.ndim == 3 else ["T", 64])
+    graph.read_rows = graph.input("rows", TensorProto.INT64, ["N"])
+    graph.output(graph.linear("x", "matrix", weight), "y", TensorProto.FLOAT, None)  # type: ignore[arg-type]
+    graph.output(graph.op("Identity", "rows"), "same", TensorProto.INT64, ["N"])
+    session = onnxruntime.InferenceSession(
+        graph.model().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(["y"], {"x": x, "rows": rows})[0])
 
 
 def test_refused_precisions(tiny: Checkpoint) -> None:

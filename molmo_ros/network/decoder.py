@@ -39,7 +39,7 @@ def build_decoder(graph: Graph, read: Read, config: ModelConfig, asked: AskedTok
     x = graph.input("inputs_embeds", TensorProto.FLOAT, [1, "T", c.hidden_size])
     positions = graph.input("position_ids", TensorProto.INT64, ["T"])
     limit = graph.input("kv_limit", TensorProto.INT64, ["T"])
-    rows = graph.input("logit_idx", TensorProto.INT64, ["N"])
+    rows = graph.read_rows = graph.input("logit_idx", TensorProto.INT64, ["N"])
     past_len = graph.input("past_len", TensorProto.INT64, [])
     past = [
         [

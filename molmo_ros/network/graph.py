@@ -21,6 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from molmo_ros.datatypes import AnyArray
+from molmo_ros.network import left_over
 from molmo_ros.network.precision import (
     FP32,
     Precision,
@@ -90,12 +91,14 @@ class WeightSink:
 
 @dataclass
 class Graph:
-    """An ONNX graph under construction. ``rounded``: matrices that are not to be rounded anew."""
+    """An ONNX graph under construction. ``rounded``: matrices that are not to be rounded anew;
+    ``read_rows`` (N,): which rows of a pass have their logits read, the last ones."""
 
     name: str
     sink: WeightSink = field(default_factory=WeightSink)
     precision: Precision = FP32
     rounded: RoundedMatrices | None = None
+    read_rows: Value | None = None
     _nodes: list[onnx.NodeProto] = field(default_factory=list)
     _weights: dict[str, TensorProto] = field(default_factory=dict)
     _inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -302,7 +305,10 @@ class Graph:
             shape, data = weight.shape[::-1], values.tobytes()
             self._weights[integers] = self.sink.raw(integers, int(TensorProto.INT4), shape, data)
         scale_of = self.weight(f"{name}.scale", scale)
-        return self.matmul(x, self.op("DequantizeLinear", integers, scale_of, **place))
+        held = self.op("DequantizeLinear", integers, scale_of, **place)
+        if self.precision.exact_rows and self.read_rows is not None:
+            return left_over.product(self, x, held, block, self.read_rows)
+        return self.matmul(x, held)
 
     def _integers(self, name: str, weight: AnyArray, kind: str, block: int) -> tuple[AnyArray, AnyArray]:
         """Integers (in,out), int4 as packed bytes, and scales: made beforehand, or rounded to nearest.

@@ -41,7 +41,9 @@ class Precision:
     heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
     TensorRT fuses attention only with all heads spelled out. ``fused``: ONNX Runtime's own operators, for its
     CUDA provider (see ``network.fused``); ``whole_attention``: one of them for all of an attention that has
-    no mask. ``chooses``: the graph puts out the next tokens, so that no logits need leave the device.
+    no mask. ``exact_rows``: what ONNX Runtime's kernel for rounded weights rounds off activations is made up
+    for in tokens whose logits are read (see ``network.left_over``). ``chooses``: the graph puts out the next
+    tokens, so that no logits need leave the device.
     """
 
     name: str = "fp32"
@@ -52,6 +54,7 @@ class Precision:
     grouped: bool = False
     fused: bool = False
     whole_attention: bool = True
+    exact_rows: bool = False
     chooses: bool = False
 
     @property
@@ -102,12 +105,13 @@ CUDA_PRECISIONS: dict[str, Precision] = {
     name: replace(p, grouped=True, fused=True) for name, p in GPU_PRECISIONS.items() if name != "fp8"
 }
 _CPU = replace(FP32, grouped=True)
+_CPU_BLOCKS = replace(_CPU, head="int8", int8_blocks=True, exact_rows=True)
 CPU_PRECISIONS: dict[str, Precision] = {
     "fp32": _CPU,
     "fp16": replace(FP16, grouped=True),
-    "int8": replace(_CPU, name="int8", weights="int8", head="int8", int8_blocks=True),
+    "int8": replace(_CPU_BLOCKS, name="int8", weights="int8"),
     "int8_dynamic": replace(_CPU, name="int8_dynamic", weights="dynamic", head="dynamic"),
-    "int4": replace(_CPU, name="int4", weights="int4", head="int8", int8_blocks=True),
+    "int4": replace(_CPU_BLOCKS, name="int4", weights="int4"),
 }
 
 

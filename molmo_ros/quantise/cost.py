@@ -54,8 +54,9 @@ def disk_bytes(c: TextConfig, tokens: int, guided: bool) -> float:
 
 
 def memory_bytes(c: TextConfig) -> float:
-    """Most host memory: the weights of a layer four times, and matrices as wide as its widest input."""
-    widest = max(width for _, width in shapes(c))
+    """Most host memory: the weights of a layer four times, and what inverts the largest second moments."""
+    sides = [side for out, width in shapes(c) for side in (width, out if out <= MOST_OUTPUTS else 0)]
+    widest = max(sides)
     experts = 1 if c.experts is None else c.experts.count
     weights = sum(out * width for out, width in shapes(c)[:2])
     weights += experts * sum(out * width for out, width in shapes(c)[2:])

@@ -21,7 +21,7 @@ Int8 = npt.NDArray[np.int8]
 
 DAMPING = 0.01  # of the mean of H's diagonal, added to it
 CLIPPING = np.linspace(1.0, 0.5, 11, dtype=np.float32)  # of the scale that keeps a block's largest weight
-_COLUMNS = 128  # between two updates of all that is not rounded yet
+_COLUMNS = 128  # inputs between two updates of all that follow
 _OUTPUTS = 512  # rows whose scales are searched or fitted at a time
 
 
@@ -79,6 +79,11 @@ def to_nearest(weight: Float32, scales: Float32, grid: Grid) -> Rounded:
     return Rounded(np.clip(np.rint(steps), grid.least, grid.most).astype(np.int8), scales, grid)
 
 
+def _by_input(scales: Float32, grid: Grid) -> Float32:
+    """Scales (out,in/block) -> the step of each weight, (in,out)."""
+    return np.repeat(scales.T, grid.block, axis=0)
+
+
 def bf16(scales: Float32) -> Float32:
     """The nearest numbers that bf16 has, so that every runtime multiplies by the same."""
     return np.maximum(scales.astype(ml_dtypes.bfloat16).astype(np.float32), np.float32(1e-30))
@@ -125,7 +130,7 @@ class Order:
     @classmethod
     def of(cls, h: Float32) -> Order:
         inputs = np.argsort(-np.diag(h), kind="stable")
-        return cls(inputs, _inverse_factor(h[np.ix_(inputs, inputs)]))
+        return cls(inputs, inverse_factor(h[np.ix_(inputs, inputs)]))
 
 
 def gptq(weight: Float32, order: Order, scales: Float32, grid: Grid) -> Rounded:
@@ -134,54 +139,52 @@ def gptq(weight: Float32, order: Order, scales: Float32, grid: Grid) -> Rounded:
     The scales are fixed before, so the order of rounding does not show in the layout.
     """
     factor, inputs = order.factor, order.inputs
-    step = np.repeat(scales, grid.block, axis=1)[:, inputs]
-    work = np.ascontiguousarray(weight[:, inputs])
-    values = np.empty(weight.shape, np.int8)
-    for start in range(0, work.shape[1], _COLUMNS):
-        stop = min(start + _COLUMNS, work.shape[1])
-        left_over = np.empty((len(work), stop - start), np.float32)
+    step = _by_input(scales, grid)[inputs]
+    work = np.ascontiguousarray(weight.T[inputs])  # (in,out): the weights of an input lie side by side
+    values = np.empty(work.shape, np.int8)
+    for start in range(0, len(work), _COLUMNS):
+        stop = min(start + _COLUMNS, len(work))
+        left_over = np.empty((stop - start, work.shape[1]), np.float32)
         for i in range(start, stop):
-            steps = np.clip(np.rint(work[:, i] / step[:, i]), grid.least, grid.most)
-            values[:, inputs[i]] = steps
-            left_over[:, i - start] = (work[:, i] - steps * step[:, i]) / factor[i, i]
-            work[:, i:stop] -= np.outer(left_over[:, i - start], factor[i, i:stop])
-        work[:, stop:] -= left_over @ factor[start:stop, stop:]
-    return Rounded(values, scales, grid)
+            now = work[i] - factor[start:i, i] @ left_over[: i - start]
+            steps = np.clip(np.rint(now / step[i]), grid.least, grid.most)
+            values[inputs[i]] = steps
+            left_over[i - start] = (now - steps * step[i]) / factor[i, i]
+        work[stop:] -= factor[start:stop, stop:].T @ left_over
+    return Rounded(np.ascontiguousarray(values.T), scales, grid)
 
 
-def _inverse_factor(h: Float32) -> Float32:
+def inverse_factor(h: Float32) -> Float32:
     """Upper Cholesky factor R of the inverse of H = R' R: with H = U U', it is the inverse of U."""
     from scipy.linalg import cholesky, lapack
 
-    lower = cholesky(h[::-1, ::-1].astype(np.float64), lower=True, overwrite_a=True)
+    lower = cholesky(np.asfortranarray(h[::-1, ::-1], np.float64), lower=True, overwrite_a=True)
     inverse, _ = lapack.dtrtri(lower[::-1, ::-1], lower=0)
     return np.asarray(inverse, dtype=np.float32)
 
 
 def descend(weight: Float32, h: Float32, rounded: Rounded, sweeps: int) -> Rounded:
     """Coordinate descent: each weight again to its best step while all others stay."""
-    grid, values = rounded.grid, rounded.values.copy()
-    step = np.repeat(rounded.scales, grid.block, axis=1)
-    pull = (weight - rounded.weight) @ h  # half the gradient
+    grid, values = rounded.grid, np.ascontiguousarray(rounded.values.T)  # (in,out)
+    step = _by_input(rounded.scales, grid)
+    pull = h @ (weight - rounded.weight).T  # half the gradient
     diagonal = np.diag(h)
     for _ in range(sweeps):
-        changed = 0
-        for start in range(0, weight.shape[1], _COLUMNS):
-            stop = min(start + _COLUMNS, weight.shape[1])
-            moves = np.empty((len(weight), stop - start), np.float32)
+        changed = False
+        for start in range(0, len(pull), _COLUMNS):
+            stop = min(start + _COLUMNS, len(pull))
+            moves = np.empty((stop - start, pull.shape[1]), np.float32)
             for i in range(start, stop):
-                steps = np.rint(values[:, i] + pull[:, i] / (diagonal[i] * step[:, i]))
-                steps = np.clip(steps, grid.least, grid.most)
-                move = (steps - values[:, i]) * step[:, i]
-                values[:, i] = steps
-                moves[:, i - start] = move
-                pull[:, start:stop] -= np.outer(move, h[i, start:stop])
-                changed += int(np.count_nonzero(move))
-            pull[:, :start] -= moves @ h[start:stop, :start]
-            pull[:, stop:] -= moves @ h[start:stop, stop:]
+                now = pull[i] - h[i, start:i] @ moves[: i - start]
+                steps = np.clip(np.rint(values[i] + now / (diagonal[i] * step[i])), grid.least, grid.most)
+                moves[i - start] = (steps - values[i]) * step[i]
+                values[i] = steps
+            if moves.any():
+                pull -= h[:, start:stop] @ moves
+                changed = True
         if not changed:
             break
-    return Rounded(values, rounded.scales, grid)
+    return Rounded(np.ascontiguousarray(values.T), rounded.scales, grid)
 
 
 def fit_scales(weight: Float32, h: Float32, rounded: Rounded) -> Rounded:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from molmo_ros.datatypes import Float32
-from molmo_ros.quantise.rounding import Grid, Rounded
+from molmo_ros.quantise.rounding import Grid, Rounded, inverse_factor
 
 GROUPS = 16
 RIDGE = 0.1  # share of the mean of M's diagonal in what is used for M: no output counts for nothing
@@ -38,19 +38,16 @@ def round_groups(
     target, outputs = target.copy(), len(target)
     values = np.empty(target.shape, np.int8)
     scales = np.empty((outputs, target.shape[1] // grid.block), np.float32)
-    inverse = np.linalg.inv(metric.astype(np.float64))  # of the part of M that is not rounded yet
-    left = np.arange(outputs)
-    for k in range(GROUPS):
-        now = left % GROUPS == k
-        rows, after = left[now], left[~now]
-        if not len(rows):
-            continue
+    group = np.arange(outputs) % GROUPS
+    order = np.argsort(group, kind="stable")
+    factor = inverse_factor(metric[np.ix_(order, order)])
+    ends = np.cumsum(np.bincount(group))
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        rows, after = order[start:stop], order[stop:]
         rounded = round_rows(np.ascontiguousarray(target[rows]))
         values[rows], scales[rows] = rounded.values, rounded.scales
-        share = np.linalg.solve(inverse[np.ix_(now, now)], inverse[np.ix_(now, ~now)]).T  # (after,rows)
-        target[after] -= (share @ (target[rows] - rounded.weight)).astype(np.float32)
-        inverse = inverse[np.ix_(~now, ~now)] - share @ inverse[np.ix_(now, ~now)]
-        left = after
+        left_over = np.linalg.solve(factor[start:stop, start:stop].T, target[rows] - rounded.weight)
+        target[after] -= factor[start:stop, stop:].T @ left_over
     return Rounded(values, scales, grid)
 
 

@@ -33,7 +33,7 @@ class OrtRuntime(GraphRuntime):
         held = cpu_precision(checkpoint, precision)
         self.precision = held.name
         if weights_only:
-            held = replace(held, head="")
+            held = replace(held, head="", exact_rows=False)
 
         def open_session(part: str) -> _Session:
             return _Session(_load(checkpoint, part, held, threads, weights_only))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from molmo_ros.checkpoint.checkpoint import Checkpoint
@@ -12,8 +13,10 @@ from molmo_ros.network.precision import CPU_PRECISIONS, Precision
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, GraphRuntime, graph_source
 from molmo_ros.runtimes.names import OPENVINO
 
-# bf16 is the fp32 graph, which OpenVINO rounds while it loads.
-OV_PRECISIONS = {name: CPU_PRECISIONS["fp32" if name == "bf16" else name] for name in OPENVINO}
+# bf16 is the fp32 graph, which OpenVINO rounds while it loads. Exact rows are for ONNX Runtime's kernel.
+OV_PRECISIONS = {
+    name: replace(CPU_PRECISIONS["fp32" if name == "bf16" else name], exact_rows=False) for name in OPENVINO
+}
 
 
 class OvRuntime(GraphRuntime):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = 32_000
 VOCABULARY_4B = 151_936
+LOUD = (62, 211, 390, 503, 768, 951)  # of 1024 channels
 EXTRA = """
     <im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start> <frame_end>
     <|video|>
@@ -36,19 +37,29 @@ def cached_random_model() -> Path:
     return folder
 
 
-def write_random_model(folder: Path) -> None:
-    """Text 200 M, vision 28 M parameters; crops of 378 px and at most 8 of them, as of Molmo2; fp16."""
+def write_random_model(folder: Path, layers: int = 12, crops: int = 8, *, loud: bool = False) -> None:
+    """Text 200 M, vision 28 M parameters; crops of 378 px and at most 8 of them, as of Molmo2; fp16.
+
+    ``layers`` of the text model. ``loud``: a few channels behind each norm are 30 to 100 times as large as
+    the others, as in large language models.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     fields = _config()
+    fields["text_config"]["num_hidden_layers"] = layers
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
-    (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(), indent=2) + "\n")
+    image = _preprocessor() | {"max_crops": crops}
+    (folder / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
     _tokenizer(folder / "tokenizer.json")
     rng = np.random.default_rng(0)
     shapes = expected_shapes(parse_config(fields, str(folder / "config.json")))
     unfinished = folder / "unfinished.safetensors"  # a half-written file must not pass for the weights
-    save_file({name: _random(rng, name, shape) for name, shape in shapes.items()}, unfinished)
+    tensors = {name: _random(rng, name, shape) for name, shape in shapes.items()}
+    for name in tensors if loud else ():
+        if name.endswith(("attn_norm.weight", "ff_norm.weight")):
+            tensors[name][list(LOUD)] = np.geomspace(30, 100, len(LOUD))
+    save_file(tensors, unfinished)
     unfinished.rename(folder / "model.safetensors")
 
 
@@ -60,20 +71,21 @@ def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.n
     return (rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)).astype(np.float16)
 
 
-def open_full_size(folder: Path) -> Checkpoint:
+def open_full_size(folder: Path, layers: int = 36, vocabulary: int = VOCABULARY_4B) -> Checkpoint:
     """Molmo2-4B's layout with weights that are drawn as they are read: only small files go to ``folder``.
 
-    Tensors are cut from one block of random numbers, so none takes longer than a copy.
+    ``layers`` of the text model and ``vocabulary``, where less is enough. Tensors are cut from one block of
+    random numbers, so none takes longer than a copy.
     """
     from molmo_ros.checkpoint.checkpoint import Checkpoint
     from molmo_ros.checkpoint.preprocess import ImageConfig
     from molmo_ros.checkpoint.prompt import encoder_class
 
     folder.mkdir(parents=True, exist_ok=True)
-    fields = _config_4b()
+    fields = _config_4b(layers, vocabulary)
     for name, content in (("config.json", fields), ("preprocessor_config.json", _preprocessor())):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    _tokenizer(folder / "tokenizer.json", VOCABULARY_4B)
+    _tokenizer(folder / "tokenizer.json", vocabulary)
     config = parse_config(fields, str(folder / "config.json"))
     weights: Any = DrawnWeights(expected_shapes(config))
     return Checkpoint(
@@ -162,7 +174,7 @@ def _config() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _config_4b() -> dict[str, Any]:
+def _config_4b(layers: int, vocabulary: int) -> dict[str, Any]:
     fields = _config()
     fields["vit_config"] |= {
         "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
@@ -173,11 +185,11 @@ def _config_4b() -> dict[str, Any]:
         "head_dim": 72, "text_hidden_size": 2560, "vit_layers": [-3, -9],
     }  # fmt: skip
     fields["text_config"] |= {
-        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": VOCABULARY_4B, "rope_theta": 5e6,
-        "max_position_embeddings": 36864,
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": layers,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": vocabulary,
+        "rope_theta": 5e6, "max_position_embeddings": 36864,
     }  # fmt: skip
-    shift = VOCABULARY_4B - VOCABULARY
+    shift = vocabulary - VOCABULARY
     return {n: v + shift if n.endswith("_id") and isinstance(v, int) else v for n, v in fields.items()}
 
 
