@@ -26,11 +26,11 @@ def floor_around(frame: RgbdFrame, segment: ObjectSegment) -> float:
     near = max(1, round(FROM_M * pixels))
     far = max(near + 2, round(TO_M * pixels))
     v, u = np.nonzero(_wider(segment, far) & ~_wider(segment, near))
-    depth = frame.depth[v, u].astype(np.float64)
-    known = valid_depth(depth)
-    if np.count_nonzero(known) < max(LEAST_KNOWN * len(depth), 1):
+    known = valid_depth(frame.depth[v, u])
+    if np.count_nonzero(known) < max(LEAST_KNOWN * len(known), 1):
         return 0.0
-    u, v, depth = u[known], v[known], depth[known]
+    u, v = u[known], v[known]
+    depth = frame.depth[v, u].astype(np.float64)
     x, y = (u - frame.K[0, 2]) / frame.K[0, 0], (v - frame.K[1, 2]) / frame.K[1, 1]
     height = depth * (segment.plane[0] * x + segment.plane[1] * y + segment.plane[2]) + segment.plane[3]
     return float(np.mean(height < np.maximum(FLOOR_M, FLOOR_SHARE * depth)))
