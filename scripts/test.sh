@@ -40,35 +40,18 @@ ros() {
   in_parallel test/ros
 }
 
-# All parts run, so that one report names all that is wrong; errexit would be off in a condition.
+[ $# -gt 0 ] || set -- lint core ros
 failed=
-run() {
-  set +e
-  (set -e; "$1")
-  [ $? -eq 0 ] || failed="$failed $1"
-  set -e
-}
-
-# Tests with nodes wait much of their time. Those of the library fill it, but give way: nodes have deadlines.
-all() {
-  local output=build/core-tests.log
-  set -m  # a process group of its own, to be ended as a whole
-  (renice -n 10 "$BASHPID" >/dev/null; core) >"$output" 2>&1 &
-  set +m
-  trap "kill -- -$! 2>/dev/null || true" EXIT
-  run lint
-  run ros
-  say "waiting for the tests of the library, $output"
-  wait $! || failed="$failed core"
-  cat "$output"
-}
-
-for part in "${@:-all}"; do
+for part in "$@"; do
   case $part in
-  all) all ;;
-  lint | core | ros) run "$part" ;;
+  lint | core | ros) ;;
   *) echo "Usage: scripts/test.sh [lint|core|ros]..." >&2 && exit 2 ;;
   esac
+  # All parts run, so that one report names all that is wrong; errexit would be off in a condition.
+  set +e
+  (set -e; "$part")
+  [ $? -eq 0 ] || failed="$failed $part"
+  set -e
 done
 [ -z "$failed" ] || { say "failed:$failed" && exit 1; }
 say "all passed"

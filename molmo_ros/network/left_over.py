@@ -10,17 +10,14 @@ the one product, for which the weights are read once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from molmo_ros.network.graph import Graph, Value
+from molmo_ros.network.operations import Operations, Value
 
 _STEPS = 127.0
 _LEAST = 1e-30  # stands for the largest number of a block of zeros
 _END = (1 << 63) - 1
 
 
-def product(graph: Graph, x: Value, weight: Value, block: int, read: Value) -> Value:
+def product(graph: Operations, x: Value, weight: Value, block: int, read: Value) -> Value:
     """x (...,T,in) times ``weight`` (in,out), whose scales are those of ``block`` inputs.
 
     ``read`` (N,): the rows whose logits are read. They are the last of a pass; x may have no others.
@@ -36,11 +33,11 @@ def product(graph: Graph, x: Value, weight: Value, block: int, read: Value) -> V
     return graph.concat(_rows(graph, y, graph.ints(0), others), total, axis=-2)
 
 
-def _rows(graph: Graph, x: Value, start: Value, stop: Value) -> Value:
+def _rows(graph: Operations, x: Value, start: Value, stop: Value) -> Value:
     return graph.op("Slice", x, start, stop, graph.ints(-2))
 
 
-def _on_steps(graph: Graph, x: Value, block: int) -> Value:
+def _on_steps(graph: Operations, x: Value, block: int) -> Value:
     """The nearest numbers that the kernel has for each block of a row."""
     blocks = graph.reshape(x, -1, block)
     largest = graph.op("ReduceMax", graph.op("Abs", blocks), graph.ints(-1), keepdims=1)

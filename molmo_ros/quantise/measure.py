@@ -1,4 +1,4 @@
-"""Time, memory and error of a quantisation: ``OMP_NUM_THREADS=1 python -m molmo_ros.tools.measure_quantise``.
+"""Time, memory and error of a quantisation: ``OMP_NUM_THREADS=1 python -m molmo_ros.quantise.measure``.
 
 The model is random: that of 227 M parameters with loud channels planted, about noisy pictures; or, with
 ``--full-size``, layers of Molmo2-4B, whose weights are drawn as they are read, about random embeddings. Of
