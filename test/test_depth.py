@@ -53,6 +53,18 @@ def test_the_background_wins_beside_the_near_thing() -> None:
     assert robust_depth(depth, 40, 30, FX).z == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_hole_is_as_large_as_its_angle_not_as_its_pixels() -> None:
+    """What is bridged at 640x480 is bridged at twice the resolution, and what is not is not."""
+    depth = np.full((160, 160), 0.8, np.float32)
+    depth[64:97, 64:97] = np.nan  # 33 px, all of a window of 25
+    with pytest.raises(DepthError, match="0% of 25 px"):
+        robust_depth(depth, 80, 80, FX)
+    assert robust_depth(depth, 80, 80, 2 * FX).z == pytest.approx(0.8, abs=1e-6)
+    depth[50:111, 50:111] = np.nan
+    with pytest.raises(DepthError, match="0% of 49 px"):
+        robust_depth(depth, 80, 80, 2 * FX)
+
+
 def test_a_flying_pixel_is_ignored() -> None:
     depth = wall()
     depth[30, 40] = 0.45

@@ -24,6 +24,7 @@ from molmo_ros.sim.textures import NAMES, PRINT, SIZE, texture
 from molmo_ros.sim.wild import POOLS, REPORTING, TRAINING, TUNING, WildCamera, wild_view
 from molmo_ros.sim.wild.bodies import superquadric
 from molmo_ros.sim.wild.ground import Ground
+from molmo_ros.sim.wild.scenes import crowded_scene
 from molmo_ros.sim.wild.shapes import HOLLOW, KINDS, LIMITS_M, OWN_KINDS, shape
 from molmo_ros.sim.wild.stable import stable_poses
 
@@ -224,6 +225,24 @@ def test_heaps_touch_and_lie_above_the_table() -> None:
         gaps = [tree.query(p)[0].min() for i, p in enumerate(points) for tree in trees[:i]]
         touching += sum(g < 0.006 for g in gaps)
     assert touching >= 5 and 1 <= binned < 5
+
+
+def test_crowded_scenes_hold_things_in_bins_and_stacks() -> None:
+    pytest.importorskip("mujoco")
+    inside, above = 0, 0
+    for seed in range(12):
+        things = crowded_scene(np.random.default_rng(seed), range(3)).objects
+        low = np.array([thing.mesh.vertices.min(axis=0) for thing in things])
+        high = np.array([thing.mesh.vertices.max(axis=0) for thing in things])
+        boxes = [k for k, thing in enumerate(things) if thing.kind == "bin"]
+        middle = (low + high) / 2
+        for k in boxes:
+            within = (middle[:, :2] > low[k, :2]) & (middle[:, :2] < high[k, :2])
+            inside += int(np.count_nonzero(within.all(axis=1))) - 1
+        above += int(np.count_nonzero(low[:, 2] > 0.02))
+        again = crowded_scene(np.random.default_rng(seed), range(3)).objects
+        np.testing.assert_array_equal(again[-1].mesh.vertices, things[-1].mesh.vertices)
+    assert inside >= 20 and above >= 8
 
 
 def test_frames_and_a_sheet_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from molmo_ros.datatypes import ObjectSegment, RgbdFrame
+from molmo_ros.datatypes import Mask, ObjectSegment, RgbdFrame
 from molmo_ros.perception.depth import valid_depth
 
 FROM_M, TO_M = 0.004, 0.012  # beside the outline; nearer, stereo smears
@@ -41,7 +41,7 @@ def _across(segment: ObjectSegment) -> float:
     return float(np.linalg.norm(np.ptp(segment.cloud_m, axis=0))) if len(segment.cloud_m) else 0.0
 
 
-def _wider(segment: ObjectSegment, by: int) -> np.ndarray:
+def _wider(segment: ObjectSegment, by: int) -> Mask:
     """Return the mask (H,W), wider by so many pixels."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))
     return np.asarray(cv2.dilate(segment.mask.astype(np.uint8), disc) > 0)

@@ -21,6 +21,7 @@ SAME_COLOUR = 14.0  # in 8-bit L*a*b* so weighted
 OWN_PIXEL = 0.71  # px, half its diagonal
 SMALL_HOLE = 2.0  # px: what is around single lost pixels needs no proof that it is the same thing
 NEAR_IN_HOLE = 2.0  # by how much the nearest layer is preferred there: who points at a thing sees it in front
+WINDOW_FX = 600.0  # px: at 640x480, of most cameras; at 1280x720 a hole has half as many pixels again
 LEAST = 12  # pixels at the rim of a hole, to read its depth from
 
 
@@ -32,7 +33,7 @@ class DepthOptions:
     sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: what is added to that where the position
     of a surface is told, for a measured plane waves by millimetres.
     window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
-    tried before giving up. layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
+    tried before giving up. Both are those of a focal length of WINDOW_FX px and grow with a longer one. layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
     weights pixels.
     """
 
@@ -108,7 +109,7 @@ def robust_depth(
         raise DepthError(f"The point ({x:.0f}, {y:.0f}) is outside the image of {width}x{height}; ask again.")
     x, y = float(np.clip(x, 0, width - 1)), float(np.clip(y, 0, height - 1))
     strange = False  # whether there is depth around, but of something else
-    for size in (options.window_px, options.wide_window_px):
+    for size in (_scaled(options.window_px, fx), _scaled(options.wide_window_px, fx)):
         window, du, dv = _window(depth, x, y, size)
         usable = valid_depth(window, options)
         if usable.mean() < options.min_share:
@@ -124,7 +125,12 @@ def robust_depth(
             f"The point ({x:.0f}, {y:.0f}) has no depth, and what has it within {size // 2} px differs in "
             "colour: it is transparent or shiny, and what is beside it another thing; move the camera."
         )
-    raise _no_depth(window, x, y, options)
+    raise _no_depth(window, x, y, size, options)
+
+
+def _scaled(window_px: int, fx: float) -> int:
+    """Return the odd size (px) of a window for a focal length of fx px."""
+    return 2 * round(max(1.0, fx / WINDOW_FX) * (window_px // 2)) + 1
 
 
 def _window(image: Any, x: float, y: float, size: int) -> tuple[Any, Array, Array]:
@@ -200,13 +206,13 @@ def _inverse_plane(inverse: Array, du: Array, dv: Array, weight: Array) -> Array
     return np.asarray(np.linalg.solve(M + 1e-12 * np.trace(M) * np.eye(3), A.T @ (weight * inverse)))
 
 
-def _no_depth(window: Depth, x: float, y: float, options: DepthOptions) -> DepthError:
-    """Say why a window (h,w) cannot be read."""
+def _no_depth(window: Depth, x: float, y: float, size: int, options: DepthOptions) -> DepthError:
+    """Say why a window (h,w) of a size in pixels cannot be read."""
     seen = window[np.isfinite(window) & (window > 0)]
     usable = valid_depth(window, options).mean()
     if seen.size < options.min_share * window.size:
         return DepthError(
-            f"Only {seen.size / window.size:.0%} of {options.wide_window_px} px around ({x:.0f}, {y:.0f}) "
+            f"Only {seen.size / window.size:.0%} of {size} px around ({x:.0f}, {y:.0f}) "
             "have depth: transparent, shiny, too near, or outside the depth camera's view; move the camera."
         )
     middle = float(np.median(seen))

@@ -33,9 +33,21 @@ def heap(index: int, first: int, count: int) -> tuple[tuple[Shape, Array], ...]:
     A third of the heaps lie in a bin, which is the first of their things (kind "bin").
     """
     rng = np.random.default_rng([index, 77])
-    box = bin_shape(rng) if rng.random() < 0.35 else None
-    things = draw_things(rng, int(rng.integers(4, 13)), range(first, first + count))
-    placed = drop(rng, things, box)
+    return dropped(rng, range(first, first + count), 0.35, (4, 13))
+
+
+def dropped(
+    rng: np.random.Generator,
+    numbers: Sequence[int],
+    in_bin: float,
+    things: tuple[int, int],
+    kinds: Sequence[str] = RIGID,
+) -> tuple[tuple[Shape, Array], ...]:
+    """A new heap, drawn from rng: a number of things from things[0] up to things[1] - 1 with T_world_object
+    (4,4). in_bin is the probability that they lie in a bin, which then comes first.
+    """
+    box = bin_shape(rng) if rng.random() < in_bin else None
+    placed = drop(rng, draw_things(rng, int(rng.integers(*things)), numbers, kinds), box)
     return (*([(box, np.eye(4))] if box is not None else []), *placed)
 
 

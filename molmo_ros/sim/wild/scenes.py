@@ -8,17 +8,18 @@ import numpy as np
 
 from molmo_ros.datatypes import Array
 from molmo_ros.sim.render import Render, Renderer
-from molmo_ros.sim.scene import Scene, look_at, random_table
+from molmo_ros.sim.scene import Scene, SimObject, TableTop, look_at, random_table
 from molmo_ros.sim.wild import heaps
 from molmo_ros.sim.wild import room as rooms
 from molmo_ros.sim.wild.bodies import turned
-from molmo_ros.sim.wild.layout import WAYS, Layout, dressed
+from molmo_ros.sim.wild.layout import COMMON, WAYS, Layout, dressed
 
 TRAINING, TUNING, REPORTING = 101, 102, 103
 POOLS = {TRAINING: range(48), TUNING: range(1000, 1048), REPORTING: range(2000, 2048)}  # of each kind
 POOL = POOLS[TRAINING]
 HEAPS = 150  # of a pool: each is seen again with other skins, lights, rooms and cameras
 MOST = 60  # things
+STACKS, BINS = 0.2, 0.7  # of crowded scenes, and of those of them that are heaps
 HFOV_DEG = (42.0, 75.0)
 _THUMB = (64, 48)  # px, for the exposure
 
@@ -43,6 +44,34 @@ def wild_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL, physics:
     clear = 0.35 if rng.random() < 0.2 else 0.0
     things = dressed(rng, layout.placed[:MOST], clear)
     camera = random_camera(rng, things[int(rng.integers(len(things)))].mesh.vertices.mean(axis=0))
+    return _in_a_room(rng, top, things, camera)
+
+
+def crowded_scene(rng: np.random.Generator, numbers: Sequence[int] = POOL) -> Scene:
+    """A scene as one picks from: a bin full of things, a heap or stacks, the camera near and mostly above.
+
+    Heaps are dropped anew for each scene. Args: numbers, of the individuals of each kind that may occur.
+    """
+    top = rooms.random_top(rng)
+    layout = Layout(rng, top, numbers)
+    stacked = rng.random() < STACKS
+    if not stacked:
+        for thing, T in heaps.dropped(rng, numbers, BINS, (5, 15), (*heaps.RIGID, *COMMON)):
+            layout.keep(thing, T)
+    crowd = [0.25, 0.15, 0.5, 0.1] if stacked else [0.6, 0.3, 0.05, 0.05]
+    for _ in range(int(rng.integers(4, 11) if stacked else rng.integers(0, 4))):
+        layout.put(layout.draw(), WAYS[int(rng.choice(len(WAYS), p=crowd))], 0.3)
+    if not layout.placed:
+        return crowded_scene(rng, numbers)
+    things = dressed(rng, layout.placed[:MOST], 0.0)
+    focus = things[int(rng.integers(len(things)))].mesh.vertices.mean(axis=0)
+    camera = _near_camera(rng, focus, (25, 70) if stacked else (38, 89))
+    return _in_a_room(rng, top, things, camera)
+
+
+def _in_a_room(
+    rng: np.random.Generator, top: TableTop, things: tuple[SimObject, ...], camera: Array
+) -> Scene:
     room = rooms.random_room(rng, top, camera[:3, 3])
     light = rooms.random_lamp(rng, rng.choice([0.1, 0.5, 1.0]) * rng.uniform(0.5, 1.2))
     return Scene(things, random_table(rng), light, camera, room)
@@ -70,6 +99,14 @@ def random_camera(rng: np.random.Generator, focus: Array) -> Array:
     return look_at(target + distance * away, target, roll=float(np.radians(rng.normal(0, 5))))
 
 
+def _near_camera(rng: np.random.Generator, focus: Array, elevation_deg: tuple[float, float]) -> Array:
+    """T_world_camera (4,4): 0.35 to 0.95 m from the focus (3,) m, so many degrees down, rolled a little."""
+    up, around = np.radians(rng.uniform(*elevation_deg)), rng.uniform(-np.pi, np.pi)
+    away = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
+    target = focus + np.array([*rng.normal(0, 0.05, 2), 0.0])
+    return look_at(target + rng.uniform(0.35, 0.95) * away, target, roll=float(np.radians(rng.normal(0, 5))))
+
+
 def random_intrinsics(rng: np.random.Generator, width: int, height: int) -> Array:
     """K (3,3) px of a camera with a horizontal field of view within HFOV_DEG."""
     f = width / 2 / np.tan(np.radians(rng.uniform(*HFOV_DEG)) / 2)
@@ -94,10 +131,12 @@ def wild_view(
     numbers: Sequence[int] = POOL,
     physics: float = 0.2,
     K: Array | None = None,
+    crowded: bool = False,
 ) -> tuple[Render, Array, Scene]:
     """One clean view of a new scene: (render, K (3,3) px, scene); at least one thing is in sight.
 
-    Args: K, of the camera (default: drawn too); numbers and physics as of wild_scene.
+    Args: K, of the camera (default: drawn too); numbers and physics as of wild_scene; crowded, whether the
+    scene is one of crowded_scene.
 
     render.rgb and render.depth have no noise: sim/noise.py adds it. render.ids: 0 is table, floor, walls; i
     is scene.objects[i-1], a bin too. render.material: flags of sim/skin.py (DARK, SHINY, TRANSPARENT). The
@@ -107,7 +146,7 @@ def wild_view(
         render, K, scene = wild_view(np.random.default_rng([n, TRAINING]), numbers=POOLS[TRAINING])
     """
     while True:
-        scene = wild_scene(rng, numbers, physics)
+        scene = crowded_scene(rng, numbers) if crowded else wild_scene(rng, numbers, physics)
         K = random_intrinsics(rng, width, height) if K is None else K
         scene, renderer = exposed(rng, scene, K, width, height)
         render = renderer.render(K, width, height)

@@ -22,6 +22,7 @@ SHARD = 50  # scenes
 FARTHEST_M = 30.0
 SENSORS = {"stereo": 0.7, "structured_light": 0.1, "tof": 0.1, "dropout": 0.05, "perfect": 0.05}
 POINTS_PER_THING, POINTS_OFF = 8, 3
+CROWDED_POOL = range(300)  # individuals of each kind of shape, where things are dropped anew for each scene
 LEAST_PIXELS = 70  # that a thing must show to be asked for
 
 
@@ -42,13 +43,14 @@ class Frames:
     points: np.ndarray
 
 
-def render_scene(seed: int) -> Frames:
-    """One scene of a seed, as Frames with N = 1."""
+def render_scene(seed: int, crowded: float = 0.0) -> Frames:
+    """One scene of a seed, as Frames with N = 1; crowded is the probability that it is a crowded one."""
     from molmo_ros.sim.sensors import SensorView, sensed_depth
-    from molmo_ros.sim.wild import TRAINING, wild_view
+    from molmo_ros.sim.wild import POOL, TRAINING, wild_view
 
     rng = np.random.default_rng([seed, TRAINING])
-    view, K, scene = wild_view(rng, WIDTH, HEIGHT)
+    among = crowded > 0 and rng.random() < crowded
+    view, K, scene = wild_view(rng, WIDTH, HEIGHT, CROWDED_POOL if among else POOL, crowded=among)
     sensor = str(rng.choice(list(SENSORS), p=list(SENSORS.values())))
     depth = sensed_depth(SensorView(view.depth, view.rgb, view.material), K, sensor, rng)
     depth = np.where(np.isfinite(depth) & (depth < FARTHEST_M), depth, 0.0)
@@ -102,13 +104,13 @@ def _depth_at(sensed: Depth, v: int, u: int, true: float) -> float:
     return 0.0
 
 
-def render_shard(folder: Path, index: int, first: int = 0) -> Path:
+def render_shard(folder: Path, index: int, first: int = 0, crowded: float = 0.0) -> Path:
     """Render one shard, unless it is there already."""
     cv2.setNumThreads(1)
     path = shard_path(folder, index)
     if path.exists():
         return path
-    scenes = [render_scene(first + index * SHARD + i) for i in range(SHARD)]
+    scenes = [render_scene(first + index * SHARD + i, crowded) for i in range(SHARD)]
     part = path.with_suffix(f".{os.getpid()}.part.npz")
     np.savez(part, **{f.name: getattr(joined(scenes), f.name) for f in fields(Frames)})
     part.rename(path)
@@ -147,11 +149,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--first", type=int, default=0, help="number of the first scene")
+    parser.add_argument("--crowded", type=float, default=0.0, help="share of bins, heaps and stacks")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     with ProcessPoolExecutor(args.workers) as pool:
-        jobs = [pool.submit(render_shard, args.out, i, args.first) for i in range(-(-args.scenes // SHARD))]
+        jobs = [
+            pool.submit(render_shard, args.out, i, args.first, args.crowded)
+            for i in range(-(-args.scenes // SHARD))
+        ]
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="shard"):
             job.result()
 
