@@ -33,7 +33,8 @@ class DepthOptions:
     sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: what is added to that where the position
     of a surface is told, for a measured plane waves by millimetres.
     window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
-    tried before giving up. Both are those of a focal length of WINDOW_FX px and grow with a longer one. layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
+    tried before giving up. Both are those of a focal length of WINDOW_FX px and grow with a longer one.
+    layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
     weights pixels.
     """
 
