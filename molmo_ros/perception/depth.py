@@ -34,8 +34,7 @@ class DepthOptions:
     of a surface is told, for a measured plane waves by millimetres.
     window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
     tried before giving up. Both are those of a focal length of WINDOW_FX px and grow with a longer one.
-    layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that
-    weights pixels.
+    layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that weights pixels.
     """
 
     min_range_m: float = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from contextlib import suppress
@@ -104,6 +105,7 @@ class ModelHost:
         if grounder is not None:
             grounder.close()
             del grounder
+            gc.collect()
             trim_heap()
 
     def grounder(self) -> Grounder:

@@ -28,6 +28,7 @@ from molmo_ros.ros.entry import run_node
 from molmo_ros.ros.guard import Guard, limits_of
 from molmo_ros.ros.interrupt import ending
 from molmo_ros.ros.log import forward_logging
+from molmo_ros.ros.memory import TRIM_PERIOD_S, trim_heap
 from molmo_ros.ros.model_host import ModelHost
 from molmo_ros.ros.outputs import Outputs
 from molmo_ros.ros.params import NODE_OPTIONS, declare
@@ -82,6 +83,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.create_timer(
             self.config.diagnostics_period_s, self._diagnose, callback_group=MutuallyExclusiveCallbackGroup()
         )
+        self.create_timer(TRIM_PERIOD_S, trim_heap, callback_group=MutuallyExclusiveCallbackGroup())
 
     def start(self) -> None:
         """Configure and activate in a thread of its own, if ``autostart`` says so."""

@@ -57,3 +57,22 @@ print(resident_mb() - before)
 def test_images_that_are_freed_are_given_back() -> None:
     told = subprocess.run([sys.executable, "-c", IMAGES], capture_output=True, text=True, check=True).stdout
     assert float(told) < 10.0  # of 62 MB
+
+
+# Small blocks that are freed between others that live on: the heap keeps them until it is trimmed.
+BLOCKS = """
+from molmo_ros.ros.memory import limit_arenas, resident_mb, trim_heap
+limit_arenas()
+before = resident_mb()
+blocks = [bytearray(20_000) for _ in range(5000)]
+blocks = blocks[::50]
+kept = resident_mb() - before
+trim_heap()
+print(kept, resident_mb() - before)
+"""
+
+
+def test_what_is_free_in_a_heap_is_given_back_by_trimming() -> None:
+    told = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, check=True).stdout
+    kept, trimmed = (float(word) for word in told.split())
+    assert kept > 50.0 and trimmed < 15.0  # of 100 MB, of which 2 live on
