@@ -53,8 +53,7 @@ def run_demo(
     """
     with running_nodes(seed, checkpoint, runtime, gripper, say) as client:
         listener = _Listener(client)
-        listener.camera.newest_frame(STARTING, lambda: False)
-        _wait_for(client, listener.node_has_frames, "received no frame of the camera")
+        listener.camera.newest_frame(STARTING, lambda: False)  # or its start would count as a stage
         say(f'asking /molmo/ground for "{query}"')
         return _ask(client, listener, query, Path(out), gripper)
 
@@ -113,12 +112,6 @@ class _Listener:
         end = "_ms_p50"
         return {pair.key[: -len(end)]: float(pair.value) for pair in values if pair.key.endswith(end)}
 
-    def node_has_frames(self) -> bool:
-        """True when the node has received each topic of the camera; until then a query waits for them."""
-        statuses = [] if self.diagnostics is None else self.diagnostics.status
-        ages = [pair.value for status in statuses for pair in status.values if pair.key.endswith("_age_s")]
-        return bool(ages) and "never" not in ages
-
     def complete(self) -> bool:
         """True when all that follows an answer is here."""
         return self.annotated is not None and self.cloud is not None and bool(self.stages_ms())
@@ -149,7 +142,7 @@ def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, grippe
         error.code = response.code
         raise error
     frame = _frame_of(response, listener)
-    _wait_for(client, listener.complete, "answered, but published no view of it")
+    _wait_for(client, listener)
     grounding = grounding_from_message(query, response.answer, response.targets)
     grounding = replace(_with_segments(grounding, listener.cloud, frame), stages_ms={"total": round_trip_ms})
     picture = _draw(frame, grounding, gripper, out)
@@ -173,11 +166,11 @@ def _frame_of(response: Any, listener: _Listener) -> RgbdFrame:
     return listener.camera.newest_frame(STARTING, lambda: False)
 
 
-def _wait_for(client: GraspClient, arrived: Callable[[], bool], lacks: str) -> None:
+def _wait_for(client: GraspClient, listener: _Listener) -> None:
     give_up = time.monotonic() + QUIET_S
-    while not arrived():
+    while not listener.complete():
         if time.monotonic() > give_up:
-            raise FrameError(f"The node {lacks} within {QUIET_S:.0f} s.")
+            raise FrameError(f"The node answered, but published no view of it within {QUIET_S:.0f} s.")
         client.spin(0.05)
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
+import pytest
+from rclpy.executors import SingleThreadedExecutor
+
+from molmo_ros.ros import node as molmo_node
 from molmo_ros.ros.memory import ARENAS
 
 THREADS = 16  # by default glibc gives each its own heap on a machine with two cores or more
@@ -76,3 +81,21 @@ def test_what_is_free_in_a_heap_is_given_back_by_trimming() -> None:
     told = subprocess.run([sys.executable, "-c", BLOCKS], capture_output=True, text=True, check=True).stdout
     kept, trimmed = (float(word) for word in told.split())
     assert kept > 50.0 and trimmed < 15.0  # of 100 MB, of which 2 live on
+
+
+def test_a_node_trims_its_heaps_by_itself(context: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr(molmo_node, "TRIM_PERIOD_S", 0.05)
+    monkeypatch.setattr(molmo_node, "trim_heap", trimmed.set)
+    node = molmo_node.MolmoNode(namespace="/trimming")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        for _ in range(200):
+            executor.spin_once(timeout_sec=0.05)
+            if trimmed.is_set():
+                break
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+    assert trimmed.is_set()
