@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from ament_index_python.packages import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -22,6 +23,7 @@ from sensor_msgs.msg import PointCloud2
 from molmo_ros.camera.conversions import decode_color, stamp_to_ns
 from molmo_ros.datatypes import Array, GraspTarget, Grounding, Image, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import FrameError, MolmoRosError, NotReadyError
+from molmo_ros.ros.bringup import fastdds_profile
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.config import NodeConfig
@@ -67,7 +69,7 @@ def running_nodes(
     Raises: MolmoRosError with the node's own words if it does not get ready.
     """
     domain, held = take_domain()
-    os.environ.update(on_this_machine(os.environ))  # of this process too: its context reads them
+    os.environ.update(surroundings(os.environ))  # of this process too: its context reads them
     context = Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
     env = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
@@ -90,6 +92,15 @@ def running_nodes(
     finally:
         context.try_shutdown()
         os.close(held)
+
+
+def surroundings(env: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables of the demo beyond ``env``: discovery on this machine, and room for images.
+
+    Without the profile the nodes may find each other only seconds later, and lose frames meanwhile.
+    """
+    share = Path(get_package_share_directory("molmo_ros"))
+    return {**on_this_machine(env), **fastdds_profile(share, env)}
 
 
 class _Listener:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image as PilImage
 
+from molmo_ros.ros.demo import surroundings
+
 
 def test_demo_through_ros(tmp_path: Path) -> None:
     out = tmp_path / "demo.png"
@@ -25,3 +27,8 @@ def test_demo_through_ros(tmp_path: Path) -> None:
     assert len(result["targets"]) == len(result["points"])
     for target in result["targets"]:
         assert target["status"] != "OK" or (target["grasp"] and 0 < target["width"] < 0.08)
+
+
+def test_images_of_the_demo_have_room_in_shared_memory() -> None:
+    assert Path(surroundings({})["FASTRTPS_DEFAULT_PROFILES_FILE"]).name == "fastdds.xml"
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in surroundings({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"})
