@@ -15,7 +15,14 @@ from molmo_ros.errors import ParameterError, SegmentError
 from molmo_ros.perception import find_object as module
 from molmo_ros.perception.alone import floor_around
 from molmo_ros.perception.find_object import find_object
-from molmo_ros.perception.learned_mask import CROP, LearnedMask, MaskNetwork, crop_around, one_piece
+from molmo_ros.perception.learned_mask import (
+    AT_ONCE,
+    CROP,
+    LearnedMask,
+    MaskNetwork,
+    crop_around,
+    one_piece,
+)
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segmenters import AUTO, GEOMETRY, LEARNED
 from molmo_ros.sim import SimCamera
@@ -151,6 +158,23 @@ def test_the_mask_lies_where_the_crop_was_cut(camera: SimCamera) -> None:
     there = module.MaskNetwork.shared()(moved, replace(point, x=point.x + 7), lifted.position, None).mask
     assert iou(np.roll(here, 7, axis=1), there) > 0.97
     assert iou(here, truth) > 0.7
+
+
+def test_an_unsure_mask_is_the_same_in_the_mirror() -> None:
+    """Both looks are averaged, so that left and right no longer matter; by one look the IoU is .80."""
+    frame = SimCamera(42, threads=1).frame()
+    point = ImagePoint(181.0, 289.0, "thing")
+    position = lift_point(frame, point).position
+    last = frame.rgb.shape[1] - 1
+    K = frame.K.copy()
+    K[0, 2] = last - K[0, 2]
+    rgb, depth = (np.ascontiguousarray(image[:, ::-1]) for image in (frame.rgb, frame.depth))
+    network = MaskNetwork.shared()
+    here = network(frame, point, position, None)
+    turned, there = replace(frame, rgb=rgb, depth=depth, K=K), replace(point, x=last - point.x)
+    mirrored = network(turned, there, position * [-1, 1, 1], None)
+    assert max(here.confidence, mirrored.confidence) < AT_ONCE
+    assert iou(here.mask, mirrored.mask[:, ::-1]) > 0.98
 
 
 def test_the_edge_of_a_thing_in_front_is_left_out() -> None:

@@ -6,7 +6,7 @@ core. How it was trained: ``tools/segmenter``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from molmo_ros.perception.depth import DepthOptions, valid_depth
 MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
 CROP = 112  # cells along a side of what the network sees
 HALF_M = 0.24  # half the side of the crop, at the depth of the point
+AT_ONCE = 0.9  # expected IoU below which the network looks a second time, at the mirrored crop
+MIRROR = np.array([-1.0, 1.0, 1.0, 1.0], np.float32)  # left and right, of a point or a plane
 ISLAND = -0.85  # logit of cells that the network calls the thing, but apart from the point: 3 of 10 are
 
 
@@ -74,20 +76,32 @@ class MaskNetwork:
     def __call__(
         self, frame: RgbdFrame, point: ImagePoint, position: Array, plane: Array | None
     ) -> LearnedMask:
-        """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known."""
+        """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known.
+
+        Where it is not quite sure it looks again, left and right exchanged, and both looks are averaged: two
+        things that one look takes for one seldom are one in both.
+        """
         crop = crop_around(frame, point.x, point.y, float(position[2]))
-        logits, _ = self._session.run(
-            None,
-            {
-                "rgb": crop.rgb[None],
-                "depth": crop.depth[None],
-                "rays": crop.rays[None],
-                "point": np.asarray(position, dtype=np.float32)[None],
-                "plane": np.zeros((1, 4), np.float32) if plane is None else plane[None].astype(np.float32),
-            },
-        )
-        thing = one_piece(logits[0, 0])
+        at = np.asarray(position, dtype=np.float32)
+        support = np.zeros(4, np.float32) if plane is None else plane.astype(np.float32)
+        logits = self._logits(crop, at, support)
+        thing = one_piece(logits)
+        if _expected_iou(thing) < AT_ONCE:
+            mirrored = self._logits(_mirrored(crop), at * MIRROR[:3], support * MIRROR)[:, ::-1]
+            thing = one_piece((logits + mirrored) / 2)
         return LearnedMask(_spread(thing, crop, frame.depth.shape), _expected_iou(thing))
+
+    def _logits(self, crop: Crop, position: Float32, plane: Float32) -> Float32:
+        """Logits (S,S) of the thing at position (3,); plane (4,), zeros if it is not known."""
+        inputs = {
+            "rgb": crop.rgb[None],
+            "depth": crop.depth[None],
+            "rays": crop.rays[None],
+            "point": position[None],
+            "plane": plane[None],
+        }
+        logits: Float32 = self._session.run(["logits"], inputs)[0][0, 0]
+        return logits
 
 
 def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = HALF_M) -> Crop:
@@ -111,6 +125,14 @@ def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = 
         x=x,
         y=y,
     )
+
+
+def _mirrored(crop: Crop) -> Crop:
+    """The same crop with left and right exchanged, as of a mirrored world."""
+    rays = crop.rays.copy()
+    rays[0] = -(rays[0] + rays[1] * (CROP - 1))
+    rgb, depth = (np.ascontiguousarray(image[:, ::-1]) for image in (crop.rgb, crop.depth))
+    return replace(crop, rgb=rgb, depth=depth, rays=rays)
 
 
 def _nearest(depth: Depth, v: npt.NDArray[np.intp], u: npt.NDArray[np.intp]) -> Float32:
