@@ -88,7 +88,7 @@ class MaskNetwork:
         thing = one_piece(logits)
         if _expected_iou(thing) < AT_ONCE:
             mirrored = self._logits(_mirrored(crop), at * MIRROR[:3], support * MIRROR)[:, ::-1]
-            thing = one_piece((logits + mirrored) / 2)
+            thing = one_piece((logits + mirrored) * np.float32(0.5))
         return LearnedMask(_spread(thing, crop, frame.depth.shape), _expected_iou(thing))
 
     def _logits(self, crop: Crop, position: Float32, plane: Float32) -> Float32:
