@@ -78,8 +78,8 @@ class MaskNetwork:
     ) -> LearnedMask:
         """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known.
 
-        Where it is not quite sure it looks again, left and right exchanged, and both looks are averaged: two
-        things that one look takes for one seldom are one in both.
+        Where it is not quite sure it looks again, left and right exchanged, and both looks are averaged:
+        where they contradict each other, the mask is less sure.
         """
         crop = crop_around(frame, point.x, point.y, float(position[2]))
         at = np.asarray(position, dtype=np.float32)
