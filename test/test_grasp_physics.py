@@ -324,6 +324,11 @@ def test_wild_targets_repeat_rest_and_can_be_pointed_at(family: str) -> None:
         assert np.linalg.norm(spot[:2] - walls[:, :2].mean(axis=0)) < 0.05
 
 
+def test_a_bin_out_of_which_all_rolled_is_drawn_anew() -> None:
+    """As the first one of this seed is: there would be nothing to settle, and nothing to point at."""
+    assert not draw_case("bin", 7013).thing.fixed
+
+
 def test_the_outside_of_a_vessel_is_not_its_floor() -> None:
     """From the side a vessel shows its wall alone, which begins as low as the floor inside of it."""
     case = draw_case("mug_floor", 1)

@@ -15,7 +15,7 @@ from molmo_ros.grasp.collision import check
 from molmo_ros.grasp.fits import Fits
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.planner import plan_grasps
-from molmo_ros.grasp.score import known_opening
+from molmo_ros.grasp.score import known_opening, score
 from molmo_ros.perception.complete import Shape, complete_shape
 from molmo_ros.perception.lift import lift_point
 from molmo_ros.perception.segment import segment_object
@@ -74,6 +74,32 @@ def test_the_palm_keeps_off_tall_neighbours() -> None:
     for withdrawn in (0.0, 0.03, 0.06, 0.10):
         assert clearance(view, grasp, FRANKA, withdrawn) > 0
     assert closes_on(view, grasp)[1] > np.cos(np.radians(28))
+
+
+def test_fingertips_from_more_sides_where_there_is_little_room() -> None:
+    """Beside a taller neighbour the hand leans farther than it likes to, and holds by the tips."""
+    wall = block(0, 0.065, (0.3, 0.02, 0.10))
+    view = look(roll(0, 0, 0.02, 0.16), wall, azimuth_deg=250, elevation_deg=50, noise=1, distance=0.55)
+    grasp = best(view)
+    for withdrawn in (0.0, 0.03, 0.06, 0.10):
+        assert clearance(view, grasp, FRANKA, withdrawn) > 0
+    assert closes_on(view, grasp)[1] > np.cos(np.radians(28))
+
+
+def test_what_a_guard_objects_to_comes_last() -> None:
+    """Far from the point a hand is not sent: one that is nearer wins, though it holds less well."""
+    view = look(block(0, 0, (0.4, 0.04, 0.05)), elevation_deg=70, noise=0.5, size=(640, 480), distance=0.7)
+    shape = complete_shape(view.segment(), view.up).dense
+    T_support_world = invert(view.T_world_camera @ shape.T_camera_support)
+    places = transform_points(T_support_world, np.array([[-0.15, 0, 0.05], [-0.07, 0, 0.04], [0, 0, 0.04]]))
+    y = T_support_world[:3, 1]
+    z = [np.array([0, 0, -1.0]), np.array([0, 0, -1.0])]
+    z[0] = np.cos(np.radians(30)) * z[0] + np.sin(np.radians(30)) * np.cross(y, z[0])
+    rotation = np.array([np.stack([np.cross(y, approach), y, approach], axis=1) for approach in z])
+    hands = Candidates(rotation, places[1:], np.full(2, 0.02), np.full(2, 0.01), np.ones(2))
+    fits, _ = check(shape, hands, FRANKA)
+    near, far = score(shape, fits, places[0], FRANKA)
+    assert near > far
 
 
 @pytest.mark.parametrize("size", [(0.072, 0.165, 0.0075), (0.065, 0.14, 0.011)])

@@ -65,9 +65,8 @@ def far_from_point(
 
     Beside it: the point may lie on the floor of a deep vessel, and the grasp on its rim.
     """
-    ray = camera_point.position / np.linalg.norm(camera_point.position)
     away = contact_of(grasp, gripper) - camera_point.position
-    distance, beside = float(np.linalg.norm(away)), float(np.linalg.norm(away - (away @ ray) * ray))
+    distance, beside = float(np.linalg.norm(away)), float(beside_ray(camera_point.position, away))
     if beside <= FAR_M and distance <= DEEP_M:
         return None
     size = float(np.linalg.norm(np.ptp(segment.cloud_m, axis=0)))
@@ -76,6 +75,12 @@ def far_from_point(
         f"({1000 * DEEP_M:.0f} and {1000 * FAR_M:.0f} are allowed), on a segment "
         f"of {1000 * size:.0f} mm: it may be another thing; point at where it should be held."
     )
+
+
+def beside_ray(ray: Array, away: Array) -> Array:
+    """Return how far (...,) m places (...,3), relative to a point on a ray (3,), lie beside that ray."""
+    ray = ray / np.linalg.norm(ray)
+    return np.asarray(np.linalg.norm(away - (away @ ray)[..., None] * ray, axis=-1))
 
 
 def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:

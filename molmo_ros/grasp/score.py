@@ -10,6 +10,7 @@ from molmo_ros.grasp.collision import FINGER_ROOM_M
 from molmo_ros.grasp.contacts import THIN_M
 from molmo_ros.grasp.fits import Fits
 from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.guards import FAR_M, beside_ray
 from molmo_ros.grasp.sweep import NEAR_M, clearance, within
 from molmo_ros.perception.complete import Shape
 
@@ -18,6 +19,7 @@ ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.25
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.50, 0.02, 0.05, 0.30, 0.15
+FAR = 0.5  # what a guard objects to comes last
 CROWDED = 6  # points
 FULL_SUPPORT = 2e-4  # m^2 of the surface at each contact
 PROBE_M = 0.007  # above and below the tips
@@ -51,6 +53,7 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
         - SQUEEZE * np.clip((fits.squeeze - 0.1) / 0.3, 0, 1)
         - CROWD * np.clip(fits.crowd / CROWDED, 0, 1)
         - LATERAL * np.clip(fits.shift / 0.010, 0, 1)
+        - FAR * (beside_ray(click - shape.eye, fits.contact - click) > 0.95 * FAR_M)
     )
     return np.asarray(np.clip(total / BEST, 0, 1))
 

@@ -62,7 +62,10 @@ def draw_wild(family: str, seed: int, rng: np.random.Generator) -> Case:
     """Draw the target of one of the families HEAP, BIN, MUG_FLOOR, WILD with a seed."""
     numbers = range(*NUMBERS["tuning" if seed < REPORT_FROM else "reporting"])
     while True:
-        scene = settled(_arranged(family, rng, numbers))
+        arranged = _arranged(family, rng, numbers)
+        if all(thing.fixed for thing in arranged.objects):
+            continue  # all that was dropped rolled away
+        scene = settled(arranged)
         order = [int(k) for k in rng.permutation(len(scene.objects))]
         for index in order if family in (HEAP, BIN) else (0,):
             seen = _looked_at(family, scene, index, rng)
