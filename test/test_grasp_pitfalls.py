@@ -76,16 +76,6 @@ def test_the_palm_keeps_off_tall_neighbours() -> None:
     assert closes_on(view, grasp)[1] > np.cos(np.radians(28))
 
 
-def test_fingertips_from_more_sides_where_there_is_little_room() -> None:
-    """Beside a taller neighbour the hand leans farther than it likes to, and holds by the tips."""
-    wall = block(0, 0.065, (0.3, 0.02, 0.10))
-    view = look(roll(0, 0, 0.02, 0.16), wall, azimuth_deg=250, elevation_deg=50, noise=1, distance=0.55)
-    grasp = best(view)
-    for withdrawn in (0.0, 0.03, 0.06, 0.10):
-        assert clearance(view, grasp, FRANKA, withdrawn) > 0
-    assert closes_on(view, grasp)[1] > np.cos(np.radians(28))
-
-
 def test_what_a_guard_objects_to_comes_last() -> None:
     """Far from the point a hand is not sent: one that is nearer wins, though it holds less well."""
     view = look(block(0, 0, (0.4, 0.04, 0.05)), elevation_deg=70, noise=0.5, size=(640, 480), distance=0.7)

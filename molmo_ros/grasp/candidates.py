@@ -15,14 +15,11 @@ from molmo_ros.perception.complete import Shape
 from molmo_ros.perception.outline import rectangle_angle
 from molmo_ros.transforms import unit
 
-Degrees = tuple[float, ...]
 Number = TypeVar("Number", bound=np.generic)
 FRICTION_CONE_DEG = 28.0  # of a rubber pad, mu = 0.53
 PAIR_TILTS_DEG = (0.0, 30.0, -30.0, 60.0, -60.0)
 LEANS_DEG, LEANING_TILTS_DEG = (25.0, -25.0), (0.0, 30.0, -30.0)
 LEVEL = np.sin(np.radians(20.0))
-TIP_LEANS_DEG, TIP_TILTS_DEG = (0.0, 15.0, -15.0, 40.0, -40.0), (0.0, 20.0, -20.0, 40.0, -40.0)
-TIP_DEPTH_M = 0.006
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 PAIRS = 64
@@ -66,39 +63,29 @@ def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
     """
     y, contact, half, cosine = _opposite(shape, gripper)
     rotation = _tilted(y, _down_across(y), PAIR_TILTS_DEG)
-    return _of_pairs(rotation, contact, half, cosine, gripper.pad_length / 2)
+    return _by_pads(rotation, contact, half, cosine, gripper)
 
 
 def leaning_candidates(shape: Shape, gripper: Gripper) -> Candidates:
-    """Hold the same pairs with a hand that leans towards either finger.
+    """Hold the same pairs by the fingertips, with a hand that leans towards either finger.
 
     So it gets out of the way of neighbours; but it holds less well.
     """
-    return _leaning(shape, gripper, LEANS_DEG, LEANING_TILTS_DEG, gripper.pad_length / 2)
-
-
-def fingertip_candidates(shape: Shape, gripper: Gripper) -> Candidates:
-    """Hold the same pairs by the tips alone, and from more sides: for where there is little room."""
-    return _leaning(shape, gripper, TIP_LEANS_DEG, TIP_TILTS_DEG, TIP_DEPTH_M)
-
-
-def _leaning(
-    shape: Shape, gripper: Gripper, leans_deg: Degrees, tilts_deg: Degrees, depth: float
-) -> Candidates:
-    """Hold pairs with hands that lean towards either finger, and are tilted about the closing direction."""
     y, contact, half, cosine = _opposite(shape, gripper)
     z = _down_across(y)
-    angle = np.radians(leans_deg)
+    angle = np.radians(LEANS_DEG)
     c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
     closing = (c * y[:, None] - s * z[:, None]).reshape(-1, 3)
     approach = (c * z[:, None] + s * y[:, None]).reshape(-1, 3)
-    return _of_pairs(_tilted(closing, approach, tilts_deg), contact, half, cosine, depth)
+    rotation = _tilted(closing, approach, LEANING_TILTS_DEG)
+    return _by_pads(rotation, contact, half, cosine, gripper)
 
 
-def _of_pairs(rotation: Array, contact: Array, half: Array, cosine: Array, depth: float) -> Candidates:
-    """Hold pairs (P,...), each in its share of the rotations (C,3,3), with the tips depth m beyond them."""
+def _by_pads(rotation: Array, contact: Array, half: Array, cosine: Array, gripper: Gripper) -> Candidates:
+    """Hold pairs (P,...) with the middle of the pads, each in its share of the rotations (C,3,3)."""
     pair = np.repeat(np.arange(len(half)), len(rotation) // max(len(half), 1))
-    return Candidates(rotation, contact[pair], half[pair], np.full(len(rotation), depth), cosine[pair])
+    depth = np.full(len(rotation), gripper.pad_length / 2)
+    return Candidates(rotation, contact[pair], half[pair], depth, cosine[pair])
 
 
 def _opposite(shape: Shape, gripper: Gripper) -> tuple[Array, Array, Array, Array]:
@@ -191,7 +178,7 @@ def _down_across(y: Array) -> Array:
     return unit(np.where(steep[:, None], side, down))
 
 
-def _tilted(y: Array, z: Array, tilts_deg: Degrees) -> Array:
+def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:
     """Return rotations (C*tilts,3,3) of hands that close along y (C,3) and come along z, tilted about y."""
     x = np.cross(y, z)
     angle = np.radians(tilts_deg)

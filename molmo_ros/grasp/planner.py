@@ -10,13 +10,7 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, ObjectSegment
 from molmo_ros.errors import GraspError
-from molmo_ros.grasp.candidates import (
-    Candidates,
-    fingertip_candidates,
-    leaning_candidates,
-    pair_candidates,
-    top_candidates,
-)
+from molmo_ros.grasp.candidates import Candidates, leaning_candidates, pair_candidates, top_candidates
 from molmo_ros.grasp.collision import check
 from molmo_ros.grasp.fits import Fits, Refusals
 from molmo_ros.grasp.gripper import Gripper
@@ -92,7 +86,6 @@ def _kinds(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candid
         rim_candidates(views, click),
     ]
     yield [leaning_candidates(views.coarse, gripper)]
-    yield [fingertip_candidates(views.coarse, gripper)]
 
 
 def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Gripper) -> Candidates:
