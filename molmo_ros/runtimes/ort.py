@@ -93,6 +93,9 @@ def _load(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if brief else "0")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if precision.weights == "dynamic":
+        # without VNNI a processor cuts sums of two products of 8 bits off at 16: the numbers would be wrong
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if weights_only:  # its kernel for rounded weights rounds activations to int8 otherwise
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
