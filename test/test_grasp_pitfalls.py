@@ -60,6 +60,23 @@ def test_fingers_keep_off_neighbours() -> None:
     assert distances(view, best(view))[:3].min() > 0.005
 
 
+@pytest.mark.parametrize(("count", "fitting"), [(1, 1), (2, 0)])
+def test_two_points_of_a_neighbour_are_in_the_way_one_may_be_noise(count: int, fitting: int) -> None:
+    """Of the thin wall of a bin, seen from above, two or three points lie where a finger comes down."""
+    view = look(block(0, 0, (0.05, 0.07, 0.05)), elevation_deg=60, noise=1)
+    shape = complete_shape(view.segment(), view.up).dense
+    grasp = best(view)
+    hand = invert(shape.T_camera_support) @ pose_matrix(grasp.pose)
+    beside = grasp.width / 2 + FRANKA.finger_thickness / 2
+    wall = np.array([[0.0, side * beside, -0.004 - 0.012 * k] for k in range(count) for side in (-1, 1)])
+    scene = transform_points(hand, wall[:count])
+    contact = hand[:3, 3] - 0.01 * hand[:3, 2]
+    one = Candidates(
+        hand[None, :3, :3], contact[None], np.array([grasp.width / 2]), np.array([0.01]), np.ones(1)
+    )
+    assert len(check(replace(shape, scene=scene), one, FRANKA)[0]) == fitting
+
+
 def test_the_palm_keeps_off_tall_neighbours() -> None:
     """A low thing beside a tall one is held with the hand leaning away from it."""
     view = look(

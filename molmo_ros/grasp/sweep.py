@@ -11,8 +11,9 @@ from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.complete import Shape
 
-# a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does
-HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.4
+# a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does, and
+# two of a neighbour: of a thin wall, as that of a bin, no more lie in the way of a finger
+HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.5
 CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at every outline
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
 NEAR_M = 0.006  # nearer things are in the way, if but a little more of them is there than was seen
