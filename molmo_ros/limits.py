@@ -36,7 +36,7 @@ class Box:
         with np.errstate(divide="ignore", invalid="ignore"):
             near, far = (np.asarray(self.low) - start) / step, (np.asarray(self.high) - start) / step
         along = np.abs(step) > 1e-12
-        inside = (start >= self.low) & (start <= self.high)
+        inside = (np.maximum(start, end) >= self.low) & (np.minimum(start, end) <= self.high)
         if not np.all(inside | along):
             return False
         enter = max(0.0, *np.minimum(near, far)[along].tolist(), 0.0)

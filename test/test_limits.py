@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from molmo_ros.datatypes import Grasp, GraspTarget, ImagePoint, Pose, TargetStatus
@@ -146,6 +146,7 @@ def six(low: float, high: float) -> st.SearchStrategy[list[float]]:
 
 
 @settings(max_examples=200, deadline=None)
+@example([0.10000000000000002, 0.0, 0.0, 0.1, 0.0, 0.0], [1.0, 1.0, 1.0, 0.1, 1.0, 1.0])  # all but a point
 @given(
     st.lists(st.floats(-2, 2), min_size=6, max_size=6), st.lists(st.floats(0.1, 1), min_size=6, max_size=6)
 )
