@@ -28,6 +28,7 @@ from molmo_ros.perception.complete import Views, complete_shape
 from molmo_ros.perception.find_object import Segmenter, find_object
 from molmo_ros.perception.guards import check_segment
 from molmo_ros.perception.lift import lift_point
+from molmo_ros.perception.roughness import check_roughness
 from molmo_ros.perception.segmenters import AUTO
 
 ALTERNATIVES = 4  # grasps that are tried if the guards object to the best one
@@ -67,6 +68,7 @@ def find_target(
         if not grasp:
             return target
         with timed(stages, "segment"):
+            check_roughness(frame, lifted.position)
             segment = find_object(frame, point, lifted, up, segmenter)
     except (DepthError, SegmentError) as error:
         return _refused(target, error)

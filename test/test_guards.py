@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from solids import View, block, can, cup, look, smeared, sphere
@@ -13,6 +14,7 @@ from molmo_ros.errors import GraspError, SegmentError
 from molmo_ros.grasp import between, guards, unseen
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.guards import check_segment, cut_by_region, loaded, masks_disagree
+from molmo_ros.perception.roughness import check_roughness
 from molmo_ros.perception.segment import segment_object
 from molmo_ros.target import find_target
 from molmo_ros.transforms import make_transform, pose_from_matrix, transform_points
@@ -245,3 +247,37 @@ def test_the_status_is_kept_with_what_is_known(can_view: View) -> None:
     target = find_target(can_view.frame, point, FRANKA, can_view.up)
     assert target.status is TargetStatus.NO_OBJECT
     assert target.position is not None
+
+
+def bumpy(view: View, height_m: float, wide_m: float) -> View:
+    """The same view, its depth off by bumps of a standard deviation height_m, about wide_m across."""
+    noise = np.random.default_rng(1).normal(size=view.frame.depth.shape)
+    z = float(np.nanmedian(view.frame.depth))
+    px = max(wide_m * view.frame.K[0, 0] / z / 2.4, 0.1)
+    noise = cv2.GaussianBlur(noise, (0, 0), px) if wide_m else noise
+    depth = view.frame.depth + (height_m * noise / noise.std()).astype(np.float32)
+    return replace(view, frame=replace(view.frame, depth=depth))
+
+
+def test_depth_with_bumps_is_refused_before_grasps_are_seen_in_them(can_view: View) -> None:
+    rough = bumpy(can_view, 0.005, 0.008)  # as of a camera of a short baseline over bare cloth
+    target = find_target(rough.frame, rough.middle(), FRANKA, rough.up)
+    assert target.status is TargetStatus.AMBIGUOUS and target.grasp is None
+    assert target.position is not None  # it is the grasp that cannot be told
+    assert "too rough" in target.status_text and "come closer" in target.status_text
+    located = find_target(rough.frame, rough.middle(), FRANKA, rough.up, grasp=False)
+    assert located.status is TargetStatus.OK
+
+
+@pytest.mark.parametrize(("height", "wide"), [(0.001, 0.008), (0.004, 0.0)], ids=["low bumps", "white noise"])
+def test_bumps_that_are_low_and_noise_that_averages_out_are_not_too_rough(
+    can_view: View, height: float, wide: float
+) -> None:
+    view = bumpy(can_view, height, wide)
+    check_roughness(view.frame, can_view.lifted().position)
+
+
+def test_many_edges_do_not_make_depth_rough() -> None:
+    pegs = [block(0.045 * i, 0.045 * j, (0.02, 0.02, 0.06)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    view = look(*pegs, elevation_deg=60, size=(640, 480), distance=0.6, noise=1)
+    check_roughness(view.frame, view.lifted(5).position)

@@ -1,0 +1,54 @@
+"""Is the depth around a point good enough to plan a grasp by, to millimetres?"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from molmo_ros.datatypes import Array, RgbdFrame
+from molmo_ros.errors import SegmentError
+from molmo_ros.perception.depth import DEFAULT_DEPTH, DepthOptions
+from molmo_ros.perception.region import Region
+
+RADIUS_M, SPACING_M = 0.12, 0.002
+PATCH_M = 0.006  # depth is averaged over patches of that side, so that noise of single pixels does not count
+LEAST_KNOWN = 0.7  # share of a patch that must have depth
+ENOUGH = 200  # patches, or nothing is said
+TO_SIGMA = 1.4826  # median of absolute deviations to the standard deviation of a normal distribution
+ROUGH_M, ROUGH = 0.002, 1.4
+
+
+def check_roughness(frame: RgbdFrame, position: Array, options: DepthOptions = DEFAULT_DEPTH) -> None:
+    """Raises: SegmentError with code AMBIGUOUS if depth around position (3,) m is too rough for a grasp.
+
+    In bumps and dents of what is flat a planner sees edges that can be held, and room for fingers.
+    """
+    region = Region.around(frame, np.asarray(position, dtype=np.float64), RADIUS_M, SPACING_M, options)
+    found, most = roughness(region), max(ROUGH_M, ROUGH * region.sigma)
+    if found <= most:
+        return
+    raise SegmentError(
+        f"The depth around the point is too rough for a grasp: what should be smooth has bumps of "
+        f"{1000 * found:.1f} mm, of at most {1000 * most:.1f} mm at {position[2]:.2f} m. A stereo camera "
+        "finds little to match on bare or shining surfaces: come closer, switch its projector on, or add "
+        "light or texture.",
+        code="AMBIGUOUS",
+    )
+
+
+def roughness(region: Region) -> float:
+    """Return how much (m) the mean depth of patches scatters about that of their neighbours.
+
+    The robust standard deviation of second differences along rows and columns, 0 with too few readings:
+    slopes do not count, edges hardly.
+    """
+    side = max(1, round(PATCH_M / region.spacing))
+    known = np.isfinite(region.z)
+    share = cv2.blur(known.astype(np.float32), (side, side))
+    mean = cv2.blur(np.where(known, region.z, np.float32(0)), (side, side))
+    z = np.where(share > LEAST_KNOWN, mean / np.maximum(share, np.float32(LEAST_KNOWN)), np.float32(np.nan))
+    across = z[:, : -2 * side] + z[:, 2 * side :] - 2 * z[:, side:-side]
+    along = z[: -2 * side] + z[2 * side :] - 2 * z[side:-side]
+    bends = np.concatenate([across.ravel(), along.ravel()])
+    bends = np.abs(bends[np.isfinite(bends)])
+    return TO_SIGMA * float(np.median(bends)) / np.sqrt(6.0) if len(bends) >= ENOUGH else 0.0
