@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molmo_ros.datatypes import RgbdFrame
+from molmo_ros.datatypes import ImagePoint, RgbdFrame, TargetStatus
+from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.depth import DepthOptions
 from molmo_ros.perception.region import Region
+from molmo_ros.target import find_target
 
 K = np.array([[300.0, 0, 79.5], [0, 310.0, 59.5], [0, 0, 1]])
 WALL = np.array([0.0, 0.0, -1.0, 0.5])  # height is the distance in front of z = 0.5
@@ -74,3 +76,14 @@ def test_lost_and_far_depth_is_left_out() -> None:
     cells = region.above(None, 0.0)
     assert cells.u.min() == 60
     assert cells.u.max() == 99
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (15, 7)])
+@pytest.mark.parametrize("focal", [5.0, 50.0])
+def test_a_far_point_in_the_corner_of_a_small_image_gets_a_status(
+    corner: tuple[int, int], focal: float
+) -> None:
+    wide = np.array([[focal, 0, 8.0], [0, focal, 4.0], [0, 0, 1]])
+    frame = RgbdFrame(np.zeros((8, 16, 3), np.uint8), np.full((8, 16), 3.9, np.float32), wide)
+    target = find_target(frame, ImagePoint(*map(float, corner), "it"), Gripper.load("franka_hand"))
+    assert target.status is TargetStatus.NO_OBJECT

@@ -56,8 +56,8 @@ class Region:
         u0, v0 = fx * seed[0] / seed[2] + cx, fy * seed[1] / seed[2] + cy
         half = radius * fx / seed[2]
         stride = int(np.clip(round(spacing * fx / seed[2]), 1, 6))
-        rows = slice(max(int(v0 - half), 1), max(min(int(v0 + half), height - 1), 1), stride)
-        columns = slice(max(int(u0 - half), 1), max(min(int(u0 + half), width - 1), 1), stride)
+        rows = _span(v0 - half, v0 + half, height, stride)
+        columns = _span(u0 - half, u0 + half, width, stride)
         z = frame.depth[rows, columns]
         with np.errstate(invalid="ignore"):
             usable = valid_depth(z, depth) & (np.abs(z - np.float32(seed[2])) < 1.6 * radius)
@@ -180,6 +180,12 @@ def silhouette(mask: Mask) -> Mask:
 
 def _extent(index: Index) -> slice:
     return slice(int(index.min()), int(index.max()) + 1)
+
+
+def _span(low: float, high: float, size: int, stride: int) -> slice:
+    """Return at least one of the numbers between low and high that have neighbours in 0..size-1."""
+    first = min(max(int(low), 1), size - 2)
+    return slice(first, max(min(int(high), size - 1), first + 1), stride)
 
 
 def _inside(index: Index, size: int) -> slice:
