@@ -252,9 +252,9 @@ def test_the_status_is_kept_with_what_is_known(can_view: View) -> None:
 def bumpy(view: View, height_m: float, wide_m: float) -> View:
     """The same view, its depth off by bumps of a standard deviation height_m, about wide_m across."""
     noise = np.random.default_rng(1).normal(size=view.frame.depth.shape)
-    z = float(np.nanmedian(view.frame.depth))
-    px = max(wide_m * view.frame.K[0, 0] / z / 2.4, 0.1)
-    noise = cv2.GaussianBlur(noise, (0, 0), px) if wide_m else noise
+    if wide_m > 0:
+        wide_px = wide_m * view.frame.K[0, 0] / float(np.nanmedian(view.frame.depth))
+        noise = cv2.GaussianBlur(noise, (0, 0), wide_px / 2.4)
     depth = view.frame.depth + (height_m * noise / noise.std()).astype(np.float32)
     return replace(view, frame=replace(view.frame, depth=depth))
 

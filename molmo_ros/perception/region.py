@@ -183,7 +183,7 @@ def _extent(index: Index) -> slice:
 
 
 def _span(low: float, high: float, size: int, stride: int) -> slice:
-    """Return at least one of the numbers between low and high that have neighbours in 0..size-1."""
+    """Return every stride-th number from low to high that has neighbours in 0..size-1; one at least."""
     first = min(max(int(low), 1), size - 2)
     return slice(first, max(min(int(high), size - 1), first + 1), stride)
 

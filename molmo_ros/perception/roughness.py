@@ -16,7 +16,7 @@ LEAST_KNOWN = 0.7  # share of a patch that must have depth
 ENOUGH = 200  # patches, or nothing is said
 TO_SIGMA = 1.4826  # median of absolute deviations to the standard deviation of a normal distribution
 # RealSense D435, Kinect, simulated stereo: up to 2 mm, or 1.6 times what one reading errs at that distance; a
-# D405 over bare cloth and glaze, where most grasps were bad: 2.6 to 5 mm, 1.9 to 5 times
+# D405 over bare cloth and glaze, where most grasps were bad: 2.3 to 5 mm, 1.8 to 5 times
 ROUGH_M, ROUGH = 0.0025, 1.7
 
 
