@@ -11,8 +11,9 @@ from solids import View, block, can, cup, look, smeared, sphere
 
 from molmo_ros.datatypes import CameraPoint, Grasp, ImagePoint, Pose, TargetStatus
 from molmo_ros.errors import GraspError, SegmentError
-from molmo_ros.grasp import between, guards, unseen
+from molmo_ros.grasp import between, beyond, guards, unseen
 from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.places import pixels_of, places_of
 from molmo_ros.perception.guards import check_segment, cut_by_region, loaded, masks_disagree
 from molmo_ros.perception.roughness import check_roughness
 from molmo_ros.perception.segment import segment_object
@@ -117,10 +118,21 @@ def test_far_from_the_point(can_view: View) -> None:
         place = contact + off[0] * ray + off[1] * aside
         return guards.far_from_point(CameraPoint(place, np.eye(3) * 1e-6), segment, grasp, FRANKA)
 
-    assert objection(0.0, 0.11) is None
+    assert objection(0.0, 0.09) is None
     assert objection(0.17, 0.03) is None
-    assert "to the side" in str(objection(0.0, 0.13))
+    assert "to the side" in str(objection(0.0, 0.11))
     assert "mm from the point" in str(objection(0.22, 0.0))
+
+
+def test_a_long_thing_is_held_near_the_point() -> None:
+    """With what is held out by an arm, the arm: one mask for both, and the point on the far end of it."""
+    plank = look(block(0, 0, (0.05, 0.3, 0.04)), elevation_deg=70, size=(640, 480), distance=0.9)
+    stick = look(block(0, 0, (0.05, 0.2, 0.04)), elevation_deg=70, size=(640, 480), distance=0.9)
+    for view, beside_m, told in ((plank, 0.04, False), (plank, 0.08, True), (stick, 0.08, False)):
+        grasp = straight_down(view, [0, beside_m, 0.02], width=0.05)
+        point = CameraPoint(view.lifted().position, np.eye(3) * 1e-6)
+        objection = guards.far_from_point(point, view.segment(), grasp, FRANKA)
+        assert ("mm long" in str(objection)) == told
 
 
 def test_a_hand_meets_what_was_measured_wherever_it_is() -> None:
@@ -196,6 +208,54 @@ def test_both_fingers_in_a_hole_of_the_depth_are_told(can_view: View) -> None:
     depth = np.full_like(can_view.frame.depth, np.nan)
     holed = replace(can_view.frame, depth=depth)
     assert "hole" in str(unseen.fingers_unseen(holed, grasp, FRANKA))
+
+
+def without_depth(view: View, hole: np.ndarray) -> View:
+    """The same view without depth in a hole (H,W)."""
+    depth = np.where(hole, np.float32(np.nan), view.frame.depth)
+    return replace(view, frame=replace(view.frame, depth=depth))
+
+
+def test_where_depth_ends_a_thing_does_not() -> None:
+    """The depth camera sees half of a box, and colour all of it: its edge is not where depth ends."""
+    box = look(block(0, 0, (0.05, 0.07, 0.04)), elevation_deg=70, size=(640, 480), distance=0.7)
+    segment = replace(box.segment(), mask=box.mask())
+    half = without_depth(box, box.world_image()[..., 1] < 0)
+    pinched = straight_down(box, [0, 0.0175, 0.015], width=0.035)
+    assert "wider than was measured" in str(beyond.edge_unseen(half.frame, segment, pinched, FRANKA))
+    assert beyond.edge_unseen(box.frame, segment, pinched, FRANKA) is None
+    whole = straight_down(box, [0, 0, 0.015], width=0.07)
+    assert beyond.edge_unseen(half.frame, segment, whole, FRANKA) is None
+
+
+def test_a_hole_in_front_of_a_finger_is_not_beyond_its_edge() -> None:
+    """A band of the front without depth hides the finger behind the box: the box does not go on there."""
+    box = look(
+        block(0, 0, (0.07, 0.05, 0.14)), elevation_deg=35, azimuth_deg=90, size=(640, 480), distance=0.7
+    )
+    height = box.world_image()[..., 2]
+    shiny = without_depth(box, box.mask() & (height > 0.08) & (height < 0.135))
+    held = straight_down(box, [0, 0, 0.03], width=0.05)
+    behind = places_of(held, (np.zeros(1), np.full(1, 0.035), -np.linspace(0, 0.054, 8)))
+    u, v, _ = pixels_of(shiny.frame, behind)
+    assert np.isnan(shiny.frame.depth[v, u]).any() and box.mask()[v, u].all()
+    segment = replace(box.segment(), mask=box.mask())
+    assert beyond.edge_unseen(shiny.frame, segment, held, FRANKA) is None
+
+
+def test_what_the_image_cuts_is_held_by_a_part_in_view() -> None:
+    """A bar that goes on outside of the image: no finger may end there. One that ends in view may be held."""
+    view = look(block(0, 0, (0.05, 0.07, 0.04)), elevation_deg=70, size=(640, 480), distance=0.7)
+    segment = replace(view.segment(), mask=view.mask())
+    grasp = straight_down(view, [0, 0, 0.015], width=0.07)
+    assert beyond.cut_by_image(view.frame, segment, grasp, FRANKA) is None
+    columns = np.flatnonzero(view.mask().any(axis=0))
+    first = int(columns.mean())
+    K = view.frame.K - np.array([[0, 0, first], [0, 0, 0], [0, 0, 0]])
+    cut = replace(view.frame, rgb=view.frame.rgb[:, first:], depth=view.frame.depth[:, first:], K=K)
+    half = replace(segment, mask=segment.mask[:, first:])
+    assert "border cuts the thing" in str(beyond.cut_by_image(cut, half, grasp, FRANKA))
+    assert beyond.cut_by_image(cut, replace(half, mask=half.mask & False), grasp, FRANKA) is None
 
 
 def test_the_front_of_a_box_is_no_wall() -> None:

@@ -13,13 +13,15 @@ import numpy as np
 from molmo_ros.datatypes import Array, CameraPoint, Grasp, Index, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.errors import GraspError
 from molmo_ros.grasp.between import FLOOR_M, STEP_PX, another_between, on_surface
+from molmo_ros.grasp.beyond import cut_by_image, edge_unseen
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.grasp.unseen import fingers_unseen, thickness_unseen, way_unseen
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
-FAR_M = 0.12  # from the ray through the point to the contact: who points farther away means another thing
+FAR_M = 0.10  # from the ray through the point to the contact: who points farther away means another thing
+LONG_M, FAR_OF_LONG_M = 0.24, 0.06  # who points at a part of several things in one mask means that part
 DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
 OUTLINE_PX = 5  # depth so near the object's outline is smeared
 SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
@@ -47,6 +49,8 @@ def check_grasp(
         ("UNSEEN", way_unseen(frame, grasp, gripper)),
         ("UNSEEN", fingers_unseen(frame, grasp, gripper)),
         ("UNSEEN", thickness_unseen(frame, segment, grasp, gripper)),
+        ("UNSEEN", edge_unseen(frame, segment, grasp, gripper)),
+        ("UNSEEN", cut_by_image(frame, segment, grasp, gripper)),
     ):
         if objection is not None:
             raise GraspError(objection, code=code)
@@ -63,17 +67,19 @@ def far_from_point(
 ) -> str | None:
     """Object to a grasp that is farther beside the ray through the point than a thing for one hand reaches.
 
-    Beside it: the point may lie on the floor of a deep vessel, and the grasp on its rim.
+    Beside it: the point may lie on the floor of a deep vessel, and the grasp on its rim. What is long is held
+    near the point, or the mask may cover more than the thing: with a tin, the arm that holds it out.
     """
     away = contact_of(grasp, gripper) - camera_point.position
     distance, beside = float(np.linalg.norm(away)), float(beside_ray(camera_point.position, away))
-    if beside <= FAR_M and distance <= DEEP_M:
+    length = float(np.ptp(segment.cloud_m, axis=0).max())
+    far = FAR_M if length <= LONG_M else FAR_OF_LONG_M
+    if beside <= far and distance <= DEEP_M:
         return None
-    size = float(np.linalg.norm(np.ptp(segment.cloud_m, axis=0)))
     return (
         f"The grasp lies {1000 * distance:.0f} mm from the point, {1000 * beside:.0f} of them to the side "
-        f"({1000 * DEEP_M:.0f} and {1000 * FAR_M:.0f} are allowed), on a segment "
-        f"of {1000 * size:.0f} mm: it may be another thing; point at where it should be held."
+        f"({1000 * DEEP_M:.0f} and {1000 * far:.0f} are allowed), on a segment "
+        f"{1000 * length:.0f} mm long: it may be another thing; point at where it should be held."
     )
 
 

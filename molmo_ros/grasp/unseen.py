@@ -10,6 +10,7 @@ import numpy as np
 
 from molmo_ros.datatypes import Array, Grasp, Mask, ObjectSegment, RgbdFrame
 from molmo_ros.grasp.gripper import Gripper
+from molmo_ros.grasp.places import finger_places, pixels_of, places_of
 from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
@@ -41,15 +42,9 @@ def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | No
 
     One finger often does: that on the far side of the thing.
     """
-    length, width, thick = gripper.finger_length, gripper.finger_width, gripper.finger_thickness
     share = []
-    for side in (-1.0, 1.0):
-        axes = (
-            np.linspace(-width / 2, width / 2, 3),
-            side * (grasp.opening / 2 + np.linspace(0.0, thick, 3)),
-            -np.linspace(0.0, length / 2, 4),
-        )
-        hidden, unknown = _unseen(frame, grasp, axes)
+    for places in finger_places(grasp, gripper):
+        hidden, unknown = _behind(frame, places, HIDDEN_M)
         share.append(float(np.mean(hidden | unknown)))
     if min(share) <= MOST_HIDDEN:
         return None
@@ -133,18 +128,13 @@ def _unseen(
     """Mark which places (N,) of a lattice in the grasp's frame lie more than `behind` m behind what was seen,
     and which were not seen.
     """
-    local = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    return _behind(frame, transform_points(pose_matrix(grasp.pose), local), behind)
+    return _behind(frame, places_of(grasp, axes), behind)
 
 
 def _behind(frame: RgbdFrame, camera: Array, behind: float) -> tuple[Mask, Mask]:
     """Mark which places (N,3) m lie more than `behind` m behind what was seen, and which were not seen."""
-    z = np.maximum(camera[:, 2], 1e-3)
-    u = np.round(frame.K[0, 0] * camera[:, 0] / z + frame.K[0, 2]).astype(np.intp)
-    v = np.round(frame.K[1, 1] * camera[:, 1] / z + frame.K[1, 2]).astype(np.intp)
-    height, width = frame.depth.shape
-    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    seen = frame.depth[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
+    u, v, inside = pixels_of(frame, camera)
+    seen = frame.depth[v, u]
     with np.errstate(invalid="ignore"):
         hidden = inside & (camera[:, 2] > seen + behind)
     return hidden, ~inside | ~np.isfinite(seen)
