@@ -1,9 +1,9 @@
 """Depth of a time-of-flight camera (Azure Kinect, Kinect v2, L515-like): light that comes back late.
 
 Each pixel measures the phase of all light that falls on it. So at edges, where lens and pixel mix near and
-far light, depth lies between both (flying pixels); in concave corners light that takes the way round makes
-depth longer and corners rounder; noise grows where little light comes back. There is no second eye and no
-shadow. Sources: Foix, Alenya and Torras 2011; Tölgyessy et al. 2021 for the Azure Kinect's noise.
+far light, depth lies between both (flying pixels); in concave corners indirect light makes depth longer and
+corners rounder; noise grows where little light comes back. There is no second camera and no shadow. Sources:
+Foix, Alenya and Torras 2011; Tölgyessy et al. 2021 for the Azure Kinect's noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scenes that nobody tuned anything on, and one view of each: to train a mask on, and to be judged by."""
+"""Scenes on which nothing was tuned, and one view of each: to train and evaluate a mask."""
 
 from __future__ import annotations
 
