@@ -105,5 +105,5 @@ def _end(text: str) -> int | None:
 def _label(quoted: str | None) -> str:
     try:
         return plain_label(json.loads(quoted))[:MAX_LABEL] if quoted else ""
-    except ValueError:  # an escape that is none
+    except ValueError:  # an invalid escape
         return ""

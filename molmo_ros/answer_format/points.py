@@ -6,7 +6,7 @@ Both generations write coordinates relative to the whole original image, as per 
 
 Molmo2 writes ``<points coords="1 1 308 305 2 752 377">mug</points>``: groups separated by ``;`` (or a tab in
 older checkpoints), each an image index followed by triples "id x y"; ids rise over the whole answer. About a
-video it writes seconds (``0.0``) for the index, and ``<tracks ...>`` where ids come back (``video``).
+video it writes seconds (``0.0``) for the index, and ``<tracks ...>`` where ids recur (``video``).
 v1 writes ``<point x="61.5" y="40.4" alt="mug">mug</point>`` and ``<points x1="10.0" y1="20.5" x2=... >``.
 """
 

@@ -67,7 +67,7 @@ def tof_depth(
 ) -> Depth:
     """What a time-of-flight camera measures of true depth (H,W) m along z; NaN where no light comes back.
 
-    rgb (H,W,3) tells how much light surfaces return; K (3,3) px; weak (H,W): share of the light that is lost
+    rgb (H,W,3) gives how much light surfaces return; K (3,3) px; weak (H,W): share of the light that is lost
     on dark, shining or transparent surfaces.
     """
     width = depth.shape[1]
@@ -91,7 +91,7 @@ def tof_depth(
 
 
 def _albedo(rgb: Image) -> Array:
-    """Light (H,W) that a surface returns, 0 to 1, told from its colour (linear)."""
+    """Light (H,W) that a surface returns, 0 to 1, estimated from its colour (linear)."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     return np.asarray(np.maximum(cv2.GaussianBlur(grey, (0, 0), 1.0) ** 2.2, 0.02))
 

@@ -285,7 +285,7 @@ def limit(checkpoint: Checkpoint, precision: str, ms_token: float) -> dict[str, 
 
 
 def read_bandwidth(threads: int = 2, megabytes: int = 128) -> float:
-    """GB/s at which so many threads read memory, the best of five times."""
+    """GB/s at which some threads read memory, the best of five runs."""
     parts = [np.ones(megabytes * 125_000) for _ in range(threads)]
     best = float("inf")
     with ThreadPoolExecutor(threads) as pool:

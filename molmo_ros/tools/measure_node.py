@@ -66,7 +66,7 @@ def idle(seconds: float) -> dict[str, float]:
 
 
 def _cpu_shares(pids: Sequence[int], seconds: float) -> list[float]:
-    """Share of a core that each of them takes during so many seconds."""
+    """Share of a core that each of them takes over some seconds."""
     before, start = [_cpu_s(pid) for pid in pids], time.monotonic()
     time.sleep(seconds)
     spent = [_cpu_s(pid) - b for pid, b in zip(pids, before, strict=True)]

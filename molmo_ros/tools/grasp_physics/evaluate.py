@@ -203,7 +203,7 @@ def run_all(
     jobs: int = 1,
     done: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Run (family, seed, setting) on so many processes; records come in the order of the work."""
+    """Run (family, seed, setting) on some processes; records come in the order of the work."""
     records = []
     for record in _results(work, jobs):
         records.append(record)

@@ -41,7 +41,7 @@ def contact_sheet(records: Sequence[Record], setting: Setting) -> PilImage.Image
 
 
 def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) -> PilImage.Image:
-    """Draw the first held target of each kind of thing (so many kinds), stage by stage."""
+    """Draw the first held target of each kind of thing (up to a number of kinds), stage by stage."""
     gripper = Gripper.load(setting.gripper)
     by_kind = {r.kind: r for r in reversed(records) if r.held}
     strips = []
