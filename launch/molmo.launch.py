@@ -72,7 +72,8 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """The node molmo on the topics of the camera, and rviz2 if wanted. All is checked before one starts."""
+    """The node molmo on the topics of the camera, and rviz2 if wanted. Everything is checked before any of
+    them starts."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     wants_rviz = flag("rviz", values["rviz"])
     if wants_rviz:
@@ -101,7 +102,7 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def rviz(values: dict[str, str]) -> Node:
-    """RViz with the targets, the annotated image and that of the camera."""
+    """RViz with the targets, the annotated image and the camera's image."""
     config = str(SHARE / "config" / "molmo.rviz")
     return Node(
         package="rviz2",
@@ -125,7 +126,7 @@ def web(values: dict[str, str]) -> Node:
 
 
 def parameters(values: dict[str, str]) -> dict[str, ParameterValue]:
-    """What the arguments say; an empty one leaves the parameter file its say."""
+    """What the arguments say; where one is empty, the parameter file decides."""
     remote = ("remote_url", "remote_model", "remote_format")
     texts = ("checkpoint", "runtime", "precision", *remote, "gripper", "target_frame", "save_dir")
     flags = ("allow_download", "autostart", "use_sim_time")

@@ -67,7 +67,7 @@ def _pose_keys(pose: Pose) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn numpy values, tuples and enums into what JSON knows; NaN and infinity become null."""
+    """Turn numpy values, tuples and enums into JSON types; NaN and infinity become null."""
     if isinstance(value, dict):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

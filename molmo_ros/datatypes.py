@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# The shared aliases; each is defined here alone.
+# The shared aliases; each is defined only here.
 Array = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ Depth = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Progress = Callable[[str, float], None]  # a stage in words, and the share 0..1 that is done
 CountProgress = Callable[[int, int], None]  # how many are done, and of how many
-ShouldStop = Callable[[], bool]  # asked between two steps: True once the caller has given up
+ShouldStop = Callable[[], bool]  # polled between two steps: True once the caller has given up
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Answer:
 
     text is the model's raw text; token_ids (T,) and logprobs (T,) are of the generated tokens;
     stages_ms has at least preprocess, vision, prefill, decode; passes is how often the text model ran.
-    drafted tokens were proposed to it (``answer.drafter``), and so many of them accepted: each saves a pass.
+    drafted tokens were proposed to it (``answer.drafter``), accepted of them were kept: each saves a pass.
     """
 
     text: str
@@ -115,7 +115,7 @@ class CameraPoint:
     """A pixel lifted into 3D: position (3,) m and covariance (3,3) m^2 in the camera's optical frame.
 
     ambiguity is the weight 0..1 of the depth layer that was rejected at this pixel; hole_px how far away the
-    nearest pixel was whose depth was read, 0 if it was the own one.
+    nearest pixel was whose depth was read, 0 if it was the pixel itself.
     """
 
     position: Array
@@ -131,8 +131,8 @@ class ObjectSegment:
     mask (H,W) bool; cloud_m (M,3) and its colors (M,3) uint8; scene_m (S,3) the other foreground points;
     plane (4,) the support plane n.x + d = 0 with unit n away from the support, or None if none was found;
     kept, share of the depth in the mask that is the object's own; bounds, first and last row, first and last
-    column of the image that were looked at, or None: all; confidence 0..1, the expected IoU of the mask, 1 if
-    nothing tells.
+    column of the image that were searched, or None: all; confidence 0..1, the expected IoU of the mask, 1 if
+    unknown.
     """
 
     mask: Mask
@@ -205,7 +205,7 @@ class GraspTarget:
     """Everything known about one point of an answer, in frame_id; fields that are unknown are None.
 
     covariance (3,3) m^2 belongs to position. depth_distance px from the point to where its depth was read: 0
-    if it has depth of its own, more if it lies in a hole.
+    if its own pixel has depth, more if it lies in a hole.
     """
 
     point: ImagePoint
@@ -223,7 +223,7 @@ class GraspTarget:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The whole way of one query: text in, targets out (best first), with the time of each stage."""
+    """The whole result of one query: text in, targets out (best first), with the time of each stage."""
 
     query: str
     answer: Answer

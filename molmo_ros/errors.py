@@ -44,9 +44,9 @@ class RuntimeUnavailableError(MolmoRosError):
 
 
 class ServerError(MolmoRosError):
-    """The server of the runtime "remote" is away, refuses, or does not answer in its own protocol.
+    """The server of the runtime "remote" is unreachable, refuses, or does not answer in its own protocol.
 
-    retriable: asking again may help; retry_after_s: not before, as the server said itself.
+    retriable: asking again may help; retry_after_s: but not earlier, according to the server.
     """
 
     code = "SERVER"
@@ -81,7 +81,7 @@ class ParameterError(MolmoRosError):
 
 
 class NotReadyError(MolmoRosError):
-    """The node does not answer yet, or not any more: loading, inactive, shutting down."""
+    """The node does not answer yet, or no longer: loading, inactive, shutting down."""
 
     code = "NOT_READY"
 
@@ -136,7 +136,7 @@ class PolicyError(MolmoRosError):
 
 
 class NotPermittedError(MolmoRosError):
-    """An agent asks for a tool or a camera that its permissions do not name."""
+    """An agent asks for a tool or a camera that its permissions do not include."""
 
     code = "NOT_PERMITTED"
 

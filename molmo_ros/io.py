@@ -18,14 +18,14 @@ from molmo_ros.perception.camera_info import check_frame, load_camera_info
 from molmo_ros.perception.rectify import is_rectified, rectify, rectify_color
 
 MM_PER_M = 1000.0
-MAX_PIXELS = 50_000_000  # a larger image is no camera frame: a small file may unpack to gigabytes
+MAX_PIXELS = 50_000_000  # a larger image is not a camera frame: a small file may unpack to gigabytes
 MAX_MM = np.iinfo(np.uint16).max
 
 
 def read_color(path: str | Path) -> Image:
-    """Read an image file as (H,W,3) uint8 RGB, turned upright if it says how (EXIF).
+    """Read an image file as (H,W,3) uint8 RGB, rotated upright if EXIF says how.
 
-    Raises: FrameError if it cannot be read or is no image.
+    Raises: FrameError if it cannot be read or is not an image.
     """
     image = ImageOps.exif_transpose(_open(path))
     if image.mode.startswith(("I", "F")):
@@ -38,7 +38,7 @@ def read_color(path: str | Path) -> Image:
 def read_depth(path: str | Path) -> Depth:
     """Read a 16-bit PNG in millimetres as (H,W) float32 metres, NaN where it holds 0 (REP-118, 16UC1).
 
-    Raises: FrameError if it is no such image.
+    Raises: FrameError if it is not such an image.
     """
     image = _open(path)
     if not image.mode.startswith("I"):

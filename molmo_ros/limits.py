@@ -1,4 +1,4 @@
-"""What no target may exceed, however it was found. The last thing that is asked before one is published.
+"""What no target may exceed, however it was found. The last check before one is published.
 
 A target beyond a limit is not dropped: it comes back with the status that says which, and is never sent as
 a pose to go to. A limit that cannot be checked, because a number is unknown, counts as exceeded.
@@ -45,7 +45,7 @@ class Box:
 
 
 def parse_boxes(texts: Sequence[str], name: str) -> tuple[Box, ...]:
-    """Boxes from text, six numbers each: x y z of the lower corner and of the higher one; '' is none.
+    """Boxes from text, six numbers each: x y z of the lower corner and of the higher one; '' means none.
 
     Raises: ParameterError with the name of the parameter.
     """
@@ -70,7 +70,7 @@ class Limits:
 
     workspace: where position, grasp and pregrasp must be, None anywhere; keep_out: what none of them, and not
     the way between pregrasp and grasp, may touch. max_sigma_m: of the position, along its worst axis.
-    max_age_s: of the image when the target is published. min_confidence, min_quality: 0..1, 0 not asked.
+    max_age_s: of the image when the target is published. min_confidence, min_quality: 0..1, 0 not checked.
     max_targets: of one answer, 0 any number.
     """
 
@@ -95,7 +95,7 @@ def enforce(
     """The targets, in their order, with the status of the first limit that each exceeds.
 
     age_s: of the image, now. T_limits_target (4,4): the frame of the targets in that of the limits; None: it
-    is the same. leased: whether somebody renews the lease, where one is wanted.
+    is the same. leased: whether somebody renews the lease, where one is required.
     """
     checked: list[GraspTarget] = []
     usable = 0
@@ -116,7 +116,7 @@ def enforce(
 def _exceeded(
     target: GraspTarget, limits: Limits, age_s: float, T: Array | None, leased: bool
 ) -> Reason | None:
-    """The first limit that a target exceeds, None if it keeps all."""
+    """The first limit that a target exceeds, None if it is within all."""
     if not leased:
         return TargetStatus.NO_LEASE, "Nobody renews the lease; publish on ~/lease while targets are wanted."
     if not age_s <= limits.max_age_s:

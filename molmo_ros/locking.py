@@ -13,8 +13,8 @@ from pathlib import Path
 def only_writer(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
     """Hold the lock of ``folder``, which need not exist yet; yields whether another process had it before.
 
-    The kernel frees the lock of a process that is killed. The empty lock file beside the folder stays: to
-    remove it would let two processes lock two files of one name. ``waiting`` is called if there is a wait.
+    The kernel frees the lock of a process that is killed. The empty lock file beside the folder stays:
+    removing it would let two processes lock two files of one name. ``waiting`` is called if there is a wait.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

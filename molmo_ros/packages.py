@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# Modules whose package has another name, and those that an extra of this package brings.
+# Modules whose package has another name, and those that an extra of this package installs.
 PACKAGES = {
     "PIL": "pillow",
     "cuda": "cuda-python",

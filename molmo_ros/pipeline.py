@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Frames whose z is up by REP-105 and custom. In any other target frame the support is found without a hint.
+# Frames whose z is up by REP-105 and by custom. In any other target frame the support is found without a
+# hint.
 UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
 MAX_ANSWER_TOKENS = 192
 
@@ -91,10 +92,10 @@ class Grounder:
         Args: checkpoint, a folder with the official files, a cached hub id, or "tiny" (built in); gripper, a
         preset or a YAML file; progress, called with a stage and 0..1; precision, of the weights: fp32, fp16,
         bf16, fp8, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id not in the cache;
-        max_crops, high-resolution crops of an image if not as many as the checkpoint says; max_tilt_deg, how
+        max_crops, high-resolution crops of an image if other than the checkpoint's number; max_tilt_deg, how
         far grasps may lean from straight down on what the object stands on; segmenter, what finds the mask of
-        an object (`perception.find_object`); remote, the server of runtime "remote", which has the checkpoint
-        then.
+        an object (`perception.find_object`); remote, the server of runtime "remote", which then has the
+        checkpoint.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
         from molmo_ros.answer.molmo import Molmo
@@ -116,7 +117,7 @@ class Grounder:
         return Grounder(model, hand, max_tilt_deg, segmenter)
 
     def warm_up(self) -> None:
-        """Segment and plan on made-up frames, so that the first query does not wait for what is done once."""
+        """Segment and plan on synthetic frames, so that the first query does not wait for one-time work."""
         from molmo_ros.warm_up import warm_up
 
         warm_up(self.gripper, self.planner, self.segmenter)
@@ -137,9 +138,9 @@ class Grounder:
     ) -> Answer:
         """Find what the query names in rgb (H,W,3) uint8; no points means that it is not there.
 
-        The model stops as soon as it has told the coordinates; points carry the noun of the query for a
-        label, unless exact, which gives the whole of the model's own text. previous: the answer to the same
-        query on the frame before, which makes this one faster.
+        The model stops as soon as it has given the coordinates; points carry the noun of the query as label,
+        unless exact, which gives all of the model's own text. previous: the answer to the same query on the
+        previous frame, which makes this one faster.
         Raises: QueryError, FrameError, AnswerError, CancelledError.
         """
         query = parse_query(query)
@@ -207,10 +208,11 @@ class Grounder:
     ) -> Grounding:
         """Find what the query names and how to grasp it, best target first.
 
-        A point that cannot be lifted or grasped is returned all the same, with its status and the reason.
+        A point that cannot be lifted or grasped is returned nevertheless, with its status and the reason.
 
         Args: T_target_camera (4,4), the camera's optical frame in target_frame at the stamp of the frame;
-        without it targets stay in the optical frame. max_targets: so many of the best; None: all.
+        without it targets stay in the optical frame. max_targets: return at most this many of the best; None:
+        all.
         Raises: as `point`, and CameraInfoError.
         """
         return self._ground(frame, query, T_target_camera, target_frame, max_targets, should_stop, grasp=True)

@@ -49,7 +49,7 @@ def find_target(
 ) -> GraspTarget:
     """Lift a point, segment the object around it, and plan its grasp, all in the camera's optical frame.
 
-    Whatever fails is told by the target's status and text; what was found until then is kept.
+    Whatever fails is reported in the target's status and text; what was found until then is kept.
 
     Args: up (3,), away from the ground, or None; planner: see docs/other_planners.md; segmenter: see
     `find_object`; grasp False: the position only; calibrate False: leave the quality as the planner rates

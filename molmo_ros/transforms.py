@@ -129,7 +129,8 @@ def transform_grasp(T: Array, grasp: Grasp) -> Grasp:
 
 
 def transform_target(target: GraspTarget, T_target_camera: Array, target_frame: str) -> GraspTarget:
-    """Express a target given in the optical frame in target_frame; its segment stays in the optical frame."""
+    """Express a target, given in the optical frame, in target_frame; its segment stays in the optical
+    frame."""
     if target.position is None or target.covariance is None:
         return replace(target, frame_id=target_frame)
     return replace(

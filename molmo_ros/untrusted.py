@@ -1,7 +1,8 @@
-"""JSON and YAML from outside, read within bounds.
+"""Untrusted JSON and YAML, read within bounds.
 
-A few hundred bytes of YAML can stand for gigabytes (aliases of aliases), and nesting can end either parser
-with a RecursionError. Our files are small and flat, so what is not is refused before it costs anything.
+A few hundred bytes of YAML can stand for gigabytes (aliases of aliases), and nesting can make either parser
+fail with a RecursionError. Our files are small and flat, so anything else is refused before it costs
+anything.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class _Bounded(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
 
 
 def parse_yaml(text: str) -> Any:
-    """The first document of ``text``; None if there is none. Raises: ValueError with one line of why not."""
+    """The first document of ``text``; None if there is none. Raises: ValueError with the reason in one
+    line."""
     if len(text) > YAML_BYTES:
         raise ValueError(f"it has {len(text)} characters, at most {YAML_BYTES} are read")
     loader = None

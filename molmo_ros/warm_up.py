@@ -1,4 +1,4 @@
-"""A made-up frame, planned for once, so that the first query does not wait for imports and allocations."""
+"""A synthetic frame, planned once, so that the first query does not wait for imports and allocations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 2
 
 
 def warm_up(gripper: Gripper, planner: GraspPlanner = plan_grasps, segmenter: Segmenter | str = AUTO) -> None:
-    """Go the whole way from a pixel to a grasp on made-up frames; what comes of it does not matter."""
+    """Go the whole way from a pixel to a grasp on synthetic frames; the result does not matter."""
     frame, point = made_up_frame()
     for _ in range(ROUNDS):
         find_target(frame, point, gripper, planner=planner, segmenter=segmenter)

@@ -21,7 +21,7 @@ Act = Callable[[Handler], None]
 
 @dataclass
 class Faulty:
-    """A real HTTP server; ``acts``: what it does with one request after the other, the last one for ever."""
+    """A real HTTP server; ``acts``: what it does with successive requests; the last act repeats."""
 
     acts: list[Act] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """TensorRT's interface on the host: its plans are ONNX graphs, executed by ONNX Runtime at host addresses.
 
-TensorRT itself executes nothing without a GPU. So what is tested with this is all of ours around it: what is
-bound where, shapes, profiles, order, and that whatever was taken is given back.
+TensorRT itself executes nothing without a GPU. So this tests all of our code around it: what is bound where,
+shapes, profiles, order, and that whatever was taken is released.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)"
 
 
 class Ledger:
-    """What lives, by kind; and the step that is to fail."""
+    """What is allocated, by kind; and the step that is to fail."""
 
     def __init__(self, fail_at: int = -1) -> None:
         self.alive: Counter[str] = Counter()

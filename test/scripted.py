@@ -66,7 +66,7 @@ class Tape:
 
 
 class Script:
-    """Says a text whatever it sees, one token after the other; behind anything else, it says rubbish.
+    """Says a text whatever it sees, one token after the other; after anything else, it says rubbish.
 
     The rubbish makes sure that nothing but the model's own words is ever kept.
     """

@@ -54,7 +54,7 @@ def test_int4_is_unpacked_as_it_was_packed() -> None:
 
 
 def logits(runtime: Runtime, checkpoint: Checkpoint) -> list[np.ndarray]:
-    """Of a prefill and of a step behind it."""
+    """Of a prefill and of a step after it."""
     embeds = np.random.default_rng(2).standard_normal((40, checkpoint.config.text.hidden_size), np.float32)
     cache = runtime.new_cache()
     found = [run_logits(runtime, embeds, np.arange(1, 41), cache, np.arange(30, 40))]
@@ -95,7 +95,7 @@ def test_every_matrix_of_the_text_model_is_rounded(kind: str, checkpoint: Checkp
 
 
 class Made:
-    """A matrix "w.weight" (24,96) that was rounded beforehand, with one int8 scale for each output."""
+    """A matrix "w.weight" (24,96) that was quantised beforehand, with one int8 scale for each output."""
 
     def __init__(self, kind: str) -> None:
         rng = np.random.default_rng(1)

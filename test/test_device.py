@@ -62,7 +62,7 @@ def test_the_built_in_model_says_the_same() -> None:
 
 
 def test_two_sequences_share_the_slab(checkpoint: Checkpoint) -> None:
-    """Turn and turn about, trimmed in between: each goes on as if it were alone."""
+    """In alternation, trimmed in between: each continues as if it were alone."""
     reference, found = load_runtime(checkpoint, "onnx", threads=1), on_host(checkpoint)
     rng = np.random.default_rng(0)
     width = checkpoint.config.text.hidden_size
@@ -90,7 +90,7 @@ def on_host(checkpoint: Checkpoint) -> DeviceRuntime:
 
 @pytest.mark.parametrize("passes", [0, 1, 3])
 def test_cancel_and_ask_again(passes: int, checkpoint: Checkpoint) -> None:
-    """Before vision, behind it, and between two tokens; what follows is what a fresh model says."""
+    """Before vision, after it, and between two tokens; what follows is what a fresh model says."""
     found, expected = (
         Molmo(checkpoint, on_host(checkpoint)),
         Molmo(checkpoint, load_runtime(checkpoint, "onnx")),

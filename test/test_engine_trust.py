@@ -1,4 +1,4 @@
-"""Manifests are text from outside, engines are code, and several processes may build the same one."""
+"""Manifests are untrusted text, engines are code, and several processes may build the same one."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_grasp_in_simulation(tmp_path: Path, picture: str | None) -> None:
 
 
 def test_mask_by_sam2(tmp_path: Path) -> None:
-    """With weights at random, for the real ones are not to be had here; the way is the same."""
+    """With random weights, since the real ones are not available here; the code path is the same."""
     transformers = pytest.importorskip("transformers", reason="SAM 2 runs in transformers")
     pytest.importorskip("open3d", reason="the simulated camera casts rays with open3d")
     small = {

@@ -73,7 +73,8 @@ def test_the_bare_table_is_no_object_for_the_network(camera: SimCamera) -> None:
 
 
 def test_a_refusal_holds_no_images(camera: SimCamera) -> None:
-    """An error that refers to itself by its trace is freed by the collector alone, which seldom runs."""
+    """An error that refers to itself through its traceback is freed only by the collector, which seldom
+    runs."""
     frame, point = on_the_table(camera)
     lifted, alive = lift_point(frame, point), weakref.ref(frame)
     gc.disable()

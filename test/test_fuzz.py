@@ -1,4 +1,4 @@
-"""Whatever comes from outside: an answer, or one of our own errors, within a second.
+"""Any untrusted input: an answer, or one of our own errors, within a second.
 
 Short here; 10 000 cases of each by hand:  MOLMO_ROS_FUZZ=10000 scripts/env.sh pytest test/test_fuzz.py
 """
@@ -85,7 +85,7 @@ JUNK = (
 
 
 def ours(call: Callable[[], Any]) -> Any:
-    """The result, or None for an error of ours. Anything else fails, and so does a second of work."""
+    """The result, or None for one of our errors. Anything else fails, and so does a second of work."""
     start = time.process_time()
     try:
         return call()

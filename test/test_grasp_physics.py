@@ -1,4 +1,4 @@
-"""The physics that judges grasps, judged itself: what must fail fails, what must hold holds."""
+"""Tests of the physics that judges grasps: what must fail fails, what must hold holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are remembered, and that remembering changes no answer."""
+"""Which images are cached, and that caching changes no answer."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_the_cases_have_all_that_can_happen(cases: dict[str, Case], golden: dict
 
 @pytest.mark.parametrize("name", CASES)
 def test_points(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> None:
-    """Upstream wants a number behind each point; those of padding it does not find either."""
+    """Upstream wants a number after each point; those of padding it does not find either."""
     case = cases[name]
     places = golden[f"{name}.points"]
     text = re.sub(r"((?:<POINT_\d+>){3})", r"\g<1>1", case.answer.text)
@@ -151,7 +151,7 @@ def test_points(name: str, cases: dict[str, Case], golden: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", CASES)
 def test_cached_decode_equals_recompute(name: str, cases: dict[str, Case]) -> None:
-    """The whole answer behind the prompt in one pass, from an empty cache."""
+    """The whole answer after the prompt in one pass, from an empty cache."""
     case = cases[name]
     runtime: Any = case.molmo.runtime
     answer = list(case.answer.token_ids)

@@ -35,7 +35,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def forward(runtime: Runtime, cache: Cache, count: int, rows: list[int]) -> np.ndarray:
-    """Logits of some of ``count`` tokens behind what is in the cache."""
+    """Logits of some of ``count`` tokens after what is in the cache."""
     past = cache.length
     embeds = runtime.embed([(7 * i) % 290 for i in range(past, past + count)])
     limits = np.arange(past + 1, past + count + 1, dtype=np.int64)

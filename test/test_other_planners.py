@@ -1,4 +1,4 @@
-"""The seams by which another segmentation or another planner takes over, with small real ones."""
+"""The interfaces through which another segmentation or planner takes over, with small real ones."""
 
 from __future__ import annotations
 

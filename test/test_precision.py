@@ -103,7 +103,7 @@ def test_sizes_on_disk(tiny: Checkpoint, tmp_path: Path) -> None:
 
 
 def outputs(runtime: Runtime, checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image embeddings, logits of a prefill, and logits of a step behind it."""
+    """Image embeddings, logits of a prefill, and logits of a step after it."""
     rng = np.random.default_rng(0)
     vision = checkpoint.config.vision
     crops = rng.integers(0, 256, (1, vision.image_size, vision.image_size, 3), dtype=np.uint8)
@@ -150,7 +150,7 @@ def test_rows_whose_logits_are_read_are_not_rounded(kind: str, shape: tuple[int,
     """ONNX Runtime's kernel rounds activations to 8 bits; in the last rows nothing of that is left."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(np.float32)
-    x[..., 5] *= 50  # a loud channel makes the steps of its block coarse
+    x[..., 5] *= 50  # an outlier channel makes the steps of its block coarse
     x[..., -1, 32:] = 0
     weight = rng.standard_normal((48, 64)).astype(np.float32)
     bits, block = (8 if kind == "int8" else 4), 64

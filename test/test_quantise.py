@@ -226,7 +226,7 @@ def test_every_generation_stays_nearer_than_rounded_to_nearest(
 
 
 def plant(checkpoint: Checkpoint, folder: Path, factor: float) -> Checkpoint:
-    """The same model with three channels behind each norm that are ``factor`` times as loud."""
+    """The same model with three channels after each norm that are ``factor`` times as large."""
     from safetensors.numpy import load_file, save_file
 
     shutil.copytree(checkpoint.folder, folder)
@@ -240,10 +240,10 @@ def plant(checkpoint: Checkpoint, folder: Path, factor: float) -> Checkpoint:
 
 @pytest.mark.parametrize(("method", "most"), [("awq", 0.75), ("gptq", 0.5), ("awq+gptq", 0.5)])
 def test_planted_outliers(tmp_path: Path, method: str, most: float) -> None:
-    """A few loud channels, as large language models have them: at most half the error of the logits by GPTQ.
+    """Outlier channels, as in large language models: GPTQ has at most half the error of the logits.
 
-    AWQ alone cannot: three of 64 channels are loud here, and a finer step for them is a coarser one for all
-    others of their block.
+    AWQ alone cannot: three of 64 channels are outliers here, and a finer step for them is a coarser one for
+    all others of their block.
     """
     plain = load_checkpoint(str(GENERATIONS["qwen"](tmp_path / "plain")))
     checkpoint = plant(plain, tmp_path / "loud", 40)
@@ -412,7 +412,7 @@ def test_damaged_folders(quantised: Path, tmp_path: Path) -> None:
 def test_a_run_that_was_ended_goes_on(
     qwen: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended in the second layer: answers and first layer are not made again, and the result is the same."""
+    """Interrupted in the second layer: answers and first layer are not redone, and the result is the same."""
     folder, calls = tmp_path / "q", []
     quantise(qwen, tmp_path / "whole", small(), pictures(SAMPLES, 0))
     round_layer = whole.round_layer

@@ -67,7 +67,7 @@ def test_methods_of_tensorrt(rtx: Any) -> None:
 
 
 def takes(declared: str, given: int) -> bool:
-    """Whether so many arguments fit "Class, name: type, name: type = default ..."."""
+    """Whether this many arguments fit "Class, name: type, name: type = default ..."."""
     named = len(re.findall(r"\w: (?!\d)", declared))
     return named - declared.count(" = ") <= given <= named
 

@@ -1,4 +1,4 @@
-"""Files from outside that are made to break whoever reads them."""
+"""Untrusted files that are made to break their readers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_deep_json_in_calibration_index_and_manifest(checkpoint: Path) -> None:
 @pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999", "0", "-1", "1000000000"])
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
 def test_numbers_that_cannot_be(name: str, number: str, checkpoint: Path) -> None:
-    """In the place of each number of both files in turn: an error of ours, unless nobody reads the number."""
+    """In place of each number of both files in turn: one of our errors, unless nothing reads the number."""
     fields = json.loads((checkpoint / name).read_text())
     for place in _numbers(fields):
         changed = json.loads(json.dumps(fields))

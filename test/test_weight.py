@@ -1,4 +1,4 @@
-"""How heavy it is to have the built-in model ready, in a process of its own."""
+"""What it costs to have the built-in model ready, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random Molmo v1 checkpoints in the released layout, small enough to be made anew by each test."""
+"""Random Molmo v1 checkpoints in the released layout, small enough for each test to create its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random Molmo2 checkpoints in the released layout, small enough to be made anew by each test.
+"""Random Molmo2 checkpoints in the released layout, small enough for each test to create its own.
 
 Every weight, norm, bias and extra embedding is random, since defaults of 0 and 1 hide mistakes.
 """

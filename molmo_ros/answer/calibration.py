@@ -1,7 +1,7 @@
 """Calibration of confidence and covariance: constants beside a checkpoint, measured on scenes.
 
 Confidence: log-odds are scaled and shifted (Platt scaling, Platt 1999). Covariance: one factor. Without
-calibration.json, as of a downloaded checkpoint, both stay as the model gives them.
+calibration.json, as in a downloaded checkpoint, both stay as the model gives them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
-        """That of a checkpoint folder. Raises: CheckpointError if the file is there and makes no sense."""
+        """That of a checkpoint folder. Raises: CheckpointError if the file exists but makes no sense."""
         path = folder / FILE
         if not path.is_file():
             return cls()
@@ -49,7 +49,7 @@ class Calibration:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     def confidence(self, raw: float) -> float:
-        """The share of points with such a raw confidence that are right."""
+        """The share of points with this raw confidence that are right."""
         return 1 / (1 + math.exp(-(self.slope * log_odds(raw) + self.offset)))
 
     def apply(self, points: Iterable[ImagePoint]) -> tuple[ImagePoint, ...]:

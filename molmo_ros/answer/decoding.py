@@ -21,7 +21,7 @@ from molmo_ros.errors import AnswerError, CancelledError
 from molmo_ros.runtimes.choices import Choice, Choices
 
 AnyGrammar = Grammar | PatchGrammar
-ASK_EVERY_S = 0.005  # how often ``should_stop`` is asked while a long pass runs
+ASK_EVERY_S = 0.005  # how often ``should_stop`` is polled while a long pass runs
 MIN_TOP_PROBABILITY = 0.05  # below, the likeliest token is a mere guess: one of ten digits has more
 
 
@@ -57,7 +57,7 @@ class Steps:
         self.text += piece
 
     def _alternatives(self, choice: Choice) -> dict[str, float]:
-        """The probabilities of other digits in the stead of a digit, of other points in that of a point."""
+        """The probabilities of other digits in place of a digit, of other points in place of a point."""
         if choice.token in self.digits:
             return dict(zip(self.digits.values(), np.exp(choice.scores).tolist(), strict=False))
         return {} if self.pointer is None else self.pointer.alternatives(choice)
@@ -88,7 +88,7 @@ class Drafting:
     guesses: bool = True
 
     def next(self, steps: Steps, most: int) -> list[int]:
-        """At most so many tokens that probably come next."""
+        """At most this many tokens that probably come next."""
         if self.drafter is None:
             return []
         most = min(most, steps.most - len(steps.ids) - 1)
@@ -98,7 +98,8 @@ class Drafting:
         return self.drafter.tokens(draft, steps.ids)[: max(most, 0)]
 
     def verify(self, steps: Steps, found: Choices, drafted: list[int]) -> bool:
-        """Take the model's own tokens as long as they are the drafted ones, and one more; True at the end."""
+        """Take the model's own tokens as long as they match the drafted ones, and one more; True at the
+        end."""
         steps.drafted += len(drafted)
         for row, expected in enumerate([*drafted, None]):
             if len(steps.ids) >= steps.most:
@@ -114,10 +115,10 @@ class Drafting:
         return len(steps.ids) >= steps.most
 
     def _look_ahead(self, steps: Steps, found: Choices, first: int) -> None:
-        """Read what the model would write behind a wrong draft, row ``first`` and on, unless it only guesses.
+        """Read what the model would write after a wrong draft, from row ``first`` on, unless it only guesses.
 
-        It still tells much of what it will write, and a pass costs little more for some tokens more: Jacobi
-        decoding (Santilli et al. 2023, arXiv 2305.10427).
+        It still shows much of what the model will write, and a few tokens more hardly make a pass longer:
+        Jacobi decoding (Santilli et al. 2023, arXiv 2305.10427).
         """
         ahead = found.tokens[first:]
         if ahead and found.choice(first).logprob < math.log(MIN_TOP_PROBABILITY):
@@ -126,7 +127,7 @@ class Drafting:
 
 
 def kv_limits(past: int, prefix: int, count: int) -> Index:
-    """How far each of ``count`` tokens behind ``past`` sees: text up to itself, the image to its own end.
+    """How far each of ``count`` tokens after ``past`` sees: text up to itself, the image to its own end.
 
     Tokens 1 ... prefix - 1 are those of the image (token 0 is BOS), and see each other in both directions.
     """
@@ -150,7 +151,7 @@ class Clock:
 
     @contextmanager
     def long_stage(self, name: str, interrupt: Callable[[], None]) -> Iterator[None]:
-        """A stage whose pass is ended by ``interrupt``, from another thread, once it is to stop."""
+        """A stage whose pass is aborted by ``interrupt``, from another thread, once it is to stop."""
         with self.stage(name), self._watched(interrupt):
             yield
 
@@ -163,7 +164,7 @@ class Clock:
         over, interrupted = threading.Event(), threading.Event()
 
         def watch() -> None:
-            while not over.wait(ASK_EVERY_S):  # on and on: the pass may not have begun when it is first ended
+            while not over.wait(ASK_EVERY_S):  # repeatedly: the pass may not have begun at first
                 if should_stop():
                     interrupted.set()
                     interrupt()

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from molmo_ros.answer_format.grammar import Draft
 
-# An image has this many tokens and more, so a longer draft costs the prefill almost nothing.
+# An image has at least this many tokens, so a longer draft costs the prefill almost nothing.
 FIRST_DRAFT_TOKENS = 256
 # The pass of a decode step grows with its tokens on a CPU; engines are built for up to 16.
 NEXT_DRAFT_TOKENS = 15
@@ -30,13 +30,13 @@ class Drafter:
         self._tokens = lru_cache(maxsize=4096)(self._tokenize)
 
     def tokens(self, draft: Draft, ids: list[int]) -> list[int]:
-        """The tokens of ``draft`` behind ``ids``."""
+        """The tokens of ``draft`` after ``ids``."""
         if not draft.text:
             return []
         return list(self._tokens(ids[-1] if ids else None, draft))
 
     def _tokenize(self, last: int | None, draft: Draft) -> tuple[int, ...]:
-        """The draft's tokens behind the token ``last``, up to where its followers would change them."""
+        """The draft's tokens after the token ``last``, up to where what may follow would change them."""
         tail = "" if last is None else self._decode([last])
         known = [] if last is None else [last]
         found = [self._encode(tail + draft.text + follower) for follower in draft.followers]
@@ -45,7 +45,7 @@ class Drafter:
 
 
 def _agreeing(rows: list[list[int]]) -> list[tuple[int, ...]]:
-    """The leading columns of ``rows`` that hold one value."""
+    """The leading columns of ``rows`` that hold the same value in every row."""
     columns = list(zip(*rows, strict=False))
     different = [i for i, column in enumerate(columns) if len(set(column)) > 1]
     return columns[: different[0]] if different else columns

@@ -2,7 +2,7 @@
 
 The tokens before the user's words depend on the image alone. With their keys and values kept, the next
 question about an image needs neither vision nor the long part of the prefill. Several cameras that are asked
-in turn each find theirs, as long as the memory suffices.
+in turn each find their own, as long as there is enough memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CachedImage:
     """An image, and the cache of it: its first ``length`` tokens are those before the user's words.
 
     ``embeds`` (length,D) of these, empty once they have gone through the network (``prefilled``); image
-    features were added at ``places``. ``pointer``: of MolmoPoint alone.
+    features were added at ``places``. ``pointer``: for MolmoPoint only.
     """
 
     rgb: Image
@@ -60,7 +60,7 @@ class ImageCache:
         return iter(self._seen)
 
     def take(self, rgb: Image) -> CachedImage | None:
-        """What is known of this image. It is forgotten until `keep`: a failure must not leave half of it."""
+        """What is cached for this image. It is removed until `keep`: a failure must not leave half of it."""
         for i, seen in enumerate(self._seen):
             # A few rows first: in another image, nearly always one of them differs.
             if np.array_equal(seen.rgb[::64], rgb[::64]) and np.array_equal(seen.rgb, rgb):
@@ -68,7 +68,7 @@ class ImageCache:
         return None
 
     def keep(self, seen: CachedImage) -> None:
-        """Remember it as the newest; the oldest ones go if it gets too much."""
+        """Keep it as the newest; the oldest ones are evicted if there is too much."""
         self._seen.append(seen)
         del self._seen[:-KEPT]
         while len(self._seen) > 1 and sum(one.nbytes for one in self._seen) > self._limit:

@@ -8,7 +8,7 @@ from molmo_ros.datatypes import Answer, Image, ShouldStop
 
 
 class Model(Protocol):
-    """Pictures and prompts in, answers out; pixels are those of the picture that was given."""
+    """Images and prompts in, answers out; pixels are those of the image that was given."""
 
     @property
     def info(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Molmo:
     ) -> Molmo:
         """Load "tiny", a checkpoint folder, or a hub id: in the local cache, or fetched if that is allowed.
 
-        ``max_crops``: high-resolution crops of an image, if not as many as the checkpoint says.
+        ``max_crops``: high-resolution crops of an image, if other than the checkpoint's number.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError.
         """
         opened = load_checkpoint(
@@ -105,9 +105,9 @@ class Molmo:
     ) -> Answer:
         """The model's whole greedy answer about an image (H,W,3) uint8, and the points in it, in its pixels.
 
-        ``max_points``: stop before the model writes one more than these. ``drafts`` False: one pass a token,
-        the reference for the rest. ``should_stop`` is asked before every pass, and by another thread
-        during the long ones, vision and prefill, which then end half way.
+        ``max_points``: stop before the model writes one more than these. ``drafts`` False: one pass per
+        token, the reference for the rest. ``should_stop`` is polled before every pass, and by another thread
+        during the long ones, vision and prefill, which are then aborted.
         Raises: CancelledError if it said yes; QueryError, FrameError.
         """
         plan = Plan(max_points=max_points, exact=True)
@@ -128,9 +128,9 @@ class Molmo:
     ) -> Answer:
         """As `answer`, for a prompt that asks for points: it ends as soon as their coordinates are known.
 
-        The points are those of `answer`. The model is not asked to repeat the name of what it points to:
-        ``label`` takes that place in the text. ``exact``: the whole greedy text all the same. ``previous``:
-        an answer that this one is probably near to, such as that of the frame before; it saves passes, and
+        The points are those of `answer`. The model does not have to repeat the name of what it points to:
+        ``label`` takes its place in the text. ``exact``: the whole greedy text nevertheless. ``previous``: an
+        answer that this one is probably close to, such as that of the previous frame; it saves passes, and
         has no influence on the answer.
         """
         known = self._grammar.numbers(previous.text) if previous is not None else ()
@@ -205,9 +205,9 @@ class Molmo:
     def _prefill(
         self, image: CachedImage, turn: list[int], draft: list[int], clock: Clock
     ) -> tuple[Choices, list[int]]:
-        """The answer's first token, and what would come behind each of N drafted ones; the draft.
+        """The answer's first token, and what would come after each of N drafted ones; the draft.
 
-        The draft comes back shortened where the model has no room for it.
+        The draft is returned shortened where the model has no room for it.
         """
         self._check_length(image.length + len(turn))
         draft = draft[: self._max_positions - image.length - len(turn)]
@@ -225,7 +225,7 @@ class Molmo:
     def _run(
         self, image: CachedImage, embeds: Float32, limits: Index, answer: list[int], drafted: list[int]
     ) -> Choices:
-        """1+N choices, behind ``answer`` and each of N drafted tokens, which end ``embeds``."""
+        """1+N choices: after ``answer``, and after each of the N drafted tokens at the end of ``embeds``."""
         rows = np.arange(len(embeds) - len(drafted) - 1, len(embeds), dtype=np.int64)
         first = not image.cache.length
         outputs = self.runtime.run(embeds, limits, image.cache, rows)
@@ -257,7 +257,7 @@ class Molmo:
         drafting: Drafting,
         clock: Clock,
     ) -> None:
-        """Fill ``steps``. ``found``: the choices in front of and behind ``drafted``, N tokens at the end of
+        """Fill ``steps``. ``found``: the choices before and after each of ``drafted``, N tokens at the end of
         the cache."""
         cache = image.cache
         while True:

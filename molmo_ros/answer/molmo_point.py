@@ -1,10 +1,10 @@
 """MolmoPoint's pointing head on the host: image tokens, patches and places are chosen by their scores.
 
-The network gives queries and keys (``network.patch_pointer``). Here they are rotated and multiplied; what is
-chosen by the scores are further tokens behind those of the vocabulary, <POINT_0> ... (``patches``). So an
-answer is decoded like that of any other generation.
+The network gives queries and keys (``network.patch_pointer``). Here they are rotated and multiplied; the
+scores choose among further tokens after those of the vocabulary, <POINT_0> ... (``patches``). So an answer is
+decoded like that of any other generation.
 
-Sizes in the comments: P image tokens, W patches behind each, E width of keys and queries.
+Sizes in the comments: P image tokens, W patches per image token, E width of keys and queries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from molmo_ros.network.weights import NO_POINT
 from molmo_ros.runtimes.choices import Choice, Choices
 
 _NEVER = np.float32(-np.inf)
-# What the released code gives to tokens that are not impossible, but not to be chosen either.
+# The score that the released code gives to tokens that are not impossible, but not to be chosen either.
 _HARDLY = np.float32(-100_000)
 _RARE = 1e-4  # alternatives less probable than this are not remembered
 
@@ -79,8 +79,8 @@ class Pointer:
     def embed(self, plain: Callable[[list[int]], Float32], answer: list[int], tokens: list[int]) -> Float32:
         """Embeddings (T,D) of ``tokens``, which follow ``answer``; ``plain`` embeds those of the vocabulary.
 
-        An image token is read as it was in the image, a patch as its features alone: so does the released
-        code; in training, <|vit_index|> was added to them.
+        An image token is read as it was in the image, a patch as its features alone, as in the released code;
+        in training, <|vit_index|> was added to them.
         """
         embeds = plain([self._read_as(token) for token in tokens])
         for i, number in enumerate(self._numbers(tokens)):
@@ -91,7 +91,7 @@ class Pointer:
         return embeds
 
     def choices(self, words: Choices, pointing: Float32, answers: list[list[int]]) -> PointChoices:
-        """What comes behind each of N ``answers``: one of ``words``, or a token that points.
+        """What comes after each of N ``answers``: one of ``words``, or a token that points.
 
         pointing (N,3E+places).
         """
@@ -99,7 +99,8 @@ class Pointer:
         return PointChoices([self._choice(words.choice(i), *row) for i, row in enumerate(rows)])
 
     def alternatives(self, choice: Choice) -> dict[str, float]:
-        """<POINT_k> -> how probable it was instead of ``choice``, given that one of its kind stands there."""
+        """<POINT_k> -> how probable it was instead of ``choice``, given that a token of this kind comes
+        there."""
         number = choice.token - self._encoder.first_point
         if number < 0:
             return {}
@@ -112,7 +113,7 @@ class Pointer:
         return {point_token(first + int(i)): float(chances[i]) for i in np.flatnonzero(chances > _RARE)}
 
     def _choice(self, word: Choice, pointing: Float32, answer: list[int]) -> Choice:
-        """A patch behind an image token, a place behind a patch, else a word or an image token."""
+        """A patch after an image token, a place after a patch, else a word or an image token."""
         size, numbers = self._config.embed_size, self._numbers(answer)
         if not numbers or self.places.no_more in numbers:  # the first token of an answer never points
             return word
@@ -154,7 +155,7 @@ class Pointer:
         return np.asarray(scores, dtype=np.float32)
 
     def _may_follow(self, token: int, answer: list[int]) -> bool:
-        """Whether an image token can stand behind ``answer``; points come in the order of training."""
+        """Whether an image token can follow ``answer``; points come in the order of training."""
         c, before = self._config, self._last_token(answer[:-2])
         if before is None:
             return True
@@ -188,7 +189,7 @@ class Pointer:
         return next((n for n in reversed(self._numbers(answer)) if 0 <= n < self.places.no_more), None)
 
     def _read_as(self, token: int) -> int:
-        """The token of the vocabulary that stands for one that points."""
+        """The vocabulary's token as which a token that points is read."""
         number = token - self._encoder.first_point
         if number < 0:
             return token

@@ -31,7 +31,7 @@ SIGMA_SCALE = 1.35
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token: its place in the text, its probability, and those of numbers in its stead.
+    """One generated token: its place in the text, its probability, and those of numbers in its place.
 
     Of MolmoPoint's tokens: how probable each <POINT_k> of this kind was, given that it had to be one.
     """
@@ -84,7 +84,7 @@ def coordinate(tokens: Sequence[Token], span: Span) -> tuple[float, float]:
     point = "".join(t.text for t in within).find(".")
     whole = len(number) == span[1] - span[0] if point < 0 else point == len(number) - 1
     if not (number.isdigit() and whole):
-        # A token that holds more than digits has no alternatives to compare with.
+        # A token that holds more than digits has no alternatives to compare it with.
         return math.prod(t.probability for t in within), 0.0
     value, path, prefix = int(number), 1.0, ""
     near, square = 0.0, 0.0
@@ -105,7 +105,7 @@ def coordinate(tokens: Sequence[Token], span: Span) -> tuple[float, float]:
 
 
 def decisions(tokens: Sequence[Token], point: TextPoint, coordinates: Sequence[Span]) -> float:
-    """Probability of having come to write this point at all.
+    """Probability that the model writes this point at all.
 
     The first token (points, or "There are none"), and all tokens of the tag up to the point that are not
     coordinates: among them, after each earlier point, the choice of one more.

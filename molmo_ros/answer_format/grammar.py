@@ -28,7 +28,7 @@ from molmo_ros.answer_format.points import (
 )
 from molmo_ros.datatypes import ImagePoint
 
-# What may follow where a number follows; a tokenizer that joins text and digits differs on them.
+# What may follow where a number follows; tokens differ between them if a tokenizer joins text and digits.
 _NUMBERS = tuple(digit * 3 for digit in "0123456789")
 _TAG = re.compile(r"<(?:points?|tracks)\s[^>]*>")
 
@@ -53,7 +53,7 @@ class At(Enum):
 
 @dataclass(frozen=True)
 class State:
-    """``number``: how many numbers are complete; ``written``: what stands behind them."""
+    """``number``: how many numbers are complete; ``written``: what comes after them."""
 
     at: At
     opening: str = ""
@@ -75,7 +75,7 @@ class Plan:
 
     ``label``: what the model will probably write between the tags; ``exact``: the whole greedy text is
     wanted, label and all; ``previous``: the numbers of an answer that this one is probably near to;
-    ``foreseen``: those that the model itself thought likely, read behind a draft that was wrong.
+    ``foreseen``: those that the model itself thought likely, read after a draft that was wrong.
     """
 
     label: str = ""
@@ -90,7 +90,7 @@ class Plan:
         return self.previous or self.foreseen
 
     def wants_more(self, numbers: int) -> bool:
-        """Whether another point is to be expected behind so many numbers."""
+        """Whether another point is to be expected after this many numbers."""
         if self.previous:
             return numbers < len(self.previous)
         return self.max_points is None or numbers // 2 < self.max_points
@@ -154,9 +154,10 @@ class Grammar:
         return tuple(text[a:b] for p in self.scan(text) for a, b in (p.x_span, p.y_span))
 
     def foresee(self, written: str, ahead: str, before: tuple[str, ...]) -> tuple[str, ...]:
-        """The numbers of an answer that goes on like ``ahead``, more or less; what it lacks is as ``before``.
+        """The numbers of an answer that continues roughly like ``ahead``; missing ones are taken from
+        ``before``.
 
-        Where nothing is known, the middle of the image is as good a guess as any; behind a point, that point.
+        Where nothing is known, the middle of the image is as good a guess as any; after a point, that point.
         """
         pattern, middle = (r"\d{3,4}", "500") if self.format is Format.MOLMO2 else (r"\d{1,3}\.\d", "50.0")
         tag = (written + ahead)[written.rfind("<") + 1 :].split(">")[0]
@@ -179,7 +180,7 @@ class Grammar:
         return State(At.ELSEWHERE, written=text)
 
     def _walk(self, body: str, opening: str) -> State:
-        """The state at the end of ``body``, the text behind the opening."""
+        """The state at the end of ``body``, the text after the opening."""
         number = 0
         while True:
             value = body[: len(body) - len(body.lstrip(".0123456789"))]
@@ -195,7 +196,7 @@ class Grammar:
             body = body[len(before) :]
 
     def _behind(self, body: str, opening: str, number: int) -> At:
-        """What ``body``, behind so many numbers, can still become."""
+        """What ``body``, after this many numbers, can still become."""
         before = self.before(opening, number)
         head = '">' if self.format is Format.MOLMO2 else '" alt="'
         more = bool(before) and before.startswith(body)
@@ -205,7 +206,7 @@ class Grammar:
         return At.LITERAL if more else At.CLOSING if end else At.ELSEWHERE
 
     def draft(self, text: str, plan: Plan) -> Draft:
-        """What probably comes behind ``text``; nothing where nothing can be said."""
+        """What probably comes after ``text``; nothing where nothing can be said."""
         state = self.state(text)
         written = len(state.written)
         if state.at is At.START:
@@ -234,7 +235,7 @@ class Grammar:
         if plan.exact:
             return full and state.at in (At.LITERAL, At.NUMBER)
         if full and state.at in (At.CHOICE, At.CLOSING, At.LITERAL):
-            # Per cent may have more decimals than one, so there the quote behind them is awaited.
+            # Per cent may have more than one decimal, so there the quote after them is awaited.
             return self.format is Format.MOLMO2 or bool(state.written)
         if state.at is At.CLOSING:
             return bool(state.written)
@@ -252,19 +253,20 @@ class Grammar:
         return self.openings[-1 if len(plan.previous) > 2 else 0]
 
     def _follow(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
-        """``text`` ends before a number; if it is known from before, go on behind it."""
+        """``text`` ends before a number; if that is already known, go on after it."""
         if number >= len(plan.likely):
             return Draft(text, _NUMBERS)
         return self._behind_likely(text + plan.likely[number], opening, number + 1, plan)
 
     def _behind_likely(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
-        """``text`` ends behind a number that is a guess; what was only foreseen is not guessed on from."""
+        """``text`` ends after a number that is a guess; nothing is guessed beyond a number that was only
+        foreseen."""
         if plan.previous or number < len(plan.likely):
             return self._behind_number(text, opening, number, plan)
         return Draft(text, (self.before(opening, number), self.closing(opening, plan.label)))
 
     def _behind_number(self, text: str, opening: str, number: int, plan: Plan) -> Draft:
-        """``text`` ends behind a number, ``number`` of them are complete."""
+        """``text`` ends after a number; ``number`` of them are complete."""
         before, closing = self.before(opening, number), self.closing(opening, plan.label)
         if before and (number % 2 or plan.wants_more(number)):
             return self._follow(text + before, opening, number, plan)
@@ -276,7 +278,7 @@ class Grammar:
         return Draft(text + before[:same], (before[same:], closing[same:]))
 
     def _within(self, state: State, plan: Plan) -> Draft:
-        """In a number: what is fixed of its rest, or what brings it nearest to the one before."""
+        """In a number: the part of its rest that is fixed, or what brings it nearest to the previous one."""
         value, number = state.written, state.number
         if self.complete(value):
             return self._behind_number("", state.opening, number + 1, plan)

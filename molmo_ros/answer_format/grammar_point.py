@@ -1,6 +1,6 @@
 """The grammar of MolmoPoint's answers; the counterpart of ``grammar``.
 
-Fixed are the opening, the numbers behind the points, and the end; which patches are chosen never is.
+The opening, the numbers after the points and the end are fixed; the choice of patches never is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PatchGrammar:
         )
 
     def numbers(self, text: str) -> tuple[str, ...]:
-        """Nothing of an answer carries over to the next: tokens name patches of one image."""
+        """Nothing carries over from one answer to the next: tokens name patches of one image."""
         return ()
 
     def foresee(self, written: str, ahead: str, before: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class PatchGrammar:
         return PatchState(at, count, not last, rest, end)
 
     def _behind(self, begun: str, rest: str, unnumbered: bool) -> At:
-        """What can follow behind points: ``begun`` are the tokens of the next."""
+        """What can follow after points: ``begun`` are the tokens of the next."""
         last = self.places is not None and begun == point_token(self.places.no_more)
         if rest:
             closes = rest.startswith('">') or '">'.startswith(rest)
@@ -83,7 +83,7 @@ class PatchGrammar:
         return At.NUMBER if begun else At.CHOICE
 
     def draft(self, text: str, plan: Plan) -> Draft:
-        """What probably comes behind ``text``; nothing where nothing can be said."""
+        """What probably comes after ``text``; nothing where nothing can be said."""
         state = self.state(text)
         if state.at is At.START:
             return Draft(OPENING, _TOKENS)

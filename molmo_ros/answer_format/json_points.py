@@ -1,8 +1,8 @@
 """Points as Gemini Robotics-ER writes them: ``[{"point": [y, x], "label": "red mug"}, ...]``, per mille.
 
-y comes first, both are whole numbers from 0 to 1000 of height and width; the list may stand in a fence of
-three backquotes. Nothing else is read: no prose around it, no boxes. An entry of another form ends the list;
-one whose values are above 1000 is dropped; a list that the token limit cut off yields its whole entries.
+y comes first, both are whole numbers from 0 to 1000 of height and width; the list may be fenced by three
+backquotes. Nothing else is read: no prose around it, no boxes. An entry of another form ends the list; one
+whose values are above 1000 is dropped; a list that the token limit cut off yields its complete entries.
 ``[]`` says that nothing is there (``points.is_denial``).
 
 Source of the format: Google's documentation of the model ("spatial understanding").
@@ -40,7 +40,7 @@ _INSTRUCTION = (
 class JsonGrammar:
     """What the runtime remote needs of a grammar, for this format."""
 
-    tokens_per_molmo: int = 4  # a point takes about so many times the tokens that Molmo2 takes
+    tokens_per_molmo: int = 4  # a point takes about this many times the tokens that Molmo2 takes
 
     def instruct(self, prompt: str) -> str:
         """The prompt with the format that is wanted: the model does not point by itself."""
@@ -65,7 +65,7 @@ class JsonGrammar:
         return end is not None and text[end : end + 1] == "]"
 
     def finish(self, text: str, label: str) -> str:
-        """``text`` as it is: each whole entry has its closing."""
+        """``text`` as it is: each complete entry has its closing."""
         return text
 
 
@@ -89,7 +89,8 @@ def _entries(text: str) -> Iterator[TextPoint]:
 
 
 def _end(text: str) -> int | None:
-    """Where the last whole entry of a list ends, or its bracket if it has none; None: no list has begun."""
+    """Where the last complete entry of a list ends, or its bracket if it has none; None: no list has
+    begun."""
     start = _OPEN.match(text)
     if start is None:
         return None
@@ -104,5 +105,5 @@ def _end(text: str) -> int | None:
 def _label(quoted: str | None) -> str:
     try:
         return plain_label(json.loads(quoted))[:MAX_LABEL] if quoted else ""
-    except ValueError:  # an escape that is none
+    except ValueError:  # an invalid escape
         return ""

@@ -1,11 +1,11 @@
-"""MolmoPoint's answers: places are tokens that name an image token, a patch behind it, and a place in that.
+"""MolmoPoint's answers: places are tokens that name an image token, one of its patches, and a place in that.
 
 ``<points coords="<POINT_210><POINT_726><POINT_733>1<POINT_411><POINT_728><POINT_730>2<POINT_725>">mugs
 </point>``
 
-With P image tokens and W patches behind each, <POINT_k> is image token k for k < P, "no more points" for P,
-patch k - P - 1 of the token's window, row by row, below P + 1 + W, and behind that a place of the 3x3 in the
-patch, *column* by column. Three of them and a number make a point; pixels as in ``points``.
+With P image tokens of W patches each, <POINT_k> is image token k for k < P, "no more points" for P,
+patch k - P - 1 of the token's window, row by row, below P + 1 + W, and from there on a place of the 3x3 in
+the patch, *column* by column. Three of them and a number make a point; pixels as in ``points``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class PatchPoint:
 
 @dataclass(frozen=True)
 class PatchMap:
-    """Where on an image the patches behind its tokens lie.
+    """Where on an image the patches of its tokens lie.
 
     ``low``: tokens of the low-resolution block, which nothing points at; ``tokens`` and ``patches``: (rows,
-    columns) of the high-resolution block; ``window``: patches (high, wide) behind a token.
+    columns) of the high-resolution block; ``window``: patches (high, wide) of a token.
     """
 
     low: int
@@ -68,7 +68,7 @@ class PatchMap:
         return self.window[0] * self.window[1]
 
     def token_box(self, token: int) -> Box | None:
-        """The part of the image behind a token; None for one that nothing points at."""
+        """The part of the image that a token shows; None for one that nothing points at."""
         if not self.low <= token < self.no_more:
             return None
         row, column = divmod(token - self.low, self.tokens[1])
@@ -106,9 +106,10 @@ def point_token(number: int) -> str:
 
 
 def scan_molmopoint(text: str) -> tuple[PatchPoint, ...]:
-    """Every three tokens in a row, wherever they stand in an answer; whether they name a place is not asked.
+    """Every three tokens in a row, wherever they stand in an answer; whether they name a place is not
+    checked.
 
-    The number behind them is not needed: an answer may end before it.
+    The number after them is not needed: an answer may end before it.
     """
     around = list(tags(text))
     return tuple(_points(text, [(t.start, t.label) for t in around]))

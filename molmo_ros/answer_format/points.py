@@ -6,7 +6,7 @@ Both generations write coordinates relative to the whole original image, as per 
 
 Molmo2 writes ``<points coords="1 1 308 305 2 752 377">mug</points>``: groups separated by ``;`` (or a tab in
 older checkpoints), each an image index followed by triples "id x y"; ids rise over the whole answer. About a
-video it writes seconds (``0.0``) for the index, and ``<tracks ...>`` where ids come back (``video``).
+video it writes seconds (``0.0``) for the index, and ``<tracks ...>`` where ids recur (``video``).
 v1 writes ``<point x="61.5" y="40.4" alt="mug">mug</point>`` and ``<points x1="10.0" y1="20.5" x2=... >``.
 """
 
@@ -46,7 +46,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class TextPoint:
-    """One point as written: x, y in units of the generation, and where in the text each number stands.
+    """One point as written: x, y in the generation's units, and where in the text each number stands.
 
     group: the image index or the seconds; number: its id; tracked: ids name the same thing at other times.
     """
@@ -65,7 +65,7 @@ class TextPoint:
 def is_denial(text: str) -> bool:
     """Whether ``text`` is one sentence that says "not there", or an empty JSON list.
 
-    What is cut off or garbled says nothing.
+    Text that is cut off or garbled is not a denial.
     """
     if _EMPTY_LIST.fullmatch(text.strip()):
         return True
@@ -84,7 +84,8 @@ def parse_molmo2(text: str, width: int, height: int) -> tuple[ImagePoint, ...]:
 def select_molmo2(text: str) -> tuple[TextPoint, ...]:
     """The points of ``text`` that are inside the first image, still in per mille.
 
-    A model of videos may call the image by its time, 0.0 s; later times are of frames that there are not.
+    A model of videos may call the image by its time, 0.0 s; later times belong to frames that do not exist
+    here.
     """
     first = [p for p in scan_molmo2(text) if p.group == "1" or ("." in p.group and float(p.group) == 0)]
     return tuple(p for p in first if p.x <= 1000 and p.y <= 1000)
@@ -193,7 +194,7 @@ def _label(text: str, end: int, name: str, attributes: dict[str, tuple[str, int,
 
 
 def _triples(value: str, closed: bool) -> Iterator[tuple[str, re.Match[str]]]:
-    """The triples of a coords attribute, each with its group; one that was cut off may not be whole."""
+    """The triples of a coords attribute, each with its group; one that was cut off may be incomplete."""
     for group, begin, end in _groups(value):
         for match in _TRIPLE.finditer(value, begin, end):
             if closed or match.end() < len(value) or match[3] != "100":  # could be the beginning of 1000
@@ -201,7 +202,8 @@ def _triples(value: str, closed: bool) -> Iterator[tuple[str, re.Match[str]]]:
 
 
 def _groups(value: str) -> Iterator[tuple[str, int, int]]:
-    """(image index or time, begin, end) of each group; begin is behind the index, so it is no point id."""
+    """(image index or time, begin, end) of each group; begin is after the index, so that it is not taken for
+    a point id."""
     heads = list(_GROUP.finditer(value))
     ends = [*(head.start() for head in heads[1:]), len(value)]
     for head, end in zip(heads, ends, strict=False):

@@ -1,4 +1,4 @@
-"""Points of a Molmo2 answer about a video: with seconds, and with ids that come back where it tracks.
+"""Points of a Molmo2 answer about a video: with seconds, and with ids that recur where it tracks.
 
 ``<points coords="0.5 1 308 305;1.0 2 752 377">dog</points>`` names each thing once, ids rise over the answer;
 ``<tracks coords="0.0 1 308 305 2 752 377;0.5 1 310 305">dog</tracks>`` names it by the same id at each time.
@@ -15,7 +15,7 @@ from molmo_ros.answer_format.points import from_unit, scan_molmo2
 
 @dataclass(frozen=True)
 class VideoPoint:
-    """x, y px of a frame, (0, 0) at the centre of its top-left pixel; time_s from the begin of the video.
+    """x, y px of a frame, (0, 0) at the centre of its top-left pixel; time_s from the start of the video.
 
     number: the id that the model gave; tracked: the same id is the same thing at other times.
     """
@@ -31,8 +31,8 @@ class VideoPoint:
 def parse_video(text: str, width: int, height: int) -> tuple[VideoPoint, ...]:
     """Points of an answer about a video of width x height px, in text order.
 
-    Dropped are values above 1000, groups without a decimal (those are images), and an id that comes a second
-    time at one moment, as the official parser does. A tag that was cut off yields its whole triples.
+    Values above 1000, groups without a decimal (those are images), and an id that comes a second time at one
+    moment are dropped, as by the official parser. A tag that was cut off yields its complete triples.
     Never raises.
     """
     found: dict[tuple[int, str, int], VideoPoint] = {}

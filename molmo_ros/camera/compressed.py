@@ -15,15 +15,15 @@ from molmo_ros.errors import FrameError
 from molmo_ros.io import MAX_PIXELS
 
 Size = tuple[int, int]
-# Deflate packs at most 1032 bytes into one (RFC 1951), JPEG a block of 64 pixels into not less than a bit.
+# Deflate packs at most 1032 bytes into one (RFC 1951), JPEG a block of 64 pixels into at least one bit.
 MOST_PIXELS_PER_BYTE = 1100
 DEPTH_HEADER_BYTES = 12  # int32 format, float32 quantisation A and B; then the PNG
 
 
 def decode_compressed_color(msg: Any, size: Size | None = None) -> Image:
-    """CompressedImage -> (H,W,3) uint8 RGB. ``size``: width, height that camera_info tells.
+    """CompressedImage -> (H,W,3) uint8 RGB. ``size``: width, height according to camera_info.
 
-    Raises: FrameError if it is not JPEG or PNG, or of another size, which is seen before it is unpacked.
+    Raises: FrameError if it is not JPEG or PNG, or of another size, which is checked before it is unpacked.
     """
     import cv2
 
@@ -40,7 +40,7 @@ def decode_compressed_depth(msg: Any, size: Size | None = None) -> Depth:
 
     ``size``: as in ``decode_compressed_color``.
     Source: compressed_depth_image_transport (16UC1: the PNG holds millimetres; 32FC1: it holds A / z + B).
-    Raises: FrameError if the encoding is another, the PNG is broken, or of another size.
+    Raises: FrameError if the encoding is a different one, or the PNG is broken or of another size.
     """
     encoding = str(msg.format).split(";")[0].strip()
     if "rvl" in str(msg.format).lower() or encoding not in ("16UC1", "32FC1"):
@@ -78,7 +78,7 @@ def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | N
             kind, (width, height) = picture.format, picture.size
     except PilImage.DecompressionBombError as error:
         raise FrameError(f"{what} would unpack to gigabytes ({error}); look at who publishes it.") from error
-    except Exception as error:  # Pillow raises a dozen kinds; none of them is ours
+    except Exception as error:  # Pillow raises a dozen kinds; none of them is one of ours
         raise FrameError(f"{what} is not {' or '.join(kinds)}; check the camera's transport.") from error
     if size is not None and (width, height) != size:
         raise FrameError(
@@ -97,7 +97,7 @@ def _check_header(data: bytes, kinds: tuple[str, ...], what: str, size: Size | N
 
 
 def _whole_chunks(data: bytes) -> bool:
-    """Whether each chunk of a PNG ends within it; OpenCV makes room for whatever length a chunk claims.
+    """Whether each chunk of a PNG ends within it; OpenCV allocates whatever length a chunk claims.
 
     Source: PNG specification, 5.3: 8 bytes of signature, then chunks of length, type, data and checksum.
     """

@@ -31,7 +31,7 @@ COLOR_ENCODINGS: dict[str, tuple[int, tuple[int, ...]]] = {
     "bgra8": (4, (2, 1, 0)),
     "mono8": (1, (0, 0, 0)),
     "8UC1": (1, (0, 0, 0)),
-    "8UC3": (3, (2, 1, 0)),  # the order is unspecified; OpenCV's is meant where people publish it
+    "8UC3": (3, (2, 1, 0)),  # the order is unspecified; publishers usually mean OpenCV's
     "8UC4": (4, (2, 1, 0)),
 }
 # encoding -> (NumPy type without byte order, metres per unit)
@@ -139,7 +139,7 @@ def decode_lens(msg: Any, width: int, height: int) -> Lens | None:
     return lens
 
 
-@lru_cache(maxsize=64)  # once for each calibration
+@lru_cache(maxsize=64)  # once per calibration
 def _tell_of_distortion(lens: Lens) -> None:
     log.info(
         "camera_info of the %dx%d image has lens distortion (%s): image and depth are rectified here. If "
@@ -161,7 +161,7 @@ def make_frame(
 ) -> RgbdFrame:
     """Decoded images, the CameraInfo message and the header of the image -> rectified RgbdFrame.
 
-    rectified: the images are so already; the distortion in camera_info is that of the raw image.
+    rectified: the images already are; the distortion in camera_info is that of the raw image.
     depth_rectified: the depth at least is aligned to the rectified image. camera: that of the depth, which is
     not aligned to colour.
     Raises: FrameError if the sizes differ, or the image names no frame; CameraInfoError, TransformError.
@@ -187,7 +187,7 @@ def make_frame(
 
 
 def image_message(pixels: npt.NDArray[Any], encoding: str, header: Any) -> Any:
-    """(H,W) or (H,W,C) in the type of the encoding -> sensor_msgs/Image in this machine's byte order."""
+    """(H,W) or (H,W,C) in the type of the encoding -> sensor_msgs/Image in native byte order."""
     from sensor_msgs.msg import Image as ImageMessage
 
     pixels = np.ascontiguousarray(pixels)

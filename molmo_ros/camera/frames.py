@@ -87,7 +87,7 @@ class FramePairer:
         return self.misses
 
     def at(self, stamp_ns: int) -> Triple | None:
-        """The triple whose image has this very stamp, None if it is not in the buffer any more."""
+        """The triple whose image has exactly this stamp, None if it is no longer in the buffer."""
         for image in self._topics["image"].samples:
             if image.stamp_ns == stamp_ns:
                 return self._match(image)
@@ -146,7 +146,8 @@ class FramePairer:
         return min(abs(a - b) for a in images for b in self._stamps(topic))
 
     def _stamps(self, topic: str) -> list[int]:
-        """Stamps in the buffer; the last known one if a clock apart from the others has emptied it."""
+        """Stamps in the buffer; the last known one if the topic's clock differs from the others' and the
+        buffer is empty."""
         entry = self._topics[topic]
         return [sample.stamp_ns for sample in entry.samples] or [entry.last_stamp_ns]
 

@@ -15,7 +15,7 @@ ALIGNED = "use depth that is aligned to colour (RealSense: align_depth.enable:=t
 
 
 def is_aligned(topic: str) -> bool:
-    """Whether a depth topic is named as aligned ones are: aligned_depth_to_color, depth_registered."""
+    """Whether a depth topic has the name of an aligned one: aligned_depth_to_color, depth_registered."""
     return bool({"aligned", "registered"} & set(re.split(r"[/_.-]", topic.lower())))
 
 
@@ -31,7 +31,7 @@ def is_apart(rgb: Image, header: Any, depth: Depth, depth_header: Any, depth_top
 
 
 def depth_camera(info: Any, depth: Depth, T_color_depth: Array | None, rectified: bool) -> DepthCamera:
-    """What camera_info and tf (None: the same frame) tell of the camera of a depth image (h,w).
+    """The camera of a depth image (h,w), from camera_info and tf (None: the same frame).
 
     Raises: CameraInfoError, also if camera_info is of another size.
     """

@@ -38,7 +38,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 class Checkpoint:
     """An opened checkpoint whose names and shapes have been checked; no tensor has been read yet.
 
-    ``rounded``: matrices that were quantised beforehand, for the precision that they were made for.
+    ``rounded``: matrices that were quantised beforehand, for one precision.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Weights:
     _mapped: int = 0
 
     def read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
-        """A tensor by the network's name, cast from what it is stored as; ``dtype`` None leaves it that."""
+        """A tensor by the network's name, cast from its stored type; ``dtype`` None keeps that."""
         stored = self.layout.get(name)
         if stored is None:
             return self._read(name, dtype)
@@ -96,7 +96,8 @@ class Weights:
         return np.stack([np.asarray(part[int(row)], dtype=np.float32) for row in rows])
 
     def _read(self, name: str, dtype: Any = np.float32) -> npt.NDArray[Any]:
-        """In blocks of rows: a large tensor is never held in two types, nor in the mapped file beside."""
+        """In blocks of rows: a large tensor is never held twice, in two types or in the mapped file as
+        well."""
         import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16, which safetensors looks up)
 
         shape = self.shapes[name]
@@ -107,7 +108,7 @@ class Weights:
             block = self.file(self._files[name]).get_slice(name)[start:stop]
             tensor[start:stop] = block
             self._mapped += block.nbytes
-            if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as ours until it is closed
+            if self._mapped > _MAPPED_BYTES:  # pages of a mapped file count as our memory until it is closed
                 self._open.clear()
                 self._mapped = 0
         return tensor
@@ -137,7 +138,7 @@ def load_checkpoint(
     """Resolve ``name`` and check everything that can be checked without reading the weights.
 
     ``allow_download``: fetch a hub id that the cache lacks. ``max_crops``: high-resolution crops of an image,
-    if not as many as the checkpoint says.
+    if other than the checkpoint's number.
     Raises: CheckpointError naming the file and how to fix it; ParameterError.
     """
     if allow_download and progress:

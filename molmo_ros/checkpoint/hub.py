@@ -75,7 +75,7 @@ def _fetch(name: str) -> str:
 
 
 def _needed(folder: Path) -> list[str]:
-    """Names of the files that every checkpoint has; what they hold is checked when they are read."""
+    """Names of the files that every checkpoint has; their content is checked when they are read."""
     if not is_file(folder / INDEX):
         return [*_ALWAYS, *([] if is_file(folder / QUANTISED) else [SINGLE])]
     try:

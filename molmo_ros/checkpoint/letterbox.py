@@ -1,6 +1,6 @@
 """Molmo v1's resize: the image keeps its aspect, and black bars fill the rest, centred.
 
-Equal to what torch makes of float32 pixels (bilinear, antialias, align_corners=False) up to the last bits.
+Equal to torch's result on float32 pixels (bilinear, antialias, align_corners=False) up to the last bits.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def resize_antialias(image: Image, height: int, width: int) -> Float32:
 
 
 def _taps(source: int, target: int) -> csr_matrix[Any]:
-    """The weights (target, source) of a triangle filter as wide as a target pixel, at least as a source one.
+    """The weights (target, source) of a triangle filter as wide as a target pixel, but at least a source
+    pixel.
 
     Positions are rounded to float32 where torch rounds them.
     """

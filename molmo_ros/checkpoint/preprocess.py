@@ -4,7 +4,8 @@ An image becomes a low-resolution crop of the whole and, where ``max_crops`` all
 that overlap by a margin. Patches in a margin that a neighbouring crop also holds are dropped, so that the
 remaining ones cover the canvas once; windows of 2x2 patches then become one token each.
 
-Molmo2 stretches the image to the canvas; Molmo v1 keeps its aspect and tells the network of the padding.
+Molmo2 stretches the image to the canvas; Molmo v1 keeps its aspect ratio and marks the padding for the
+network.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class ImageConfig:
         return config
 
     def _checked(self) -> ImageConfig:
-        """Itself. Raises: ValueError naming the first number that cannot be."""
+        """Itself. Raises: ValueError naming the first impossible number."""
         for name, values, low, high in (
             ("size", [self.crop_size], 1, 10_000),
             ("patch size", [self.patch_size], 1, self.crop_size),
@@ -135,7 +136,7 @@ class ImageConfig:
 
     @property
     def margin(self) -> int:
-        """Width in px of both margins of a crop together."""
+        """Width in px of both margins of a crop, added up."""
         return sum(self.margins) * self.patch_size
 
 
@@ -201,7 +202,7 @@ def _layout(height: int, width: int, config: ImageConfig) -> _Layout:
     if config.max_crops > 0:
         rows, columns = select_tiling(height, width, config)
         high, high_res = _pool(_patch_indices(rows, columns, config), config.pooling)
-        # behind the patches of the first crop
+        # after the patches of the first crop
         pooling = np.concatenate([pooling, np.where(high >= 0, high + grid * grid, -1)])
     pooling.flags.writeable = False
     return _Layout(rows, columns, pooling, low_res, high_res)
@@ -256,8 +257,8 @@ def resize(image: Image, height: int, width: int) -> Image:
     """Stretch (h,w,3) uint8 to (height,width,3): bilinear, without antialiasing.
 
     Equal to the bit to torch's interpolate(bilinear, align_corners=False) in float32 with more than one
-    thread, rounded. OpenCV computes the same an order of magnitude faster, with other roundings; where its
-    value lies so near to a half that these could matter, it is computed again as torch does.
+    thread, rounded. OpenCV computes the same an order of magnitude faster, with different rounding; where its
+    value lies so near to a half that this could matter, it is recomputed as torch does.
     """
     if image.shape[:2] == (height, width):
         return image.copy()
@@ -267,7 +268,7 @@ def resize(image: Image, height: int, width: int) -> Image:
     rounded = np.rint(values)
     out = rounded.astype(np.uint8)
     x, y = _taps(image.shape[1], width), _taps(image.shape[0], height)
-    if x.exact and y.exact:  # then neither has anything to round
+    if x.exact and y.exact:  # then there is nothing to round in either
         return out
     np.subtract(values, rounded, out=values)
     np.abs(values, out=values)
@@ -321,7 +322,7 @@ def _bilinear_fused(image: Image, x: _Taps, y: _Taps, at: Index) -> Image:
     def pixels(index: Index) -> Float32:
         return np.take(image, index).astype(np.float32)
 
-    if width + height <= 128:  # torch has another kernel for small outputs: four taps at once
+    if width + height <= 128:  # torch has a different kernel for small outputs: four taps at once
         values = above_weight * right_weight * pixels(top + right)
         values = _fused(above_weight * left_weight, pixels(top + left), values)
         values = _fused(below_weight * left_weight, pixels(bottom + left), values)

@@ -1,7 +1,7 @@
 """From a prompt to token ids: the chat template of each generation of Molmo.
 
-A query is text from outside. It was cleaned before (``query``); the encoder makes sure a second time that it
-cannot become one of the model's control tokens, whatever a caller passed.
+A query is untrusted text. It was cleaned before (``query``); the encoder makes sure again that it cannot
+become one of the model's control tokens, whatever a caller passed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _END_OF_TEXT = "<|endoftext|>"
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a file, kept until another one is read.
 
-    The library holds the interpreter while it reads, half a second for the 150 000 words of a large model:
-    a program in which nothing may stand still for so long reads it before that matters.
+    The library holds the interpreter lock while it reads, half a second for the 150 000 words of a large
+    model: a program in which nothing may stall for that long reads it before that matters.
     Raises: CheckpointError if it is missing or broken.
     """
     if not path.is_file():
@@ -38,13 +38,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return _parse_tokenizer(str(path), stat.st_size, stat.st_mtime_ns)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises plain Exception, and a panic of it is not even that
+    except BaseException as error:  # the library raises plain Exception, and its panics are not even that
         raise CheckpointError(f"{path} is not a tokenizer file ({error}); download it again.") from error
 
 
 @lru_cache(maxsize=1)
 def _parse_tokenizer(path: str, size: int, mtime_ns: int) -> Tokenizer:
-    """Size and time of the file belong to the key: another file of this name is read again."""
+    """Size and time of the file are part of the key: a new file of this name is read again."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(path)
@@ -63,10 +63,10 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._path = path
         added = tokenizer.get_added_tokens_decoder()
-        # Some tokenizers add runs of white space as tokens; those control nothing.
+        # Some tokenizers add runs of white space as tokens; those are not control tokens.
         control = {i: t.content for i, t in added.items() if t.content.strip()}
         self._control_ids = frozenset(control)
-        # MolmoPoint has thousands of one form; those are found by their ids alone.
+        # MolmoPoint has thousands of the same form; those are found by their ids alone.
         self._control_text = tuple(t for t in control.values() if not t.startswith("<POINT_"))
         self.im_patch = self.im_low = self._id("<im_patch>")
         self.im_col = self._id("<im_col>")
@@ -79,7 +79,7 @@ class PromptEncoder:
             self.eos_ids |= {stop}
 
     def _read_template(self) -> int:
-        """Find the tokens that this generation alone has; returns that which ends an answer."""
+        """Find the tokens that only this generation has; returns the one that ends an answer."""
         self.low_res_im_start = self._id("<low_res_im_start>")
         self.turn_start = self._id("<|im_start|>")
         self.turn_end = self._id("<|im_end|>")
@@ -190,7 +190,7 @@ class V1PromptEncoder(PromptEncoder):
 class PointPromptEncoder(PromptEncoder):
     """MolmoPoint: Molmo2's template, another token in the low-resolution block, and tokens that point.
 
-    Behind the vocabulary (from ``first_point`` on) its answers have one id for each <POINT_k>, whose meaning
+    After the vocabulary (from ``first_point`` on) its answers have one id for each <POINT_k>, whose meaning
     depends on the image (``patches``). ``token_index``, ``patch_index`` and ``place_index`` stand for those
     tokens where the model reads them again.
     """
@@ -218,12 +218,13 @@ class PointPromptEncoder(PromptEncoder):
 
     @cached_property
     def asked(self) -> AskedTokens:
-        """As for the others, and last <|token_index|>; those that stand for points are never said."""
+        """As for the others, plus <|token_index|> as the last; those that stand for points are never
+        generated."""
         never = (self.token_index, self.patch_index, self.place_index)
         return AskedTokens((*self.digit_tokens(), self.token_index), never)
 
     def decode(self, ids: list[int]) -> str:
-        """As for the others; the tokens that point are not left out, however the tokenizer holds them."""
+        """As for the others; the tokens that point are kept, however the tokenizer classifies them."""
         text = ""
         for points, part in groupby(ids, lambda i: i >= self.first_point):
             if points:

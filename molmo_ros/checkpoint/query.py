@@ -38,7 +38,7 @@ _ORDER = re.compile(r"(?:please\s+)?(?:point (?:to|at)|find|locate|show me)\s+(?
 
 @dataclass(frozen=True)
 class Query:
-    """A user's words, parsed once where they come in: at a service, on the command line, in ``Grounder``.
+    """A user's words, parsed once where they enter: at a service, on the command line, in ``Grounder``.
 
     text: the words, cleaned; label: the noun that the model would write beside its points ("all the mugs" ->
     "mugs"), empty for a free question; prompt: what the model is asked.
@@ -52,7 +52,7 @@ class Query:
 def parse_query(text: str | Query, max_chars: int = MAX_QUERY_CHARS) -> Query:
     """Name of a thing -> a query for its points: "red mug" -> "Point to the red mug.".
 
-    A determiner of the user's own is kept. Lower case, as the labels of Molmo's training data are. A Query is
+    The user's own determiner is kept. Lower case, like the labels of Molmo's training data. A Query is
     returned as it is. Raises: QueryError if the text is empty, longer than ``max_chars``, or names nothing.
     """
     if isinstance(text, Query):
@@ -97,7 +97,7 @@ def refuse_control_tokens(prompt: str) -> None:
 
 
 def _clean(text: str, max_chars: int) -> str:
-    """``text`` in one line, without control characters, control tokens and surplus space."""
+    """``text`` in one line, without control characters, control tokens and extra spaces."""
     if len(text) > _MAX_RAW_CHARS:
         raise QueryError(f"The query has {len(text)} characters; shorten it to {max_chars}.")
     clean = " ".join(_without_specials(_without_controls(text)).split())
@@ -121,7 +121,7 @@ def _without_specials(text: str) -> str:
     """
     for _ in range(_MAX_PASSES):
         shorter = ROLE.sub("", _MARKUP.sub("", _SPECIAL.sub("", text)))
-        shorter = unicodedata.normalize("NFC", shorter)  # what stood apart may compose now
+        shorter = unicodedata.normalize("NFC", shorter)  # characters that were apart may compose now
         if shorter == text:
             return text
         text = shorter

@@ -1,7 +1,7 @@
-"""A checkpoint's matrices, rounded with care beforehand: a folder that stands for the checkpoint.
+"""A checkpoint's matrices, quantised beforehand: a folder that stands for the checkpoint.
 
 The folder holds ``quantised.json``, copies of the checkpoint's small files, and for each layer one file of
-integers and scales; all other weights stay in the checkpoint, whose place is noted. Whatever takes a
+integers and scales; all other weights stay in the checkpoint, whose path is recorded. Whatever takes a
 checkpoint takes such a folder.
 """
 
@@ -26,10 +26,10 @@ VALUES, SCALES, FOLDED = ".values", ".scales", ".folded"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A rounded matrix as graphs lay it: integers (in,out), or (experts,in,out), and their scales.
+    """A rounded matrix as graphs lay it out: integers (in,out), or (experts,in,out), and their scales.
 
     int4 has two integers in a byte, the first in the low half. ``scales``: (in/block,out) for int4;
-    (out,) or (experts,out) for int8, but (in/block,out) for the head, which a CPU alone rounds.
+    (out,) or (experts,out) for int8, but (in/block,out) for the head, which is rounded on CPUs only.
     """
 
     kind: str

@@ -1,4 +1,5 @@
-"""``molmo-ros bench``: the time of a query on a simulated 640x480 frame, beside transformers' generate."""
+"""``molmo-ros bench``: the time of a query on a simulated 640x480 frame, compared with transformers'
+generate."""
 
 from __future__ import annotations
 
@@ -220,7 +221,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _points_text(result: dict[str, Any]) -> list[str]:
-    """From the picture to points: the model's part, and transformers beside it."""
+    """From the picture to points: the model's part, and transformers for comparison."""
     part = result["limit"]
     lines = [
         f"to points    {result['ms_points_p50']:9.1f} ms, {result['passes']:.1f} passes "

@@ -36,7 +36,7 @@ OK, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises what is wrong, where argparse would print the whole usage and exit."""
+    """Raises an error where argparse would print the whole usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise _UsageError(f"{message}; see {self.prog} --help")

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     families = list(NAMES) if families == ["all"] else [check_family(f) for f in families]
     if args.noise is not None and args.sensor != "dropout":
         raise ParameterError(f"--noise scales the dropout sensor, not {args.sensor}; add --sensor dropout.")
-    Gripper.load(args.gripper)  # a mistake is told before the work begins
+    Gripper.load(args.gripper)  # a mistake is reported before the work begins
     setting = Setting(
         gripper=args.gripper,
         points=args.checkpoint if args.points == "model" else "truth",

@@ -81,7 +81,7 @@ def _scenes(data: Path, args: argparse.Namespace) -> tuple[list[Request], int]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """The confusion matrix, the shares, and what was judged otherwise than wanted."""
+    """The confusion matrix, the shares, and what was not judged as wanted."""
     verdicts = list(result["confusion"])
     lines = [f"{result['requests']} requests of {result['data']}, policy {result['policy']}"]
     lines.append(f"{'wanted':<10}" + "".join(f"{verdict:>9}" for verdict in verdicts))

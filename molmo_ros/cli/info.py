@@ -1,4 +1,4 @@
-"""``molmo-ros info``: what a checkpoint is, what it needs, and what can serve it here; nothing is run."""
+"""``molmo-ros info``: what a checkpoint is, what it needs, and what can run it here; nothing is run."""
 
 from __future__ import annotations
 

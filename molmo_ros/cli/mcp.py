@@ -13,7 +13,7 @@ from molmo_ros.errors import ParameterError
 
 NAME = "mcp"
 HELP = "serve a running node to an agent: ground, ask, track and look, by the Model Context Protocol"
-OWNS_STDOUT = True  # the protocol runs over it; the SDK keeps what others print away from it
+OWNS_STDOUT = True  # the protocol runs over it; the SDK keeps other output away from it
 TOKEN = "MOLMO_ROS_MCP_TOKEN"
 MIN_TOKEN = 16
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _http(args: argparse.Namespace) -> tuple[str, int, str]:
-    """Address and token; a token of one's own is needed where others can connect."""
+    """Address and token; the user must set a token where others can connect."""
     token = os.environ.get(TOKEN, "")
     if not token and args.host in ("127.0.0.1", "localhost", "::1"):
         token = secrets.token_urlsafe(24)

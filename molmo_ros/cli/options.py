@@ -1,4 +1,4 @@
-"""Options that several sub-commands share, and checks that should fail before minutes of work."""
+"""Options that several sub-commands share, and checks that should fail before minutes of work are spent."""
 
 from __future__ import annotations
 

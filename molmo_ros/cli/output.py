@@ -1,4 +1,4 @@
-"""What goes to standard output (the result, alone) and what to standard error (all else)."""
+"""What goes to standard output (only the result) and what to standard error (everything else)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from molmo_ros.as_json import to_plain as to_plain  # asked for here by the sub-
 
 @contextmanager
 def stdout_free() -> Iterator[None]:
-    """Send to standard error whatever prints meanwhile, C libraries too, so that the result stands alone."""
+    """Send whatever is printed meanwhile, by C libraries too, to standard error, so that the result stands
+    alone."""
     sys.stdout.flush()
     try:
         saved = os.dup(1)

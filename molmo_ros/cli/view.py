@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Serve until Ctrl-C."""
-    import starlette  # noqa: F401  (missing packages are told before a model is loaded)
+    import starlette  # noqa: F401  (missing packages are reported before a model is loaded)
     import uvicorn  # noqa: F401
     import websockets  # noqa: F401
 

@@ -22,7 +22,7 @@ class Cloud:
 
 
 def make_cloud(frame: RgbdFrame) -> Cloud:
-    """Lift all pixels; drop those without depth and flying ones, that hang between two surfaces."""
+    """Lift all pixels; drop those without depth and flying pixels, which hang between two surfaces."""
     z = np.where(frame.depth > 0, frame.depth, np.nan).astype(np.float64)
     height, width = z.shape
     x = (np.arange(width) - frame.K[0, 2]) / frame.K[0, 0]

@@ -37,7 +37,7 @@ class Film:
         self.close()
 
     def add(self, rgb: Image) -> None:
-        """rgb (H,W,3) uint8; all of a film are shown at the size of the first. Raises: FrameError."""
+        """rgb (H,W,3) uint8; all images of a film are shown at the size of the first. Raises: FrameError."""
         if self._path.suffix.lower() == VIDEO:
             self._write(rgb)
         else:

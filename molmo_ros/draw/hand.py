@@ -7,7 +7,7 @@ import numpy as np
 from molmo_ros.draw.solids import METAL, PAD, SHELL, Solid, box, cone, taper
 from molmo_ros.grasp.gripper import Gripper
 
-FLANGE_M = 0.012  # of the robot's flange that is shown behind the palm
+FLANGE_M = 0.012  # length of the robot's flange that is drawn behind the palm
 
 
 def hand_length(gripper: Gripper) -> float:

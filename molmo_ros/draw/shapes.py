@@ -17,7 +17,7 @@ from molmo_ros.datatypes import Array, Grasp, GraspTarget, ImagePoint, OrientedB
 from molmo_ros.transforms import matrix_from_quaternion, quaternion_from_matrix
 
 SIGMAS = 2.0  # the ellipsoid holds about 74 % of a 3D normal distribution
-MIN_AXIS_M = 0.004  # so that a certain point can be seen at all
+MIN_AXIS_M = 0.004  # so that a point without uncertainty can be seen at all
 FINGER_M = (0.012, 0.008, 0.045)  # x, y, z of a drawn finger
 GREEN, ORANGE, BLUE = (0.2, 0.8, 0.3, 0.9), (1.0, 0.6, 0.1, 0.9), (0.2, 0.5, 1.0, 0.9)
 WHITE, RED = (1.0, 1.0, 1.0, 1.0), (0.95, 0.25, 0.2, 0.6)

@@ -1,4 +1,4 @@
-"""The coloured cloud seen from the side, with the target, its box, the gripper and the way it comes."""
+"""The coloured cloud seen from the side, with the target, its box, the gripper and its approach."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _draw_cloud(
 
 
 def _draw_grasp(canvas: Canvas, grasp: Grasp, gripper: Gripper | None) -> None:
-    """Draw the hand closed on the object, and the way it comes as an arrow behind the wrist."""
+    """Draw the hand closed on the object, and its approach as an arrow behind the wrist."""
     T = pose_matrix(grasp.pose)
     for solid in [] if gripper is None else hand_solids(gripper, grasp.width):
         moved = solid.moved(T)

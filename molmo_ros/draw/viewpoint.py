@@ -1,4 +1,4 @@
-"""From where to look at a grasp: aside and above, never from behind, with both fingers in sight."""
+"""From where to look at a grasp: from the side and above, never from behind, with both fingers in sight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AROUND_M = 0.11  # shown beside the object, so that its neighbours are in the pi
 
 @dataclass(frozen=True)
 class Stage:
-    """What the eye must know, in the camera's optical frame.
+    """What the choice of the eye depends on, in the camera's optical frame.
 
     focus (3,) m; up (3,) unit; radius m around the focus that is shown; plane (4,) the support, or None;
     closing (3,) the closing direction of the gripper, seen (3,) the way the seen side of the object faces,
@@ -62,7 +62,7 @@ def set_stage(frame: RgbdFrame, targets: Sequence[GraspTarget], hand_length: flo
 
 
 def _seen_side(target: GraspTarget, up: Array) -> tuple[Array | None, Array]:
-    """Return the level direction (3,) from the middle of an object's box to what was seen of it, and that."""
+    """Return the level direction (3,) from the middle of an object's box to its seen points, and these."""
     if target.box is None or target.segment is None or not len(target.segment.cloud_m):
         return None, np.zeros((0, 3))
     cloud = target.segment.cloud_m
@@ -72,7 +72,7 @@ def _seen_side(target: GraspTarget, up: Array) -> tuple[Array | None, Array]:
 
 
 def _plane(targets: Sequence[GraspTarget]) -> Array | None:
-    """Return the support plane (4,) of the first target that knows one, or has a box that stands on it."""
+    """Return the support plane (4,) of the first target that has one, or whose box stands on one."""
     for target in targets:
         if target.segment is not None and target.segment.plane is not None:
             return target.segment.plane
@@ -84,7 +84,7 @@ def _plane(targets: Sequence[GraspTarget]) -> Array | None:
 
 
 def choose_eye(stage: Stage, others_m: Array, size: tuple[int, int]) -> Eye:
-    """Put the eye where the fingers lie apart, the seen side of the object shows, and nothing hides it.
+    """Put the eye where the fingers appear apart, the seen side of the object shows, and nothing hides it.
 
     Args: others_m (N,3), points of all that is not the object; size (width, height) px.
     """

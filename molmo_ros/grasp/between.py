@@ -12,22 +12,22 @@ from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 MARGIN_PX = 2
-MANY_PX = 6000  # of fewer, each is looked at; of more, one of STEP_PX in each direction
+MANY_PX = 6000  # of fewer, each is checked; of more, one in STEP_PX in each direction
 STEP_PX = 2
 FLOOR_M = 0.008  # what is lower belongs to the support, which the planner keeps clear of
-INNER_M = 0.002  # so near to a finger it may be its own noise
+INNER_M = 0.002  # this near to a finger it may be its own noise
 LEAST_OWN_M2 = 4e-5  # of the object's surface between the fingers; of a mug's rim it is 1 cm2
-WIDER_PX = 2  # an outline may be so far off
-LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out of what is beside it on both sides
-FROM_M, TO_M = 0.004, 0.014  # of the fingers' contact: that is beside it; nearer, stereo smears
+WIDER_PX = 2  # an outline may be this far off
+LEAST_RELIEF_M, LEAST_POINTS = 0.004, 6  # what is held stands out from what is beside it on both sides
+FROM_M, TO_M = 0.004, 0.014  # from the fingers' contact: this counts as beside it; nearer, stereo smears
 DEEP_M = 0.05  # along the approach, before and behind the fingertips
 
 
 def another_between(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
     """Object to fingers between which was measured mostly what is not the object, or hardly any of it.
 
-    The planner holds a shape that it has completed: where another thing stands on the object, or in a hole of
-    the depth, it may hold what nobody has seen.
+    The planner grasps a shape that it has completed: where another thing stands on the object, or in a hole
+    of the depth, it may grasp what nobody has seen.
     """
     u, v, area = measured_between(frame, grasp, gripper, segment.plane)
     own = cv2.dilate(segment.mask.astype(np.uint8), np.ones((2 * WIDER_PX + 1,) * 2, np.uint8))[v, u] > 0
@@ -47,7 +47,7 @@ def measured_between(
     """Return column and row (N,) of what was measured between the fingers, and its area (N,) m2 across the
     view; without what lies on the support, the plane (4,), if one is known.
     """
-    wide = max(grasp.opening, grasp.width)  # the opening may be unknown, of another planner
+    wide = max(grasp.opening, grasp.width)  # the opening may be unknown, if from another planner
     inner = np.array([gripper.finger_width, wide]) / 2 - INNER_M
     reach = -gripper.finger_length, -INNER_M
     u, v, local = _seen_around(frame, grasp, inner, reach)
@@ -89,8 +89,8 @@ def _seen_around(
 ) -> tuple[Index, Index, Array]:
     """Return column and row (N,) of the measured pixels in a box of the hand, and their place (N,3) m in it.
 
-    half (2,) m: half the box along x and y; reach: its ends along z, the approach. Pixels near the box come
-    with it; step: of a large box only one pixel in so many, in each direction.
+    half (2,) m: half the box along x and y; reach: its ends along z, the approach. Pixels near the box are
+    included; step: take only every step-th pixel in each direction, for a large box.
     """
     box = np.array([(s * half[0], t * half[1], z) for s, t, z in product((-1, 1), (-1, 1), reach)])
     T = pose_matrix(grasp.pose)

@@ -1,4 +1,4 @@
-"""Ways to hold an object with two fingers, before anybody asks whether there is room for them."""
+"""Ways to hold an object with two fingers, before it is checked whether there is room for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEVEL = np.sin(np.radians(20.0))
 TOP_ANGLES = 12
 TOP_DEPTHS = (0.012, 0.024, 0.038)
 PAIRS = 64
-FIRSTS, SECONDS = 110, 500  # seen points that a pair may begin at, and points that it may end at
+FIRSTS, SECONDS = 110, 500  # seen points at which a pair may begin, and points at which it may end
 MOST_PAIRS = 2500
 
 
@@ -33,7 +33,7 @@ class Candidates:
 
     rotation (C,3,3) has the axes x, y (closing), z (approach) as columns; contact (C,3) m is the middle
     between the expected contacts; half (C,) m half their distance, 0 if unknown; depth (C,) m how far
-    the tips reach beyond `contact`; cosine (C,) of the worse contact's normal to y, as far as is known.
+    the tips reach beyond `contact`; cosine (C,) of the worse contact's normal to y, as far as known.
     """
 
     rotation: Array
@@ -46,12 +46,12 @@ class Candidates:
         return len(self.half)
 
     def take(self, index: Index | Mask | slice) -> Candidates:
-        """Return a choice of them."""
+        """Return a selection of them."""
         return Candidates(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @staticmethod
     def joined(parts: Sequence[Candidates]) -> Candidates:
-        """Put some together, one at least."""
+        """Concatenate some, at least one."""
         return Candidates(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Candidates)))
 
 
@@ -69,7 +69,7 @@ def pair_candidates(shape: Shape, gripper: Gripper) -> Candidates:
 def leaning_candidates(shape: Shape, gripper: Gripper) -> Candidates:
     """Hold the same pairs by the fingertips, with a hand that leans towards either finger.
 
-    So it gets out of the way of neighbours; but it holds less well.
+    That avoids neighbours, but holds less well.
     """
     y, contact, half, cosine = _opposite(shape, gripper)
     z = _down_across(y)
@@ -89,14 +89,14 @@ def _by_pads(rotation: Array, contact: Array, half: Array, cosine: Array, grippe
 
 
 def _opposite(shape: Shape, gripper: Gripper) -> tuple[Array, Array, Array, Array]:
-    """Return of pairs of opposite points the axis (P,3), the middle (P,3) m, half the distance (P,) m and the
-    cosine (P,) of the worse normal to the axis.
+    """Return, for pairs of opposite points, the axis (P,3), the middle (P,3) m, half the distance (P,) m and
+    the cosine (P,) of the worse normal to the axis.
     """
     i, j, cosine = _antipodal_pairs(shape, 0.004, gripper.max_opening - 0.004)
     axis = shape.points[j] - shape.points[i]
     half = np.linalg.norm(axis, axis=1) / 2
     y = axis / (2 * half[:, None])
-    # well within friction a level hand is as good, and comes closer to the table
+    # well within the friction cone a level hand is as good, and gets closer to the table
     y = unit(np.where(np.abs(y[:, 2:]) < LEVEL, y * [1.0, 1.0, 0.0], y))
     return y, (shape.points[i] + shape.points[j]) / 2, half, cosine
 
@@ -116,7 +116,7 @@ def _antipodal_pairs(shape: Shape, nearest: float, farthest: float) -> tuple[Ind
     good = (cosine > np.cos(np.radians(FRICTION_CONE_DEG))) & (distance > nearest) & (distance < farthest)
     a, b = thinned(np.argwhere(good), MOST_PAIRS).T
     i, j = first[a], second[b]
-    # near to level axes first: a hand cannot come from below
+    # nearly level axes first: a hand cannot come from below
     level = 1 - np.abs(q[b, 2] - p[a, 2]) / distance[a, b]
     some = _diverse(shape.points, i, j, cosine[a, b] + 0.1 * level + 0.03 * shape.seen[j])
     return i[some], j[some], cosine[a, b][some]
@@ -138,7 +138,7 @@ def _diverse(points: Array, i: Index, j: Index, quality: Array) -> Index:
     cell = cell.astype(np.int64) + 512
     key = (((cell[0] * 1024 + cell[1]) * 1024 + cell[2]) * 16 + cell[3]) * 2 + cell[4]
     first = np.sort(np.unique(key, return_index=True)[1])
-    if len(first) > PAIRS:  # half the best, half from all over
+    if len(first) > PAIRS:  # half of them the best, half from everywhere
         rest = first[PAIRS // 2 :]
         spread = rest[:: max(1, len(rest) // (PAIRS // 2))][: PAIRS // 2]
         first = np.concatenate([first[: PAIRS // 2], spread])
@@ -146,7 +146,7 @@ def _diverse(points: Array, i: Index, j: Index, quality: Array) -> Index:
 
 
 def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
-    """Come straight down at the click and at the middle, in TOP_ANGLES directions and along the box."""
+    """Approach straight down at the click and at the middle, in TOP_ANGLES directions and along the box."""
     middle = shape.points.mean(axis=0)
     top = np.array([[*spot[:2], _top_at(shape, spot)] for spot in (click, middle)])
     flush = rectangle_angle(shape.points[:, :2]) + np.array([0.0, np.pi / 2])
@@ -156,7 +156,7 @@ def top_candidates(shape: Shape, click: Array, gripper: Gripper) -> Candidates:
     depths = np.minimum((*TOP_DEPTHS, 0.6 * float(top[1, 2])), gripper.finger_length - 0.006)
     rotation = _tilted(y, np.broadcast_to([0.0, 0.0, -1.0], y.shape), (0.0,))
     spot, turn, reach = (g.ravel() for g in np.meshgrid(range(2), range(len(angle)), depths, indexing="ij"))
-    # what has sides is best held flush with them
+    # what has flat sides is best held flush with them
     likely = np.where(np.arange(len(angle)) < TOP_ANGLES, 0.7, 1.0)
     return Candidates(rotation[turn], top[spot], np.zeros(len(spot)), reach, likely[turn])
 
@@ -170,7 +170,7 @@ def _top_at(shape: Shape, spot: Array) -> float:
 def _down_across(y: Array) -> Array:
     """Return the direction (C,3) nearest to straight down that is perpendicular to y (C,3).
 
-    A level one, where y is steep: a hand that closes up and down comes from the side.
+    A level direction where y is steep: a hand that closes vertically comes from the side.
     """
     down = np.array([0.0, 0.0, -1.0]) + y[:, 2:] * y
     side = np.stack([-y[:, 1], y[:, 0] + 1e-9, np.zeros(len(y))], axis=1)  # any, where y is vertical
@@ -179,7 +179,8 @@ def _down_across(y: Array) -> Array:
 
 
 def _tilted(y: Array, z: Array, tilts_deg: tuple[float, ...]) -> Array:
-    """Return rotations (C*tilts,3,3) of hands that close along y (C,3) and come along z, tilted about y."""
+    """Return rotations (C*tilts,3,3) of hands that close along y (C,3) and approach along z, tilted about
+    y."""
     x = np.cross(y, z)
     angle = np.radians(tilts_deg)
     c, s = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]

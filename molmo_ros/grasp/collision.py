@@ -1,4 +1,4 @@
-"""Is there room for the hand? Fingers, palm and way in, against object, neighbours and table."""
+"""Is there room for the hand? Fingers, palm and approach path, against object, neighbours and table."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ BIN_M = 0.001
 TABLE_CLEARANCE_M = 0.003
 PALM_CLEARANCE_M = 0.006
 MAX_RETRACT_M = 0.014
-LEVEL = np.sin(np.radians(1.5))  # a hand that closes as level as this opens level
-FINGER_ROOM_M = 0.006  # that a finger should have beside what it holds
+LEVEL = np.sin(np.radians(1.5))  # a hand whose closing direction is within this of level opens level
+FINGER_ROOM_M = 0.006  # room that a finger should have beside what it holds
 
 
 def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits, Refusals]:
     """Fit the hand to each candidate, and keep those that touch nothing but the object, with the pads.
 
-    The cheap and telling checks come first, each for those that passed the ones before.
+    The cheap and selective checks come first, each for those that passed the previous ones.
     """
     tips, low, clear = _above_table(shape, candidates, gripper)
     candidates, tips, low = candidates.take(clear), tips[clear], low[clear]
@@ -82,7 +82,7 @@ def check(shape: Shape, candidates: Candidates, gripper: Gripper) -> tuple[Fits,
 def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, Array, Mask]:
     """Place the tips, withdrawn until they clear the table.
 
-    Returns tips (C,3), what is left below their lowest corner (C,) m, and which of them can be held so.
+    Returns tips (C,3), the clearance below their lowest corner (C,) m, and which can still hold the object.
     """
     z, y = c.rotation[:, :, 2], c.rotation[:, :, 1]
     tips = c.contact + c.depth[:, None] * z
@@ -91,7 +91,7 @@ def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, 
     spread = np.abs(y[:, 2]) * (c.half + clearance(shape) + gripper.finger_thickness)
     lowest = tips[:, 2] - spread - np.abs(c.rotation[:, 2, 0]) * gripper.finger_width / 2
     missing = np.maximum(TABLE_CLEARANCE_M - lowest, 0.0)
-    # coming level, nothing is gained by withdrawing
+    # with a level approach, nothing is gained by withdrawing
     retract = missing / np.maximum(-z[:, 2], 0.05)
     # the contact must stay between the fingers, by 1 mm at least
     clear = retract <= np.minimum(MAX_RETRACT_M, c.depth - 0.001)
@@ -105,7 +105,7 @@ def _above_table(shape: Shape, c: Candidates, gripper: Gripper) -> tuple[Array, 
 def _free_opening(
     swept: Swept, c: Candidates, low: Array, gripper: Gripper, room: float
 ) -> tuple[Array, Array, Array, Mask]:
-    """Find the widest opening without a hit, and the shift that centres the hand on what lies between.
+    """Find the widest collision-free opening, and the shift that centres the hand on what lies between.
 
     From the expected contacts outwards, the first place where a finger fits on either side bounds the
     object; the hand is centred between these, and opened as far as both sides stay free.
@@ -132,7 +132,7 @@ def _first_free(
     bins = int(np.ceil((gripper.max_opening / 2 + gripper.finger_thickness + LATERAL_M) / BIN_M)) + 2
     finger = int(np.ceil((gripper.finger_thickness + 2 * room) / BIN_M))
     side = np.flatnonzero(direction * t.y > 0)
-    # to brush the object itself does little harm, and its completed outline is not short of a pixel
+    # brushing the object itself does little harm, and its completed outline does not lack a pixel
     y = direction * t.y[side] - np.where(t.own[side], room - CLEARANCE_M, 0.0)
     k = np.minimum((np.maximum(y, 0.0) / BIN_M).astype(np.intp), bins - 1)
     hits = np.bincount(t.hand[side] * bins + k, weights=t.weight[side], minlength=len(c) * bins)
@@ -148,15 +148,15 @@ def _first_free(
 
 
 def _palm_free(shape: Shape, rotation: Array, tips: Array, gripper: Gripper) -> Mask:
-    """Tell which hands' palms (C,) meet nothing on their way in."""
+    """Tell which hands' palms (C,) hit nothing during the approach."""
     palm = np.array(gripper.palm)
     back = gripper.finger_length - PALM_CLEARANCE_M
     corner = np.abs(rotation[:, 2, :2]) @ (palm[:2] / 2 + PALM_CLEARANCE_M)
     lowest = (tips[:, 2] - back * rotation[:, 2, 2] - corner).min(initial=np.inf)
-    # neighbours are wider than what is seen of them
+    # neighbours are wider than their visible part
     room = np.full(shape.solid.shape[1], PALM_CLEARANCE_M)
     room[: len(shape.points)] = CLEARANCE_M
-    high = shape.solid[2] > lowest  # often nothing is
+    high = shape.solid[2] > lowest  # often there is nothing
     room, weight = room[high], weights(shape)[high]
     behind = -(gripper.finger_length + palm[2] + TRAVEL_M)
     half = palm[:2] / 2 + PALM_CLEARANCE_M

@@ -11,9 +11,9 @@ from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.grasp.sweep import Swept
 from molmo_ros.perception.complete import Shape
 
-UNSEEN_COSINE = 0.75  # of a contact of which nothing is known but that the object ends there
-EMPTY_M = 0.003  # what lies so far in front of what was seen is empty
-THIN_M = 0.012  # of a wall as thin as this only one face is seen
+UNSEEN_COSINE = 0.75  # of a contact of which nothing is known except that the object ends there
+EMPTY_M = 0.003  # space this far in front of what was seen is empty
+THIN_M = 0.012  # only one face is seen of a wall as thin as this
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def _extent(t: Swept, chosen: Mask, count: int) -> tuple[Array, Array]:
 
 
 def _goes_down(shape: Shape, t: Swept, above: Mask, rotation: Array, gripper: Gripper) -> Mask:
-    """Mark the pairs, of those above the pads, below whose point the object goes on between the pads.
+    """Mark those pairs above the pads below whose point the object continues between the pads.
 
-    What is solid is seen from above and in front: below a lid there is a can, unless the camera saw that the
-    place is empty, as inside a bowl or below a wide rim.
+    Solid things are seen from above and in front: below a lid there is a can, unless the camera saw that the
+    space is empty, as inside a bowl or below a wide rim.
     """
     result = np.zeros(len(above), dtype=np.bool_)
     which = np.flatnonzero(above)
@@ -99,7 +99,7 @@ def _goes_down(shape: Shape, t: Swept, above: Mask, rotation: Array, gripper: Gr
 def _squeeze(slope: Array, rotation: Array) -> Array:
     """Return how far contacts of a mean normal `slope` (C,3) push the object out of a hand, as a sine (C,).
 
-    Sideways or ahead: the other way there is the palm.
+    Sideways or forwards: in the other direction there is the palm.
     """
     sideways = np.sum(slope * rotation[:, :, 0], axis=1)
     ahead = np.minimum(np.sum(slope * rotation[:, :, 2], axis=1), 0.0)
@@ -109,8 +109,8 @@ def _squeeze(slope: Array, rotation: Array) -> Array:
 def _mean_normal(n: Array, direction: Array, hand: Index) -> Array:
     """Return the mean (C,3) of each hand's normals n (T,3), where the pad looks to -direction (C,3).
 
-    The mean first, for that of a noisy face is still its normal; each counts by how far it faces the pad,
-    for the top beside an edge is not what a pad meets. Zero where there is none.
+    The mean first, since the mean over a noisy face is still its normal; each is weighted by how far it faces
+    the pad, since the top beside an edge is not what a pad meets. Zero where there is none.
     """
     count = len(direction)
     facing = np.maximum(np.sum(n * direction[hand], axis=1), 0.05)

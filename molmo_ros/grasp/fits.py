@@ -45,7 +45,7 @@ class Fits:
 
     @staticmethod
     def joined(parts: Sequence[Fits]) -> Fits:
-        """Put some together, one at least."""
+        """Concatenate some, at least one."""
         return Fits(*(np.concatenate([getattr(p, field.name) for p in parts]) for field in fields(Fits)))
 
     def take(self, index: Index) -> Fits:
@@ -60,7 +60,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class Refusals:
-    """How many candidates failed, by first reason."""
+    """How many candidates failed, by the first reason."""
 
     table: int = 0
     no_opening: int = 0

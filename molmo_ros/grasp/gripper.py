@@ -10,16 +10,16 @@ from molmo_ros.errors import ParameterError
 from molmo_ros.untrusted import read_yaml
 
 PRESETS = Path(__file__).parent.parent / "assets" / "grippers"
-_LONGEST_M = 1.0  # a larger number is surely in millimetres
+_LONGEST_M = 1.0  # a larger number must be in millimetres
 
 
 @dataclass(frozen=True)
 class Gripper:
     """Sizes in m, in the grasp frame: z approach, y closing, x = y cross z, origin between the fingertips.
 
-    Fingers fill finger_width along x, finger_thickness along y and finger_length along z, back from the
-    tips; pad_length of that grips. palm (x, y, z) is the box behind them. max_opening is between the
-    pads. flange_to_tips is the distance from the robot's flange to the grasp origin.
+    Fingers fill finger_width along x, finger_thickness along y and finger_length along z, back from the tips;
+    pad_length of that is the gripping surface. palm (x, y, z) is the box behind them. max_opening is between
+    the pads. flange_to_tips is the distance from the robot's flange to the grasp origin.
     """
 
     name: str

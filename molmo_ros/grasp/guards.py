@@ -1,6 +1,6 @@
 """May this grasp be sent to a robot? Each guard returns what speaks against it, or None.
 
-They look at the frame itself, all of it, and not at what segmentation and planner made of it.
+They check the frame itself, all of it, not what segmentation and planner made of it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from molmo_ros.grasp.unseen import fingers_unseen, thickness_unseen, way_unseen
 from molmo_ros.perception.depth import valid_depth
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
-FAR_M = 0.10  # from the ray through the point to the contact: who points farther away means another thing
-LONG_M, FAR_OF_LONG_M = 0.24, 0.06  # who points at a part of several things in one mask means that part
-DEEP_M = 0.20  # to the contact itself: so deep is a vessel on the floor of which the point lies
-OUTLINE_PX = 5  # depth so near the object's outline is smeared
-SKIN_M = 0.002  # the hand is taken to be so much thinner than it is
-FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # so much measured surface inside of the hand is no noise
-AGREE_M, AGREE = 0.010, 6  # a real surface has so many of 8 neighbours at its depth
+FAR_M = 0.10  # from the ray through the point to the contact: beyond that, another thing was meant
+LONG_M, FAR_OF_LONG_M = 0.25, 0.06  # a long mask may cover several things: the part at the point is meant
+DEEP_M = 0.20  # to the contact itself: the depth of a vessel on whose floor the point lies
+OUTLINE_PX = 5  # depth this near to the object's outline is smeared
+SKIN_M = 0.002  # the hand is taken to be this much thinner than it is
+FINGER_HIT_M2, PALM_HIT_M2 = 3e-5, 1e-4  # this much measured surface inside the hand is not noise
+AGREE_M, AGREE = 0.010, 6  # a pixel on a real surface has this many of 8 neighbours at its depth
 NEAR_CONTACT_M, LEAST_SEEN = 0.008, 4  # measured points of the object at one of the contacts, at least
 BORDER_PX = 4
 
@@ -65,14 +65,14 @@ def contact_of(grasp: Grasp, gripper: Gripper) -> Array:
 def far_from_point(
     camera_point: CameraPoint, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
 ) -> str | None:
-    """Object to a grasp that is farther beside the ray through the point than a thing for one hand reaches.
+    """Object to a grasp that is farther from the ray through the point than a thing for one hand reaches.
 
-    Beside it: the point may lie on the floor of a deep vessel, and the grasp on its rim. What is long is held
-    near the point, or the mask may cover more than the thing: with a tin, the arm that holds it out.
+    From the ray, since the point may lie on the floor of a deep vessel, and the grasp on its rim. A long
+    object is held near the point, since its mask may cover more: with a can, the arm that holds it out.
     """
     away = contact_of(grasp, gripper) - camera_point.position
     distance, beside = float(np.linalg.norm(away)), float(beside_ray(camera_point.position, away))
-    length = float(np.ptp(segment.cloud_m, axis=0).max())
+    length = _length(segment.cloud_m)
     far = FAR_M if length <= LONG_M else FAR_OF_LONG_M
     if beside <= far and distance <= DEEP_M:
         return None
@@ -83,6 +83,12 @@ def far_from_point(
     )
 
 
+def _length(cloud: Array) -> float:
+    """Return the extent (m) of points (N,3) along their longest principal axis."""
+    centred = cloud - cloud.mean(axis=0)
+    return float(np.ptp(centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]))
+
+
 def beside_ray(ray: Array, away: Array) -> Array:
     """Return how far (...,) m places (...,3), relative to a point on a ray (3,), lie beside that ray."""
     ray = ray / np.linalg.norm(ray)
@@ -90,7 +96,7 @@ def beside_ray(ray: Array, away: Array) -> Array:
 
 
 def contact_unknown(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a grasp at neither contact of which the object's edge was measured."""
+    """Object to a grasp if the object's edge was measured at neither contact."""
     seen = seen_at_contacts(segment, grasp, gripper)
     if max(seen) >= LEAST_SEEN:
         return None
@@ -111,7 +117,7 @@ def seen_at_contacts(segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> 
 
 
 def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a grasp whose contact lies at the border of the image: the thing goes on outside."""
+    """Object to a grasp whose contact lies at the border of the image: the thing continues outside."""
     x, y, z = contact_of(grasp, gripper)
     height, width = frame.depth.shape
     u = frame.K[0, 0] * x / max(z, 1e-6) + frame.K[0, 2]
@@ -126,7 +132,7 @@ def outside_of_view(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | N
 
 
 def hits_measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a hand that meets, on its way from the pregrasp to the grasp, what was measured anywhere."""
+    """Object to a hand that hits any measured surface on its way from the pregrasp to the grasp."""
     u, v, points = _measured(frame, segment, grasp, gripper)
     x, y, z = transform_points(invert(pose_matrix(grasp.pose)), points).T
     x, y = np.abs(x), np.abs(y)
@@ -153,7 +159,7 @@ def hits_measured(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, grippe
 def _measured(
     frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper
 ) -> tuple[Index, Index, Array]:
-    """Return column and row (N,) and place (N,3) m of what was measured near the hand, but the object."""
+    """Return column and row (N,) and place (N,3) m of what was measured near the hand, except the object."""
     cut, low, high_z = _window(frame, grasp, gripper)
     part = segment.mask[cut].astype(np.uint8)
     wide = cv2.dilate(part, np.ones((2 * OUTLINE_PX + 1,) * 2, np.uint8))[::STEP_PX, ::STEP_PX]
@@ -181,7 +187,7 @@ def _window(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> tuple[tuple[sli
     camera = transform_points(pose_matrix(grasp.pose), corners)
     low, high = float(camera[:, 2].min()), float(camera[:, 2].max())
     height, width = frame.depth.shape
-    if low < 0.05:  # it comes in from behind the camera
+    if low < 0.05:  # it approaches from behind the camera
         return (slice(0, height), slice(0, width)), low, high
     pixel = camera @ frame.K.T
     first = np.floor((pixel[:, :2] / pixel[:, 2:]).min(axis=0)).astype(int)
@@ -199,4 +205,4 @@ def _real(frame: RgbdFrame, v: Index, u: Index) -> Mask:
             for du in (-1, 0, 1):
                 there = frame.depth[np.clip(v + dv, 0, height - 1), np.clip(u + du, 0, width - 1)]
                 count += np.abs(there - frame.depth[v, u]) < AGREE_M
-    return count > AGREE  # itself, too
+    return count > AGREE  # the pixel itself counts, too

@@ -1,4 +1,4 @@
-"""From an object to grasps for a parallel gripper: propose many, keep what fits, return the best."""
+"""From an object to grasps for a parallel gripper: propose many, keep those that fit, return the best."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from molmo_ros.perception.outline import rectangle_angle
 from molmo_ros.transforms import invert, make_transform, pose_from_matrix, transform_grasp, transform_points
 
 SAME_POSITION_M, SAME_ANGLE = 0.03, np.radians(30.0)
-# the proposed ones are checked a part at a time, until there is one of a score that ends the search
+# candidates are checked a part at a time, until one has a score that ends the search
 SEARCH_STAGES = ((slice(64), 0.68), (slice(64, 192), 0.60), (slice(192, None), 0.0))
-BEST = 12  # of a part are checked thoroughly
+BEST = 12  # of each part are checked thoroughly
 
 
 class GraspPlanner(Protocol):
-    """What `plan_grasps` is, and what another planner must be to take over (docs/other_planners.md)."""
+    """The interface of `plan_grasps`, and of any planner that replaces it (docs/other_planners.md)."""
 
     def __call__(
         self,
@@ -79,7 +79,8 @@ def plan_grasps(
 
 
 def _kinds(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candidates]]:
-    """Yield candidates of each kind for a shape clicked at (3,) m; then, if these do not do, more of them."""
+    """Yield candidates of each kind for a shape clicked at (3,) m; then, if none of these will do, more of
+    them."""
     yield [
         pair_candidates(views.coarse, gripper),
         top_candidates(views.coarse, click, gripper),
@@ -89,7 +90,7 @@ def _kinds(views: Views, click: Array, gripper: Gripper) -> Iterator[list[Candid
 
 
 def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Gripper) -> Candidates:
-    """Put the most promising first, where each kind has its share: which of them fits here nobody knows."""
+    """Put the most promising first, with a share for each kind, since nobody knows which kind fits here."""
     ranks = [np.argsort(np.argsort(-prior_score(shape, c, click, gripper), kind="stable")) for c in kinds]
     share = np.concatenate([(rank + 0.5) / max(len(rank), 1) for rank in ranks])
     return Candidates.joined(kinds).take(np.argsort(share, kind="stable"))
@@ -98,7 +99,7 @@ def _ranked(shape: Shape, kinds: list[Candidates], click: Array, gripper: Grippe
 def _search(
     views: Views, candidates: Candidates, click: Array, gripper: Gripper, wanted: int
 ) -> tuple[Fits, Array, Refusals]:
-    """Check candidates, the most promising first, until so many different good ones are found.
+    """Check candidates, the most promising first, until enough different good ones are found.
 
     Returns these, best first, their scores, and what became of the others.
     """
@@ -119,8 +120,8 @@ def _looks(
 ) -> Iterator[tuple[Fits, Refusals, float]]:
     """Check a part of the candidates at a time: all against the coarse cloud, the best against the dense one.
 
-    Yields what fits, what became of the others, and the score that is good enough by then. What else passes
-    the coarse one is looked at only if nothing was found.
+    Yields what fits, what became of the others, and the score that is good enough by then. Others that pass
+    the coarse check are examined only if nothing was found.
     """
     left, found = [], False
     for look, good in SEARCH_STAGES:
@@ -183,7 +184,7 @@ def _refusal(shape: Shape, gripper: Gripper, tried: Candidates, refusals: Refusa
             "wider gripper, or, if it is several things, move them apart.",
             code="TOO_WIDE",
         )
-    # without its neighbours none would fit either: then it does not help to clear them away
+    # without the neighbours none would fit either: then clearing them away does not help
     fix = "point at a part that can be held" if len(alone) == 0 else "clear its surroundings"
     return GraspError(
         f"None of {len(tried)} grasps of an object {1000 * narrowest:.0f} mm wide is free "

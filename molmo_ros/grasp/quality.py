@@ -1,4 +1,4 @@
-"""How likely a planned grasp is to hold: by the planner's rating, and by how well it was seen."""
+"""How likely a planned grasp is to hold: from the planner's rating, and from how well it was seen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOM_M, AWAY_M, MANY = 0.02, 0.10, 1000.0
 def calibrated(
     frame: RgbdFrame, segment: ObjectSegment, camera_point: CameraPoint, grasp: Grasp, gripper: Gripper
 ) -> float:
-    """Return the chance 0..1 that a grasp, whose quality is the planner's, holds."""
+    """Return the chance 0..1 that a grasp holds; its quality is still the planner's own."""
     odds = float(WEIGHTS @ evidence(frame, segment, camera_point, grasp, gripper))
     return float(1 / (1 + np.exp(-odds)))
 
@@ -32,9 +32,9 @@ def evidence(
 ) -> Array:
     """Return what speaks for or against a grasp, (len(EVIDENCE),), each about 0 to 1.
 
-    rating: log-odds by the planner; the measured points at both contacts; share of the way in that was not
-    seen; width against the hand's; room beside it; share of the mask that is not the object; distance of
-    contact and point; how few points the object has; how unsure its mask is.
+    rating: log-odds by the planner; the measured points at both contacts; share of the approach path that was
+    not seen; width relative to the hand's; room beside it; share of the mask that is not the object; distance
+    of contact and point; how few points the object has; how unsure its mask is.
     """
     quality = float(np.clip(grasp.quality, 1e-4, 1 - 1e-4))
     seen = np.sort(seen_at_contacts(segment, grasp, gripper))

@@ -12,7 +12,7 @@ from molmo_ros.perception.complete import Views
 
 RIM_TILTS_DEG = (0.0, 25.0, -25.0)
 RIMS = 20
-TOPS = 120  # points of which it is asked whether they are thin tops
+TOPS = 120  # points that are tested for being thin tops
 
 
 def rim_candidates(views: Views, click: Array) -> Candidates:
@@ -71,7 +71,7 @@ def _spread(covariance: Array) -> tuple[Array, Array, Array]:
 
 
 def _may_be_top(points: Array, radius: float) -> Mask:
-    """Leave out points (N,3) beside which, in the cells of radius m around, there are much higher ones."""
+    """Leave out points (N,3) that have much higher ones beside them, in the cells of radius m around."""
     column, row = np.floor((points[:, :2] - points[:, :2].min(axis=0)) * 2 / radius).astype(np.intp).T + 1
     highest = np.full((int(row.max()) + 2, int(column.max()) + 2), -1.0, dtype=np.float32)
     np.maximum.at(highest, (row, column), points[:, 2].astype(np.float32))

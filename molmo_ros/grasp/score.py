@@ -1,4 +1,4 @@
-"""How good is a grasp? A number from 0 to 1 out of what predicts success."""
+"""How good is a grasp? A number from 0 to 1, computed from what predicts success."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from molmo_ros.grasp.guards import FAR_M, beside_ray
 from molmo_ros.grasp.sweep import NEAR_M, clearance, within
 from molmo_ros.perception.complete import Shape
 
-# who asks for a part that is far from the middle means that part: the click outweighs the middle
+# a user who clicks far from the middle means that part: the click outweighs the middle
 ANTIPODAL, CENTRE, VERTICAL, SUPPORT, CLICK = 0.34, 0.14, 0.12, 0.10, 0.25
 MARGIN, TABLE, SLACK, BITE = 0.08, 0.08, 0.05, 0.12
 BEST = ANTIPODAL + CENTRE + VERTICAL + SUPPORT + CLICK + MARGIN + TABLE + SLACK + BITE
 OCCLUDED, GUESSED, LATERAL, SQUEEZE, CROWD = 0.50, 0.02, 0.05, 0.30, 0.15
-FAR = 0.5  # what a guard objects to comes last; it takes the middle of the pads for the contact
+FAR = 0.5  # what a guard would object to comes last; the guard takes the middle of the pads as the contact
 CROWDED = 6  # points
 FULL_SUPPORT = 2e-4  # m^2 of the surface at each contact
 PROBE_M = 0.007  # above and below the tips
 
-# log-odds of holding against the score: 704 grasps executed in physics, on scenes kept for tuning
+# log-odds of holding as a function of the score: 704 grasps executed in physics, on scenes kept for tuning
 ODDS_AT_ZERO, ODDS_SLOPE = -1.18, 8.04
 
 
@@ -36,7 +36,7 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
     # a round thing must be held below its middle, and its lower half is seldom seen
     deep = 0.75 * float(np.ptp(shape.points[:, 2]))
     wanted = np.full(len(fits), min(deep, 0.9 * gripper.finger_length))
-    # of a wall the rim is enough, and the best: farther down it curves away
+    # for a wall, the rim is enough, and the best place: farther down it curves away
     wanted[fits.width < THIN_M] = 0.010
     total = (
         ANTIPODAL * np.clip((fits.cosine - 0.6) / 0.4, 0, 1)
@@ -59,12 +59,13 @@ def score(shape: Shape, fits: Fits, click: Array, gripper: Gripper) -> Array:
 
 
 def prior_score(shape: Shape, candidates: Candidates, click: Array, gripper: Gripper) -> Array:
-    """Rate candidates (C,) by what is known of them before they are checked: the same, as far as it goes."""
+    """Rate candidates (C,) by what is known of them before they are checked: the same score, as far as
+    possible."""
     middle = shape.points.mean(axis=0)
     off_middle = np.linalg.norm(candidates.contact - middle, axis=1)
     off_click = np.linalg.norm(candidates.contact - click, axis=1)
     down = np.clip(-candidates.rotation[:, 2, 2], 0, 1)
-    # too much of the object above the contact, or behind it, keeps the palm away
+    # too much of the object above or behind the contact keeps the palm away
     above = np.maximum(shape.points[:, 2].max() - candidates.contact[:, 2], 0) / np.maximum(down, 0.01)
     behind = np.ptp(shape.points[:, :2], axis=0).min() / 2 / np.sqrt(np.maximum(1 - down**2, 1e-4))
     within_reach = np.minimum(above, behind) < gripper.finger_length - candidates.depth
@@ -78,9 +79,9 @@ def prior_score(shape: Shape, candidates: Candidates, click: Array, gripper: Gri
 
 
 def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
-    """Return the share (P,) of the fingers' way that lies behind what the camera saw, where anything may be.
+    """Return the share (P,) of the fingers' path that lies behind what the camera saw, where anything may be.
 
-    From where they are open to where they touch, and just below: behind a mug there may be its handle.
+    From where they are open to where they touch, and just below: behind a mug may be its handle.
     """
     side = np.array([-1.0, 1.0])
     shut = np.array([0.1, 0.5, 0.9])[:, None]
@@ -94,10 +95,10 @@ def occluded_share(shape: Shape, fits: Fits, gripper: Gripper) -> Array:
 
 
 def known_opening(shape: Shape, fits: Fits, k: int, gripper: Gripper) -> float:
-    """Return the widest opening (m) of one hand at which least of its fingers comes down where nobody saw.
+    """Return the widest opening (m) of one hand for which its fingers come down least in unseen space.
 
-    Never narrower than what the hand was found to fit around, nor than a finger's room beside what it holds;
-    nor wider than what is free and keeps off the neighbours as well as off what is held.
+    Never narrower than the opening that was found to fit around the object, nor than a finger's room beside
+    it; nor wider than what is free and as far from the neighbours as from what is held.
     """
     fitting, free = float(fits.least[k]), float(fits.opening[k])
     widest = max(min(free, _amid(shape, fits, k, gripper)), fitting)

@@ -1,4 +1,4 @@
-"""What of the object and of its neighbours lies in the way of a hand."""
+"""Which parts of the object and of its neighbours lie in the way of a hand."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.grasp.gripper import Gripper
 from molmo_ros.perception.complete import Shape
 
-# a stray depth point must not veto a grasp, nor must a guessed one alone; one of the object's own does, and
-# two of a neighbour: of a thin wall, as that of a bin, no more lie in the way of a finger
+# neither a stray depth point nor a single guessed one may veto a grasp; one of the object's own does, and so
+# do two of a neighbour: a thin wall, like that of a bin, has no more in the way of a finger
 HIT_SEEN, HIT_GUESSED, HIT_SCENE = 1.0, 0.4, 0.5
 CLEARANCE_M = 0.001  # beside each finger, plus the pixel that a sensor loses at every outline
 TRAVEL_M = 0.10  # from the pregrasp to the grasp
-NEAR_M = 0.006  # nearer things are in the way, if but a little more of them is there than was seen
+NEAR_M = 0.006  # nearer things are in the way if they are only a little larger than what was seen of them
 LATERAL_M = 0.012  # how far recentring may shift the hand
 
 
 def clearance(shape: Shape) -> float:
-    """Return the room in m that is kept beside each finger."""
+    """Return the clearance in m that is kept beside each finger."""
     return CLEARANCE_M + shape.pixel
 
 
@@ -30,7 +30,7 @@ class Swept:
     """Every (hand, point) whose point lies in the strip that the fingers of that hand sweep.
 
     hand (T,) and point (T,) are indices, y (T,) and z (T,) m in the hand's frame; own (T,) marks points of
-    the object, which come first, the rest are the scene's; weight (T,) is what a hit counts, 1 vetoes.
+    the object, which come first, the rest are the scene's; weight (T,) is the weight of a hit, 1 vetoes.
     """
 
     hand: Index
@@ -60,7 +60,7 @@ class Swept:
 
 
 def weights(shape: Shape) -> npt.NDArray[np.float32]:
-    """Return what a hit of each point (N+S,) of object and scene counts; 1 vetoes."""
+    """Return the weight of a hit of each point (N+S,) of object and scene; 1 vetoes."""
     own = np.where(shape.seen, HIT_SEEN, HIT_GUESSED)
     return np.concatenate([own, np.full(len(shape.scene), HIT_SCENE)]).astype(np.float32)
 
@@ -80,7 +80,7 @@ def within(
     axes = rotation.transpose(2, 0, 1)  # [k] (C,3) the hands' k-th axes
     offset = -np.sum(axes * tips, axis=2, keepdims=True)
     x, y, z = (axis @ solid for axis in np.concatenate([axes, offset], axis=2).astype(np.float32))
-    flat = np.flatnonzero(np.abs(x) < half[0])  # a hand is narrow: this leaves few
+    flat = np.flatnonzero(np.abs(x) < half[0])  # a hand is narrow: few remain
     y, z = y.ravel()[flat], z.ravel()[flat]
     inside = (np.abs(y) < half[1]) & (z > lowest) & (z < highest)
     flat, y, z = flat[inside], y[inside].astype(np.float64), z[inside].astype(np.float64)

@@ -1,4 +1,4 @@
-"""What nobody saw: space behind things and in holes of the depth, where a hand may meet anything.
+"""Unseen space: behind things and in holes of the depth, where a hand may hit anything.
 
 Each guard returns what speaks against a grasp, or None.
 """
@@ -15,19 +15,19 @@ from molmo_ros.grasp.sweep import TRAVEL_M
 from molmo_ros.transforms import invert, pose_matrix, transform_points
 
 HIDDEN_M = 0.015  # behind what was seen
-MOST_HIDDEN = 0.6  # share of the palm's way in that nobody saw
-THIN_M, MOST_BESIDE = 0.020, 0.7  # what is thinner is a wall; share of one side of it that nobody saw
-BESIDE_M, BEHIND_M = (0.002, 0.010), 0.004  # there a wall's two sides are looked at; behind what was seen
+MOST_HIDDEN = 0.6  # share of the palm's approach path that nobody saw
+THIN_M, MOST_BESIDE = 0.020, 0.7  # thinner things are walls; share of one side of it that nobody saw
+BESIDE_M, BEHIND_M = (0.002, 0.010), 0.004  # from a wall: the space that is checked; behind what was seen
 RIM_M, INNER_M, DEEP_M = (
     0.010,
     0.008,
     0.012,
 )  # height of a rim; from it inwards, and below it, vessels are open
-LEAST_OPEN, LATTICE_M = 0.3, 0.003  # share of the inside that must have been seen to be empty
+LEAST_OPEN, LATTICE_M = 0.3, 0.003  # least share of the inside that was seen to be empty
 
 
 def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a palm that comes in through space that nobody saw: behind things, or without depth."""
+    """Object to a palm that approaches through space that nobody saw: behind things, or without depth."""
     share = hidden_share(frame, grasp, gripper)
     if share <= MOST_HIDDEN:
         return None
@@ -38,9 +38,9 @@ def way_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
 
 
 def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to a grasp both fingers of which end in a hole of the depth, or behind what was seen.
+    """Object to a grasp if both fingers end in a hole of the depth, or behind what was seen.
 
-    One finger often does: that on the far side of the thing.
+    One finger often does: the one on the far side of the thing.
     """
     share = []
     for places in finger_places(grasp, gripper):
@@ -55,10 +55,10 @@ def fingers_unseen(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> str | No
 
 
 def thickness_unseen(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper: Gripper) -> str | None:
-    """Object to fingers around a thin wall of which one side only was seen, unless it is a vessel's.
+    """Object to fingers around a thin wall of which only one side was seen, unless it belongs to a vessel.
 
-    The front of a box whose top is not seen looks like a wall, and would be pinched as one. A vessel can be
-    looked into: space inside of its rim, below it, was seen to be empty.
+    The front of a box whose top is not seen looks like a wall, and would be pinched like one. A vessel can be
+    looked into: space inside and below its rim was seen to be empty.
     """
     if grasp.width > THIN_M:
         return None
@@ -111,7 +111,8 @@ def _open_inside(frame: RgbdFrame, segment: ObjectSegment, grasp: Grasp, gripper
 
 
 def hidden_share(frame: RgbdFrame, grasp: Grasp, gripper: Gripper) -> float:
-    """Return the share of the palm's way in that lies behind what was seen; out of view counts half."""
+    """Return the share of the palm's approach path that lies behind what was seen; out of view counts
+    half."""
     x, y, depth = gripper.palm
     axes = (
         np.linspace(-x / 2, x / 2, 3),

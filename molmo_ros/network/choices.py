@@ -1,8 +1,8 @@
 """The end of the decoder graph: the next token is chosen where the logits are.
 
-An answer is decoded greedily. All that it needs of a row of logits is the most probable token, how probable
-that is, and the logits of the few tokens that are asked about by name, such as digits: some hundred bytes.
-A row of logits is 600 kB at 152,000 tokens, and would leave the device in every pass.
+An answer is decoded greedily. All it needs of a row of logits is the most probable token, how probable that
+is, and the logits of the few tokens that are asked about by name, such as digits: a few hundred bytes. A row
+of logits is 600 kB at 152,000 tokens, and would have to leave the device in every pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx import TensorProto
 from molmo_ros.network.config import AskedTokens
 from molmo_ros.network.graph import Graph, Value
 
-_NEVER = -1e9  # is added to the logit of a token that is not to be chosen
+_NEVER = -1e9  # added to the logit of a token that must not be chosen
 
 
 def choice_outputs(graph: Graph, logits: Value, asked: AskedTokens, vocabulary: int) -> None:

@@ -1,4 +1,5 @@
-"""One frozen configuration of the network for every generation; ``read_config`` makes it of a config.json."""
+"""One frozen configuration of the network for every generation; ``read_config`` makes it from a
+config.json."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from molmo_ros.datatypes import Index
 Fields = Mapping[str, Any]
 
 V1, V2, POINT = "molmo", "molmo2", "molmo_point"
-# Raise when the graphs change: those cached on a user's disk are built anew, engines of others are refused.
+# Raise when the graphs change: those cached on a user's disk are rebuilt, engines of other versions are
+# refused.
 GRAPH_VERSION = 5
 MOST_LAYERS = 1000  # and experts: a larger number would take all memory before anything else is checked
 
@@ -55,7 +57,7 @@ class ConnectorConfig:
     head_dim: int
     intermediate_size: int
     pad_embed: bool = False  # v1: learned vectors added to patches that show padding
-    out_projection: bool = True  # MolmoPoint has none behind the pooling
+    out_projection: bool = True  # MolmoPoint has none after the pooling
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class PointConfig:
     no_repeats: bool = True  # and no patch is chosen twice
 
     def rotations(self, turns: Index) -> tuple[npt.NDArray[np.float32], ...]:
-        """Cosines and sines (N,embed_size) by which keys and queries at some positions (N,) are turned."""
+        """Cosines and sines (N,embed_size) by which keys and queries at some positions (N,) are rotated."""
         frequencies = (1.0 / _rope_base(self.embed_size, self.rope_theta)).astype(np.float32)
         angles = turns.astype(np.float32)[:, None] * np.concatenate([frequencies, frequencies])
         return np.cos(angles), np.sin(angles)
@@ -128,7 +130,8 @@ class PointConfig:
 
 @dataclass(frozen=True)
 class AskedTokens:
-    """``known``: tokens whose logits are wanted with every choice; ``never``: those that are not chosen."""
+    """``known``: tokens whose logits are wanted with every choice; ``never``: those that must not be
+    chosen."""
 
     known: tuple[int, ...] = ()
     never: tuple[int, ...] = ()
@@ -151,7 +154,7 @@ class ModelConfig:
 
     @property
     def logits(self) -> int:
-        """Columns of the logits: of the released models, MolmoPoint alone can say its extra tokens."""
+        """Columns of the logits: of the released models, only MolmoPoint can generate its extra tokens."""
         text = self.text
         return text.vocab_size + (text.extra_vocab_size if self.point else 0)
 
@@ -162,7 +165,7 @@ class ModelConfig:
 
 
 def count(value: Any) -> int:
-    """A number of layers or experts. Raises: ValueError if none can have so many."""
+    """A number of layers or experts. Raises: ValueError if it is impossible."""
     if not 1 <= (number := int(value)) <= MOST_LAYERS:
         raise ValueError(f"{number} layers or experts; 1 to {MOST_LAYERS} can be")
     return number

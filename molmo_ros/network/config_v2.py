@@ -64,7 +64,7 @@ def parse_point(fields: Fields) -> ModelConfig:
 
 
 def _when_answering(fields: Fields, name: str, default: str) -> bool:
-    """Whether a restriction that training may have had as well holds for answers."""
+    """Whether a restriction holds for answers; training may have had it as well."""
     return fields.get(name, default) in ("always", "all", "inference")
 
 

@@ -1,6 +1,6 @@
 """The decoder graph: embeddings and a key-value cache in, logits of chosen rows and new cache rows out.
 
-One graph serves prefill (T tokens, empty cache) and decode (one or a few tokens behind a cache).
+One graph serves prefill (T tokens, empty cache) and decode (one or a few tokens after a cache).
 Sizes in the comments: T new tokens, P cached positions, S = P + T, H heads, G key-value heads,
 K head size, D width, N rows whose logits are wanted.
 """
@@ -128,7 +128,7 @@ def _plain_layer(c: TextConfig) -> int:
 def visibility(graph: Graph, limit: Value, past_len: Value, past: Value, positions: Value) -> Value:
     """0 where token t may see position s, -1e9 elsewhere: (1,1,T,S).
 
-    Cached slots hold positions 0 ... past_len - 1, slots behind that hold nothing; new token j stands at
+    Cached slots hold positions 0 ... past_len - 1, slots after that hold nothing; new token j is at position
     past_len + j.
     """
     slots = graph.arange(graph.length(past, 1))  # (P,)
@@ -193,7 +193,7 @@ def self_attention(
 ) -> tuple[Value, Value, Value]:
     """Grouped-query attention over the cache and the new tokens; x (1,T,D) -> (1,T,D), keys, values.
 
-    With ``rows``, only these tokens look at them.
+    With ``rows``, only these tokens attend to them.
     """
     q_size, kv_size = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
     fused_bias = read(f"{name}att_proj.bias") if c.qkv_bias else None

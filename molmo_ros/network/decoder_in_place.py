@@ -1,8 +1,8 @@
 """The decoder graph for ONNX Runtime's CUDA provider: it writes new keys and values into the cache itself.
 
 The cache is an input and an output at one address, so nothing is copied but the new rows, and all shapes and
-addresses of a pass stay the same while its bucket of the cache does: it can be replayed as a CUDA graph.
-Sizes in the comments as in ``network.decoder``; P is how many slots of the cache are looked at.
+addresses of a pass stay the same as long as its cache bucket does: it can be replayed as a CUDA graph.
+Sizes in the comments as in ``network.decoder``; P is how many slots of the cache are attended to.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MolmoE's feed-forward layer: of many small gated MLPs, a router picks those that serve a token.
+"""MolmoE's feed-forward layer: from many small gated MLPs, a router picks those that serve a token.
 
 Sizes in the comments: T tokens, E experts, k of them active, D width of the text model, F width of an expert.
 """
@@ -18,7 +18,8 @@ from molmo_ros.network.precision import round_outputs
 
 Read = Callable[[str], npt.NDArray[np.float32]]
 
-# Up to this many tokens, reading the picked experts alone is less work than passing all tokens through all.
+# Up to this many tokens, reading only the picked experts is less work than passing all tokens through all of
+# them.
 GATHERED_TOKENS = 4
 
 
@@ -34,7 +35,7 @@ def mixture_of_experts(graph: Graph, read: Read, c: TextConfig, name: str, x: Va
     """x (1,T,D) -> (1,T,D): the sum of the picked experts, each times its probability.
 
     The probabilities of the picked ones are not scaled to a sum of 1. A few tokens gather the matrices of
-    their experts; many tokens pass through all experts, those not picked counting nothing.
+    their experts; many tokens pass through all experts, where those not picked have weight zero.
     """
     assert c.experts is not None
     experts = c.experts
@@ -51,7 +52,7 @@ def mixture_of_experts(graph: Graph, read: Read, c: TextConfig, name: str, x: Va
 
 
 def matrices(graph: Graph, read: Read, name: str) -> Matrices:
-    """The matrices of all experts; rounded to 8 bits also where the others have 4."""
+    """The matrices of all experts; rounded to 8 bits even where the others have 4."""
     weight = read(name)  # (E,out,in)
     if not graph.precision.rounds_experts:
         return Matrices(graph.weight(name, np.ascontiguousarray(weight.transpose(0, 2, 1))))

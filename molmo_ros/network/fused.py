@@ -1,9 +1,10 @@
-"""The graph's operators as ONNX Runtime has them ready made: a tenth of the kernels, for its CUDA provider.
+"""The graph's operators as ONNX Runtime's ready-made fused ones: a tenth of the kernels, for its CUDA
+provider.
 
 On a GPU, a pass over one token is a thousand small kernels, and starting them takes longer than reading the
 weights. These operators are ONNX Runtime's own (domain com.microsoft); no other runtime knows them. All exist
-there in fp32, fp16 and bf16, and compute norms and softmax in fp32 within. None of them needs a copy from the
-host while it runs, as Concat and Split of unequal parts do, so a pass can be captured as a CUDA graph.
+there in fp32, fp16 and bf16, and compute norms and softmax in fp32 internally. None of them needs a copy from
+the host while it runs, as Concat and Split of unequal parts do, so a pass can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class FusedGraph(Graph):
         return super()._held_kind(self._cut.get(name, (name, slice(None)))[0])
 
     def _rounded_product(self, x: Value, name: str, weight: AnyArray, kind: str) -> Value:
-        """By the kernel that reads integers with a scale for each block of inputs.
+        """With the kernel that reads integers with a scale for each block of inputs.
 
         Its B is (out,blocks,bytes of a block), its scales are (out,blocks), and 2^(bits-1) stands for 0.
         """
@@ -100,7 +101,8 @@ class FusedGraph(Graph):
         return self.op("RotaryEmbedding", x, positions, cosines, sines, domain=DOMAIN)
 
     def grouped_attention(self, q: Value, keys: Value, values: Value, scale: float, bias: Value) -> Value:
-        """q (G,R,K) look at keys and values (P,G,K), read as they lie in the cache; bias (R,P) -> (G,R,K)."""
+        """q (G,R,K) attend to keys and values (P,G,K), read as they lie in the cache; bias (R,P) ->
+        (G,R,K)."""
         scores = self.op("FusedMatMul", q, keys, transB=1, transBatchB=1, alpha=scale, domain=DOMAIN)
         chances = self.op("Softmax", self.add(scores, bias), axis=-1)
         return self.op("FusedMatMul", chances, values, transBatchB=1, domain=DOMAIN)
@@ -108,7 +110,7 @@ class FusedGraph(Graph):
     def write_rows(
         self, old: Value, at: Value, rows: Value, name: str, dtype: int, shape: Sequence[Dim]
     ) -> Value:
-        """The output ``name``: ``old`` (P,...) with ``rows`` (T,...) at the places ``at`` (T,1).
+        """The output ``name``: ``old`` (P,...) with ``rows`` (T,...) at the positions ``at`` (T,1).
 
         Bound to the memory of ``old``, it is written in place.
         """

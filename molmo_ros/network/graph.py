@@ -54,7 +54,7 @@ class Graph(Operations):
         return self.split(self.linear(x, name, weight, bias), *sizes)
 
     def _held_kind(self, name: str) -> str | None:
-        """ "int4" or "int8" if this matrix was rounded beforehand."""
+        """ "int4" or "int8" if this matrix was quantised beforehand."""
         return None if self.rounded is None else self.rounded.kind(name)
 
     def _rounded_product(self, x: Value, name: str, weight: AnyArray, kind: str) -> Value:
@@ -78,7 +78,7 @@ class Graph(Operations):
     def _integers(self, name: str, weight: AnyArray, kind: str, block: int) -> tuple[AnyArray, AnyArray]:
         """Integers (in,out), int4 as packed bytes, and scales: made beforehand, or rounded to nearest.
 
-        ``block``: inputs that share a scale, 0 for one scale an output.
+        ``block``: inputs that share a scale, 0 for one scale per output.
         """
         if self.rounded is not None and self.rounded.kind(name) is not None:
             held = self.rounded.matrix(name)
@@ -90,7 +90,7 @@ class Graph(Operations):
         return (values if kind == "int8" else np.frombuffer(pack_int4(values), np.uint8)), scales
 
     def _dynamic(self, x: Value, name: str, weight: AnyArray) -> Value:
-        """x rounded to 8 bits with one scale and offset, times integers; this form ONNX Runtime fuses."""
+        """x rounded to 8 bits with one scale and offset, times integers; ONNX Runtime fuses this form."""
         values, scale = round_outputs(weight)
         rounded, x_scale, x_zero = self.ops("DynamicQuantizeLinear", x, outputs=3)
         total = self.op("MatMulInteger", rounded, self.int8_weight(f"{name}.int8", values), x_zero)

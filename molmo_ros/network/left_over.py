@@ -1,11 +1,11 @@
-"""Products with rounded matrices whose kernel rounds activations too: where it matters, what rounding leaves
-over goes through the kernel as well.
+"""Products with rounded matrices whose kernel rounds activations too: where it matters, the residual of that
+rounding goes through the kernel as well.
 
 ONNX Runtime's ``MatMulNBits`` on a CPU rounds activations to 8 bits: the largest number of a block of a row
-takes 127 steps. In the rows of an image and of a question that costs no answers; in the rows whose logits are
-read it does. Such a row is split into what the kernel keeps as it is, and the rest, which is at most half a
-step, so that its own rounding is 254 times as fine: x = kept + left, x W = kept W + left W. Both are rows of
-the one product, for which the weights are read once.
+takes 127 steps. In the rows of an image and of a question that changes no answers; in the rows whose logits
+are read it does. Such a row is split into what the kernel represents exactly, and the rest, which is at most
+half a step, so that its own rounding is 254 times as fine: x = kept + left, x W = kept W + left W. Both are
+rows of the one product, for which the weights are read once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from molmo_ros.network.operations import Operations, Value
 
 _STEPS = 127.0
-_LEAST = 1e-30  # stands for the largest number of a block of zeros
+_LEAST = 1e-30  # in place of the largest number in a block of zeros
 _END = (1 << 63) - 1
 
 
@@ -38,7 +38,7 @@ def _rows(graph: Operations, x: Value, start: Value, stop: Value) -> Value:
 
 
 def _on_steps(graph: Operations, x: Value, block: int) -> Value:
-    """The nearest numbers that the kernel has for each block of a row."""
+    """The nearest numbers that the kernel can represent, for each block of a row."""
     blocks = graph.reshape(x, -1, block)
     largest = graph.op("ReduceMax", graph.op("Abs", blocks), graph.ints(-1), keepdims=1)
     step = graph.div(graph.op("Max", largest, graph.real(_LEAST)), graph.real(_STEPS))

@@ -31,7 +31,7 @@ Dim = int | str | None
 
 
 class RoundedMatrices(Protocol):
-    """Matrices that were rounded beforehand, by the network's names; see ``checkpoint.rounded``."""
+    """Matrices that were quantised beforehand, by the network's names; see ``checkpoint.rounded``."""
 
     def kind(self, name: str) -> str | None:
         """ "int4" or "int8", or None for a matrix that is not among them."""
@@ -81,8 +81,8 @@ class WeightSink:
 
 @dataclass
 class Operations:
-    """An ONNX graph under construction. ``rounded``: matrices that are not to be rounded anew;
-    ``read_rows`` (N,): which rows of a pass have their logits read, the last ones."""
+    """An ONNX graph under construction. ``rounded``: matrices that must not be rounded again; ``read_rows``
+    (N,): the rows of a pass whose logits are read, the last ones."""
 
     name: str
     sink: WeightSink = field(default_factory=WeightSink)
@@ -126,7 +126,7 @@ class Operations:
         return names
 
     def choose(self, condition: Value, then: Callable[[], Value], otherwise: Callable[[], Value]) -> Value:
-        """The result of one of two ways to compute it; they share weights and all that came before."""
+        """The result of one of two ways to compute it; they share weights and everything before."""
         branches = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
         return self.op("If", condition, **branches)
 
@@ -158,7 +158,7 @@ class Operations:
         return name
 
     def ints(self, *values: int) -> Value:
-        """A 1-D int64 constant, shared by all who need the same."""
+        """A 1-D int64 constant, shared by all uses of the same values."""
         return self._constant(f"ints_{'_'.join(map(str, values))}", np.array(values, dtype=np.int64))
 
     def index(self, name: str, values: Sequence[int]) -> Value:
@@ -234,7 +234,7 @@ class Operations:
     # --- where fp16 would overflow ---
 
     def to_residual(self, x: Value) -> Value:
-        """fp32 -> what the sum over the layers is held in: fp32 for fp16, since it grows beyond 65504."""
+        """fp32 -> the type of the sum over the layers: fp32 for fp16, since it grows beyond 65504."""
         return x if self.precision.is_fp16 else self.to_activations(x)
 
     def residual_add(self, x: Value, h: Value) -> Value:
@@ -243,7 +243,7 @@ class Operations:
 
     @contextmanager
     def fp32_region(self) -> Iterator[None]:
-        """All within is fp32 where the rest is fp16; other precisions stay."""
+        """Everything within is fp32 where the rest is fp16; other precisions stay."""
         saved = self.precision
         if saved.is_fp16:
             self.precision = FP32

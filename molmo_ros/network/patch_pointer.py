@@ -1,7 +1,7 @@
-"""What MolmoPoint's graphs put out beside those of Molmo2, so that the host can point.
+"""What MolmoPoint's graphs output in addition to those of Molmo2, so that the host can point.
 
-It points by choosing an image token, one of the patches behind it, and a place in that patch. Everything that
-has weights is in the graphs; the host turns keys and queries, and multiplies them (``patch_scores``).
+It points by choosing an image token, one of its patches, and a place in that patch. Everything that
+has weights is in the graphs; the host rotates keys and queries, and multiplies them (``patch_scores``).
 All of it is fp32 and never rounded: a point is as exact as these numbers.
 
 Sizes in the comments: M image tokens, W patches per token, F width of the joined taps, T tokens, D width of
@@ -24,8 +24,8 @@ Read = Callable[[str], Float32]
 
 
 def patch_outputs(graph: Graph, read: Read, config: ModelConfig, windows: Value) -> None:
-    """windows (M,W,F), the features of the patches behind each image token, 0 for padding ->
-    patch_embeds (M,W,D), what the model reads after it has chosen a patch; patch_keys (M,W,E).
+    """windows (M,W,F), the features of the patches of each image token, 0 for padding -> patch_embeds
+    (M,W,D), what the model reads after it has chosen a patch; patch_keys (M,W,E).
     """
     assert config.point is not None
     windows = graph.to_fp32(windows)
@@ -40,7 +40,7 @@ def token_outputs(graph: Graph, read: Read, config: ModelConfig, x: Value) -> No
     """x (1,T,D), the last layer's sum before the final norm -> pointing (T,3E+places): token query, token
     key, patch query, scores of the places, in this order.
 
-    The places read x itself, as the released code does, all others the norm of it.
+    The places read x itself, as in the released code, all others its norm.
     """
     assert config.point is not None
     c, name = config.point, POINT_PREDICTOR

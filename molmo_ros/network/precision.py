@@ -22,7 +22,7 @@ Int8 = npt.NDArray[np.int8]
 
 BLOCK = 128  # weights along the input that share one scale
 FP8_LARGEST, FP8_SM = 448.0, 89  # of E4M3; the first GPUs that have it
-_SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is no multiple of it
+_SMALLER_BLOCKS = (128, 64, 32, 16)  # where the input's width is not a multiple of it
 _CHUNK = 1 << 21
 _NUMPY: dict[int, Any] = {
     int(TensorProto.FLOAT): np.float32,
@@ -33,17 +33,17 @@ _NUMPY: dict[int, Any] = {
 
 @dataclass(frozen=True)
 class Precision:
-    """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), "fp8" (E4M3, of
-    TensorRT alone; activations stay, since their scale would have to be calibrated), or "dynamic": int8
-    weights, and activations rounded to 8 bits on the way. ``head`` is the same for the last matrix.
+    """``weights`` is "" (as the activations), "int8", "int4" (rounded to nearest, symmetric), "fp8" (E4M3,
+    TensorRT only; activations stay, since their scale would have to be calibrated), or "dynamic": int8
+    weights, and activations rounded to 8 bits at run time. ``head`` is the same for the last matrix.
 
     ``int8_blocks``: a scale per block of the input, as for int4; else one per output. ``grouped``: query
-    heads that share a key head go through one matrix product, which spares a CPU the copies of the keys;
+    heads that share a key head go through one matrix product, which saves a CPU the copies of the keys;
     TensorRT fuses attention only with all heads spelled out. ``fused``: ONNX Runtime's own operators, for its
     CUDA provider (see ``network.fused``); ``whole_attention``: one of them for all of an attention that has
-    no mask. ``exact_rows``: what ONNX Runtime's kernel for rounded weights rounds off activations is made up
-    for in tokens whose logits are read (see ``network.left_over``). ``chooses``: the graph puts out the next
-    tokens, so that no logits need leave the device.
+    no mask. ``exact_rows``: the rounding of activations by ONNX Runtime's kernel for rounded weights is
+    compensated in tokens whose logits are read (see ``network.left_over``). ``chooses``: the graph outputs
+    the next tokens, so that no logits need leave the device.
     """
 
     name: str = "fp32"
@@ -77,11 +77,11 @@ class Precision:
 
     @property
     def rounds_experts(self) -> bool:
-        """Not for TensorRT, which takes integers only where nothing stands between them and their scale."""
+        """Not for TensorRT, which takes integers only if no operator stands between them and their scale."""
         return self.grouped and bool(self.weights)
 
     def of_vision(self) -> Precision:
-        """The vision tower is never rounded to few bits; where all is dynamic it is too."""
+        """The vision tower is never rounded to few bits, except with the dynamic precision."""
         return self if self.weights == "dynamic" else replace(self, weights="", head="")
 
 
@@ -129,7 +129,7 @@ def block_size(width: int) -> int:
 def round_blocks(weight: AnyArray, bits: int, block: int) -> tuple[Int8, Float32]:
     """weight (out,in) -> integers (in,out) and scales (in/block,out), rounded to nearest, symmetric.
 
-    A block's largest weight is on the last step of its own side: -2^(b-1) below zero, 2^(b-1) - 1 above.
+    A block's largest weight is on the last step on its side: -2^(b-1) below zero, 2^(b-1) - 1 above.
     """
     outputs, inputs = weight.shape
     top = 2 ** (bits - 1)
@@ -182,9 +182,9 @@ def round_fp8(weight: AnyArray) -> tuple[AnyArray, Float32]:
 
 
 def transposed(weight: AnyArray, dtype: Any) -> AnyArray:
-    """weight (out,in) -> (in,out) in another type."""
+    """weight (out,in) -> (in,out), cast to a type."""
     result = np.empty(weight.shape[::-1], dtype)
-    if weight.dtype == result.dtype == ml_dtypes.bfloat16:  # numpy moves its own types many times faster
+    if weight.dtype == result.dtype == ml_dtypes.bfloat16:  # numpy copies its own types many times faster
         return transposed(weight.view(np.uint16), np.uint16).view(ml_dtypes.bfloat16)
 
     def turn_rows(rows: slice) -> None:

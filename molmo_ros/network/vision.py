@@ -77,7 +77,7 @@ def vision_tower(
         x = vision_block(graph, read, c, vit_block(layer), x, tokens)
         hidden.append(x)
     taps = [graph.reshape(hidden[layer], -1, tokens, c.hidden_size) for layer in c.taps]
-    # the class token has served
+    # the class token is no longer needed
     return [graph.rows(tap, 1, 1 + c.grid**2) for tap in taps] if c.clip else taps
 
 
@@ -146,7 +146,7 @@ def cross_attention(
     *,
     project: bool = True,
 ) -> Value:
-    """queries (B*T,.) look at keys (B*P,.) -> (B*T,.); lengths (T,P); bias broadcasts to (B,heads,T,P)."""
+    """queries (B*T,.) attend to keys (B*P,.) -> (B*T,.); lengths (T,P); bias broadcasts to (B,heads,T,P)."""
 
     if bias is None and isinstance(graph, FusedGraph) and graph.precision.whole_attention:
         parts = ("wq", queries, lengths[0]), ("wk", keys, lengths[1]), ("wv", keys, lengths[1])
@@ -181,7 +181,7 @@ def pool_windows(
 ) -> Value:
     """windows (M,W,F) -> (M,V); ``window`` is W.
 
-    The query of a window is the mean of its patches; padding is zero, not counted, and not looked at.
+    The query of a window is the mean of its patches; padding is zero, not counted, and not attended to.
     """
     total = graph.op("ReduceSum", windows, graph.ints(1), keepdims=1)  # (M,1,F)
     count = graph.op("ReduceSum", valid, graph.ints(1), keepdims=1)  # (M,1)

@@ -1,7 +1,7 @@
 """The key names of a checkpoint, with the shape each must have.
 
 The network asks for tensors by the names that Molmo2 was released with; a layout says under which name, and
-cut how, a generation stores each. Fused tensors stay fused (q, k, v in ``att_proj``; up, then gate in
+how split, a generation stores each. Fused tensors stay fused (q, k, v in ``att_proj``; up, then gate in
 ``ff_proj``): one matrix product serves them all.
 """
 
@@ -43,8 +43,8 @@ _EXPERTS = re.compile(r"(.*)\.experts\.(gate_proj|up_proj|down_proj)\.weight")
 class Stored:
     """Where a tensor of the network lies: one stored tensor, or one per expert, to be stacked.
 
-    ``shape`` is that of each stored tensor. With one name and ``experts``, the matrices of all experts lie on
-    top of each other; ``transposed``: each has to be turned.
+    ``shape`` is that of each stored tensor. With one name and ``experts``, the matrices of all experts are
+    stacked; ``transposed``: each has to be transposed.
     """
 
     names: tuple[str, ...]
@@ -92,7 +92,7 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
 
 
 def _tied_layouts(stored: Layout) -> tuple[Layout, ...]:
-    """Head and embedding are one table; files differ in which of the two names it has."""
+    """Head and embedding are one table; files differ in which of the two names they use."""
     tables = [(head, table) for head, table in TIED if head in stored and table in stored]
     by_embedding = {head: stored[table] for head, table in tables}
     by_head = {table: stored[head] for head, table in tables}
@@ -110,20 +110,20 @@ def expected_shapes(config: ModelConfig) -> Shapes:
 
 
 def is_unused(name: str, config: ModelConfig) -> bool:
-    """True for tensors that a checkpoint may store although nothing reads them: blocks above the taps."""
+    """True for tensors that a checkpoint may store although nothing reads them: blocks after the taps."""
     match = _VIT_BLOCK.search(name)
     return match is not None and int(match[1]) >= config.vision.num_layers
 
 
 def _dense_v1(name: str) -> str:
-    """Molmo v1 has no records for attention and MLP inside a block."""
+    """Molmo v1 has no sub-modules for attention and MLP inside a block."""
     if name == HEAD:
         return f"{TEXT}ff_out.weight"
     return name.replace(".self_attn.", ".").replace(".mlp.", ".")
 
 
 def _point(name: str) -> str:
-    """MolmoPoint keeps tower and connector apart, and the head as two bare tables."""
+    """MolmoPoint stores tower and connector separately, and the head as two bare tables."""
     for ours, theirs in (
         (VIT, "model.vit."), (POOLING, "model.connector.image_pooling_2d."),
         (PROJECTOR, "model.connector.image_projector."), (EXTRA_HEAD, "lm_head.new_output_embeddings"),
@@ -146,7 +146,7 @@ def _released_mixture(name: str, shape: tuple[int, ...], head: str = HEAD) -> St
 
 
 def _training_mixture(name: str, shape: tuple[int, ...]) -> Stored:
-    """MolmoE as its training code writes it: the experts of a layer on top of each other."""
+    """MolmoE as its training code writes it: the experts of a layer stacked."""
     if match := _EXPERTS.fullmatch(name):
         part = {"gate_proj": "w1", "up_proj": "v1", "down_proj": "w2"}[match[2]]
         transposed = match[2] == "down_proj"

@@ -9,16 +9,17 @@ from molmo_ros.datatypes import Mask, ObjectSegment, RgbdFrame
 from molmo_ros.perception.depth import valid_depth
 
 FROM_M, TO_M = 0.004, 0.012  # beside the outline; nearer, stereo smears
-FLOOR_M, FLOOR_SHARE = 0.008, 0.010  # what is lower, in m or as a share of its depth, is the support
-LEAST_KNOWN = 0.6  # of what is around it must have been measured
-LARGEST_M = 0.30  # across; what is larger are several things on their support
+FLOOR_M, FLOOR_SHARE = 0.008, 0.010  # anything lower, in m or as a share of its depth, is the support
+LEAST_KNOWN = 0.6  # share of its surroundings that must have been measured
+LARGEST_M = 0.30  # across; anything larger is several things on their support
 
 
 def floor_around(frame: RgbdFrame, segment: ObjectSegment) -> float:
     """Return the share 0..1 of what was measured right around a segment that is its support.
 
-    0 if the support is not known, too little was measured there, or it is too large to be one thing. What
-    touches another has little: on real frames of heaps .75 at most, where what stands alone has .8 and more.
+    0 if the support is not known, too little was measured there, or the segment is too large to be one thing.
+    Things that touch others have little: on real frames of heaps at most .75, while things that stand alone
+    have .8 or more.
     """
     if segment.plane is None or not 0 < _across(segment) <= LARGEST_M:
         return 0.0
@@ -42,6 +43,6 @@ def _across(segment: ObjectSegment) -> float:
 
 
 def _wider(segment: ObjectSegment, by: int) -> Mask:
-    """Return the mask (H,W), wider by so many pixels."""
+    """Return the mask (H,W), dilated by a number of pixels."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))
     return np.asarray(cv2.dilate(segment.mask.astype(np.uint8), disc) > 0)

@@ -13,7 +13,7 @@ from molmo_ros.transforms import make_transform, pose_from_matrix, transform_box
 def oriented_box(segment: ObjectSegment, up: Array | None = None, views: Views | None = None) -> OrientedBox:
     """Fit a box in the camera's optical frame: z away from the support, x along the longer horizontal side.
 
-    The hidden half, where symmetry tells it, counts as part of the object (views, if it is known already).
+    The hidden half, where symmetry gives it, counts as part of the object (views, if it is known already).
     With a support the box stands on it; without one it ends with the points.
     """
     shape = (views or complete_shape(segment, up)).dense

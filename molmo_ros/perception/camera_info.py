@@ -12,7 +12,7 @@ from molmo_ros.errors import CameraInfoError, FrameError
 from molmo_ros.perception.rectify import make_lens
 from molmo_ros.untrusted import read_yaml
 
-LEAST_SIDE = 8  # px of an image; less shows nothing
+LEAST_SIDE = 8  # px of an image; a smaller one shows nothing
 
 
 def check_K(K: Array, width: int, height: int) -> Array:  # noqa: N802 (K is the field's own name)

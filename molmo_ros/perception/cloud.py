@@ -36,7 +36,7 @@ def voxels(points: Array, size: float, at_most: int | None = None) -> tuple[Inde
         index, count = voxel_index(points, size)
         if at_most is None or count <= at_most:
             return index, count, size
-        # surfaces: the count goes with 1 / size^2; a little more, for another round costs more
+        # surfaces: the count goes with 1 / size^2; a little more, since another round costs more
         size *= 1.04 * float(np.sqrt(count / at_most))
 
 
@@ -56,7 +56,7 @@ def pixel_spacing(cloud: Array) -> float:
 def moments(points: Array) -> Array:
     """Return what to add up (N,10) of points (N,3) for their normals: 1, x, y, z, xx, xy, xz, yy, yz, zz."""
     x, y, z = np.ascontiguousarray(points.T)
-    x, y, z = x - x.mean(), y - y.mean(), z - z.mean()  # for precision
+    x, y, z = x - x.mean(), y - y.mean(), z - z.mean()  # for numerical precision
     return np.stack([np.ones(len(x)), x, y, z, x * x, x * y, x * z, y * y, y * z, z * z], axis=1)
 
 
@@ -107,7 +107,7 @@ class Horizon:
         x, y, z = np.ascontiguousarray(points.T)
         x, y = x / z, y / z
         cell = 1.5 * spacing / float(np.median(z))
-        # two empty cells all around: what is asked for outside is looked up there
+        # two empty cells all around: look-ups outside end there
         origin = np.array([x.min(), y.min()]) - 2 * cell
         column = ((x - origin[0]) / cell).astype(np.intp)
         row = ((y - origin[1]) / cell).astype(np.intp)
@@ -127,7 +127,7 @@ class Horizon:
 
 
 def _close_gaps(depth: Depth) -> Depth:
-    """Fill an empty cell between two filled ones, so that a sparse cloud casts no pattern of holes."""
+    """Fill an empty cell between two filled ones, so that a sparse cloud makes no pattern of holes."""
     padded = np.pad(depth, 1, constant_values=np.inf)
     left, right = padded[1:-1, :-2], padded[1:-1, 2:]
     up, down = padded[:-2, 1:-1], padded[2:, 1:-1]

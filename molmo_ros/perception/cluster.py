@@ -12,8 +12,8 @@ from molmo_ros.perception.cloud import moments, normals_of_moments
 
 SAME_COLOUR = 14.0  # in 8-bit L*a*b*, in which lightness counts less
 VALLEY = 0.1  # sine-like measure of how much two faces look at each other, mean of a border
-SPOT = 0.5  # pairs across a border, for the root of the points of the smaller patch: fewer are a touch
-LOW_M, LOW_VALLEY = 0.018, 0.7  # of what is so low the table hides most; its normals are not to be trusted
+SPOT = 0.5  # pairs across a border, per root of the smaller patch's points: fewer are a mere touch
+LOW_M, LOW_VALLEY = 0.018, 0.7  # the table hides most of a thing this low; its normals are not to be trusted
 
 
 def clusters(
@@ -22,8 +22,8 @@ def clusters(
     """Label points (N,3) m that are connected; -1 is noise. colour (N,3), height (N,) m above the support.
 
     Patches of one colour are found first, by DBSCAN (Ester et al. 1996) with neighbours within eps m. Then
-    patches that meet are joined, unless they meet in a valley: that is what things do that touch, while a
-    label or a lid is flush with what it is on, or sticks out of it. Borders are what is within 1.5 near m.
+    patches that meet are joined, unless they meet in a valley: that is what touching things do, while a label
+    or a lid is flush with what it is on, or sticks out of it. Borders are points within 1.5 near m.
     """
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
     i, j = tree.query_pairs(eps, output_type="ndarray").T.copy()
@@ -46,7 +46,8 @@ def clusters(
 
 
 def _connected(count: int, i: Index, j: Index, core: Mask) -> Index:
-    """Label points linked by pairs i, j (P,); -1 is noise. A border point takes the label of one core."""
+    """Label points linked by pairs i, j (P,); -1 is noise. A border point takes the label of one core
+    point."""
     both = np.flatnonzero(core[i] & core[j])
     graph = coo_matrix((np.ones(len(both)), (i[both], j[both])), shape=(count, count))
     labels: Index = connected_components(graph, directed=False)[1].astype(np.intp)
@@ -60,8 +61,8 @@ def _connected(count: int, i: Index, j: Index, core: Mask) -> Index:
 def _joined(patch: Index, a: Index, b: Index, valley: Array, height: Array) -> Index:
     """Relabel points (N,) so that patches have one label where no valley is between them.
 
-    The patches a and b (P,) of pairs of points across their borders tell, by the mean of all pairs of a
-    border: single ones are at the mercy of noise. Where they meet but at a spot, it tells nothing.
+    Decided by the patches a and b (P,) of pairs of points across their borders, by the mean over all pairs of
+    a border: single ones are dominated by noise. Where they meet only at a spot, it tells nothing.
     """
     count = int(patch.max()) + 1
     border, index = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)

@@ -1,7 +1,7 @@
 """The hidden half of an object, guessed by symmetry.
 
-A camera sees one side. Most things on a table have a vertical mirror plane; the one whose mirror image of
-the seen points best agrees with what the camera saw, and did not see, tells the far side.
+A camera sees one side. Most things on a table have a vertical mirror plane; the one whose mirror image of the
+seen points best agrees with what the camera saw, and did not see, gives the far side.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from molmo_ros.transforms import invert, rotate_vectors, transform_points
 ANGLES_DEG = tuple(range(-60, 61, 15))  # of the mirror's normal to the horizontal view direction
 SHIFTS = (-0.06, 0.0, 0.06, 0.12, 0.18, 0.25, 0.32)  # of the mirror behind the middle, in seen extents
 MIN_POINTS = 10
-MIRRORED = 160  # points that a mirror is judged by
+MIRRORED = 160  # points by which a mirror is judged
 BACKS_M = (0.015, 0.035, 0.055)  # behind a neighbour's seen face
 CUT_OFF_M = 0.014  # a side that ends lower than this was cut off with the support
 SKIRT_ROWS = 4  # at least
-LOW_M = 0.02  # what is lower has sides of which next to nothing is measured
-SIDE_KNOWN = 0.04  # share of the points that must look to a side for it to count as known
+LOW_M = 0.02  # the sides of anything lower are hardly measured
+SIDE_KNOWN = 0.04  # share of the points that must face a side for it to count as known
 MOST_IN_FREE_SPACE, MOST_FOR_SECOND = 0.2, 0.03
 
 
@@ -75,14 +75,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Views:
-    """The same shape twice: `coarse` to think with (some 500 points), `dense` to make sure with."""
+    """The same shape twice: `coarse` (about 500 points) for the search, `dense` for the final checks."""
 
     coarse: Shape
     dense: Shape
 
 
 def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool = True) -> Views:
-    """Thin a segment out, move it to its support frame, and add its hidden half if symmetry tells it.
+    """Thin a segment out, move it to its support frame, and add its hidden half if symmetry gives it.
 
     Raises: SegmentError if the segment holds next to no points.
     """
@@ -94,7 +94,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
     dense_cloud, dense_spacing = voxel_down(segment.cloud_m, 0.0025, at_most=3000)
     part, count, spacing = voxels(dense_cloud, 0.004, at_most=420)
     cloud = voxel_means(dense_cloud, part, count)
-    # noise grows with the square of the distance: farther away it takes more surface to tell its direction
+    # noise grows with the square of the distance: farther away it takes more surface to estimate a normal
     radius = max(0.008, 0.014 * float(np.median(cloud[:, 2])) ** 2, 3 * dense_spacing)
     n = normals(cloud, dense_cloud, radius)
     scene, _ = voxel_down(segment.scene_m, 0.007, at_most=450)
@@ -136,7 +136,7 @@ def complete_shape(segment: ObjectSegment, up: Array | None = None, mirror: bool
 def _with_backs(shape: Shape, outline: Array) -> Array:
     """Give the other things (S,3) some thickness: what is just behind their seen faces is theirs, too.
 
-    Unless it is the object's own: what nobody saw within its outline belongs to it.
+    Except what is the object's own: unseen space within its outline belongs to it.
     """
     scene = shape.scene
     if len(scene) == 0:
@@ -152,8 +152,8 @@ def _with_backs(shape: Shape, outline: Array) -> Array:
 def _best_mirror(shape: Shape, first: Array | None) -> tuple[Array, float] | None:
     """Find the mirror plane, unit normal (3,) and offset m, whose image the camera's view contradicts least.
 
-    After a first mirror with normal `first`, one across it completes the corner of a box, and is held to a
-    stricter measure. Returns None if every image sticks out into space that was seen to be free.
+    After a first mirror with normal `first`, one across it completes the corner of a box, and has to meet a
+    stricter bound. Returns None if every image sticks out into space that was seen to be free.
     """
     normal, offset = _mirror_planes(shape, first)
     points = shape.points[:: max(1, len(shape.points) // MIRRORED)]
@@ -192,7 +192,7 @@ def _with_guess(shape: Shape, points: Array, n: Array) -> Shape:
 
 
 def _as_prism(coarse: Shape, dense: Shape) -> tuple[Shape, Shape]:
-    """Give a low thing upright sides, where its edge is smeared over as much as it is high."""
+    """Give a low thing upright sides, since its edge is smeared over as much as its height."""
     kept, points, n = prism(dense.points, rectangle_angle(dense.points[:, :2]), dense.spacing)
     high = coarse.points[:, 2] > top_of(dense.points) / 2
     return _with_sides(_some(coarse, high), _some(dense, kept), points, n)
@@ -217,9 +217,9 @@ def _with_skirts(coarse: Shape, dense: Shape, angle: float) -> tuple[Shape, Shap
     """Let the outline hang straight down to the support on each side (angle rad, and square
     to it) of which nothing is known.
 
-    What lies, bent or round, has no mirror plane to be found, and a side that is seen edge-on has no
-    image; but each is at least as far out as the outline. A side that is known is only continued where it
-    was cut off with the support. The normals of a skirt are level.
+    For bent or round things that lie, no mirror plane is found, and a side that is seen edge-on has no image;
+    but each side is at least as far out as the outline. A known side is only continued where it was cut off
+    with the support. The normals of a skirt are level.
     """
     if not dense.has_floor:
         return coarse, dense
@@ -238,7 +238,7 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
         return nothing
     n = level_normals(hem, outward, side)
     highest = float(hem[:, 2].max())
-    step = min(shape.spacing, highest / SKIRT_ROWS)  # a flat thing has sides, too
+    step = min(shape.spacing, highest / SKIRT_ROWS)  # even a flat thing has sides
     steps = np.arange(1, int(highest / step) + 1) * step
     hanging = np.repeat(hem[:, None], len(steps), axis=1)
     hanging[..., 2] -= steps
@@ -246,14 +246,14 @@ def _skirt(shape: Shape, outward: Array) -> tuple[Array, Array]:
     cut_off = hem[:, None, 2] < CUT_OFF_M
     if known:
         new &= cut_off
-    else:  # judged a little inside, for a wall seen edge-on is neither seen nor hidden
+    else:  # judged a little inside, since a wall seen edge-on is neither seen nor hidden
         hidden = shape.depth_behind_seen(hanging - 0.003 * outward) > 0.003 + 0.5 * shape.spacing
         new &= hidden | cut_off
     return hanging[new], np.repeat(n[:, None], len(steps), axis=1)[new]
 
 
 def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
-    """Propose vertical mirror planes: unit normals (M,3) that look away from the camera, offsets (M,) m."""
+    """Propose vertical mirror planes: unit normals (M,3) that point away from the camera, offsets (M,) m."""
     middle = shape.points.mean(axis=0)
     view = np.arctan2(*(middle - shape.eye)[1::-1])
     if first is None:
@@ -265,7 +265,7 @@ def _mirror_planes(shape: Shape, first: Array | None) -> tuple[Array, Array]:
     along = np.sort(directions @ shape.points[:, :2].T, axis=1)
     few = len(shape.points) // 100
     low, high = along[:, few], along[:, -1 - few]
-    # only what lies along the view is hidden: across it the middle is the middle
+    # only the far side along the view is hidden: across the view the middle is known
     depth_share = np.abs(np.cos(angle - view))[:, None]
     offset = (low + high)[:, None] / 2 + np.array(SHIFTS) * depth_share * (high - low)[:, None]
     normal = np.concatenate([directions, np.zeros((len(angle), 1))], axis=1)

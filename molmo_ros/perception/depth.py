@@ -16,12 +16,12 @@ import numpy as np
 from molmo_ros.datatypes import Array, Depth, Image, Mask
 from molmo_ros.errors import DepthError
 
-SHADING = 0.3  # how much a difference in lightness counts beside one in hue
-SAME_COLOUR = 14.0  # in 8-bit L*a*b* so weighted
+SHADING = 0.3  # weight of a difference in lightness relative to one in hue
+SAME_COLOUR = 14.0  # in 8-bit L*a*b*, weighted like this
 OWN_PIXEL = 0.71  # px, half its diagonal
-SMALL_HOLE = 2.0  # px: what is around single lost pixels needs no proof that it is the same thing
-NEAR_IN_HOLE = 2.0  # by how much the nearest layer is preferred there: who points at a thing sees it in front
-WINDOW_FX = 600.0  # px: at 640x480, of most cameras; at 1280x720 a hole has half as many pixels again
+SMALL_HOLE = 2.0  # px: around single lost pixels no proof is needed that it is the same thing
+NEAR_IN_HOLE = 2.0  # preference for the nearest layer there: a thing that is pointed at is seen in front
+WINDOW_FX = 600.0  # px: of most cameras at 640x480; at 1280x720 a hole has half as many pixels again
 LEAST = 12  # pixels at the rim of a hole, to read its depth from
 
 
@@ -30,8 +30,8 @@ class DepthOptions:
     """What is known of the depth sensor, and how to read it. Defaults: a D435-like stereo camera.
 
     min_range_m, max_range_m: outside, a reading is OUT_OF_RANGE. baseline_m and subpixel_px: stereo noise
-    sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: what is added to that where the position
-    of a surface is told, for a measured plane waves by millimetres.
+    sigma_z = z^2 subpixel / (f baseline) + floor_m. systematic_m: added to that for the position of a
+    surface, since a measured plane waves by millimetres.
     window_px: odd size of the window; where it holds less than min_share of valid depth, wide_window_px is
     tried before giving up. Both are those of a focal length of WINDOW_FX px and grow with a longer one.
     layer_gap_m: least gap between two layers. reach_px: sigma of the Gaussian that weights pixels.
@@ -57,7 +57,7 @@ class DepthOptions:
     def surface_sigma_m(self, z: float, fx: float) -> float:
         """Standard deviation of the depth of a surface read at z m, however many pixels it is read from.
 
-        Neighbouring pixels of a stereo camera share their matching window, and err alike.
+        Neighbouring pixels of a stereo camera share their matching window, and have the same errors.
         """
         return math.hypot(self.systematic_m, float(self.sigma_m(z, fx)))
 
@@ -70,7 +70,7 @@ class DepthReading:
     """z in m along the optical axis and its sigma_m.
 
     ambiguity 0..1 is the weight of the rejected layers and gap_m the median distance to pixels more than
-    2 cm away (0 if none). hole_px is the distance to the nearest valid pixel, 0 if it is the own one. slope
+    2 cm away (0 if none). hole_px is the distance to the nearest valid pixel, 0 if the pixel itself is. slope
     (2,) is d(1/z)/d(u,v) in 1/(m px), of the plane fitted to the chosen layer, or zeros if it holds too few
     pixels.
     """
@@ -108,7 +108,7 @@ def robust_depth(
     if not (np.isfinite(x) and np.isfinite(y) and -1 <= x <= width and -1 <= y <= height):
         raise DepthError(f"The point ({x:.0f}, {y:.0f}) is outside the image of {width}x{height}; ask again.")
     x, y = float(np.clip(x, 0, width - 1)), float(np.clip(y, 0, height - 1))
-    strange = False  # whether there is depth around, but of something else
+    strange = False  # whether there is depth nearby, but of something else
     for size in (_scaled(options.window_px, fx), _scaled(options.wide_window_px, fx)):
         window, du, dv = _window(depth, x, y, size)
         usable = valid_depth(window, options)
@@ -162,7 +162,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     z, du, dv = z[order], du[order], dv[order]
     distance = np.hypot(du, dv)
     hole = float(distance.min())
-    # in a hole the nearest valid pixels lie at its rim: measure distance from there
+    # in a hole the nearest valid pixels lie at its rim: distances are measured from there
     weight = np.exp(-0.5 * ((distance - hole) / options.reach_px) ** 2) + 1e-9
     sigma = options.sigma_m(z, fx)
     cuts = np.diff(z) > np.maximum(options.layer_gap_m, 4 * np.asarray(sigma)[:-1])
@@ -174,7 +174,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
     own = layer == chosen
     near, u, v, w = z[own], du[own], dv[own], weight[own]
     plane = _inverse_plane(1 / near, u, v, w)
-    # a hole is bridged along the slope of what is around it, but never deeper or higher than that was seen
+    # a hole is bridged along the slope of its surroundings, but never beyond the depths seen there
     bridged = float(1 / np.clip(plane[0], 1 / near[-1], 1 / near[0]))
     z0 = _weighted_median(near, w) if hole < SMALL_HOLE else bridged
     away = np.abs(z - z0) > 0.02
@@ -189,7 +189,7 @@ def _read_layer(z: Array, du: Array, dv: Array, fx: float, options: DepthOptions
 
 
 def _weighted_median(values: Array, weights: Array) -> float:
-    """Median of sorted values (N,), each counted with its weight."""
+    """Weighted median of sorted values (N,)."""
     total = np.cumsum(weights)
     return float(np.interp(0.5 * total[-1], total - 0.5 * weights, values))
 

@@ -1,4 +1,4 @@
-"""The object at a point, by the learned mask or by geometry, whichever is to be trusted there."""
+"""The object at a point, by the learned mask or by geometry, whichever can be trusted there."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from molmo_ros.perception.sharpen import sharpened
 Segmenter = Callable[[RgbdFrame, ImagePoint], Mask]
 SURE = 0.65  # expected IoU from which the learned mask is taken as it is
 LEAST = 0.45  # below it the network saw no thing at the point
-ALONE = 0.8  # so much of what is around a thing that stands alone is its support
-INSIDE = 0.5  # of a mask that is a part of another, at least
-PIXEL_M = 0.001  # a pixel that is smaller is sharpened in a smaller image
+ALONE = 0.8  # at least this share of what is around a lone thing is its support
+INSIDE = 0.5  # least share of a mask inside another, for it to be a part of that
+PIXEL_M = 0.001  # with smaller pixels, masks are sharpened in a smaller image
 
 
 def check_segmenter(name: str) -> str:
@@ -70,17 +70,17 @@ def find_object(
         try:
             raise refusal
         finally:
-            del refusal  # it refers to this frame, and with it to the images
+            del refusal  # it refers to this stack frame, and so to the images
     return _sharp(frame, segment, lifted)
 
 
 def _unsure(
     frame: RgbdFrame, point: ImagePoint, lifted: CameraPoint, up: Array | None, found: LearnedMask
 ) -> tuple[ObjectSegment | None, SegmentError | None]:
-    """Return what is to be taken where the network is not sure, or why nothing is.
+    """Return what to use where the network is not sure, or why nothing is used.
 
-    Geometry's segment where both agree: seen twice it is right, and its outline is the better one. Also where
-    it has nothing but its support around it, and the learned mask is a part of it: geometry is wrong where
+    Geometry's segment where both agree: then it is right, and its outline is the better one. Also where it
+    has nothing but its support around it, and the learned mask is a part of it: geometry is only wrong where
     things touch. Never the learned one: half of the grasps by such masks are lost.
     """
     try:
@@ -98,7 +98,7 @@ def _unsure(
 
 
 def _sharp(frame: RgbdFrame, segment: ObjectSegment, lifted: CameraPoint) -> ObjectSegment:
-    """Return the segment with the outline that colour tells; its points stay those that depth tells.
+    """Return the segment with its outline refined by colour; its points remain those found by depth.
 
     Depth and colour are seldom aligned to the pixel, and depth is wider at edges.
     """

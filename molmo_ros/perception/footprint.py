@@ -9,18 +9,18 @@ from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.outline import in_hull
 
 STACKED = 0.9  # share of a part above the object's footprint that makes it part of the object
-BRIDGE = np.ones((2, 2), np.uint8)  # over one empty cell
-OPEN_M = 0.008  # a floor is seen through an opening: nothing is right above the point
+BRIDGE = np.ones((2, 2), np.uint8)  # across one empty cell
+OPEN_M = 0.008  # a floor is seen through an opening: there is nothing right above the point
 RIM_M = 0.12  # from a point on a floor to the rim around it
 SECTORS, MOST_SECTORS = 12, 10  # directions in which a rim is looked for, and must be found
 AROUND = np.ones((3, 3), np.uint8)
 
 
 def within_reach(flat: Array, seed: Array, gap: float, reach: float) -> Mask:
-    """Mark the points (N,2) m that no gap parts from what is within reach m of seed (2,), or around it.
+    """Mark the points (N,2) m that no gap separates from what is within reach m of seed (2,), or around it.
 
-    What is less than `gap` m apart is connected; up to half as much more may be. Most of what stands on a
-    table is left out so by a look at a small image.
+    Points less than `gap` m apart are connected, those up to 1.5 times as far apart may be. So a look at a
+    small image excludes most of what stands on a table.
     """
     cell = gap / 2
     row, column, low = _raster(flat, cell)
@@ -63,7 +63,7 @@ def with_stacked(flat: Array, height: Array, labels: Index, own: Mask, cell: flo
     """Add the parts within the object's footprint, and those above its top that only it can carry.
 
     flat (N,2) m and height (N,) m of points; labels (N,) of the parts, -1 of none; own (N,) the object's.
-    A cap hides the neck of its bottle, and a rim the inside of its mug, so that they are seen apart.
+    A cap hides the neck of its bottle, and a rim the inside of its mug, so they appear separate.
     """
     others = labels >= 0
     groups = labels[others]

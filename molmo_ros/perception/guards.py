@@ -1,6 +1,6 @@
 """Is this segment one thing, the one that was pointed at? Each guard returns what speaks against it, or None.
 
-They see a mask, not who made it, so that they hold for geometry, a learned mask and one from elsewhere alike.
+They see a mask, not its origin, so they apply to geometry, a learned mask and one from elsewhere alike.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from molmo_ros.perception.plane import support_frame
 from molmo_ros.perception.surroundings import FINE_M
 from molmo_ros.transforms import invert, transform_points
 
-CUT_PX, BAND_PX = 12, 6  # so long an outline along the border of what was looked at is a cut
-IMAGE_PX = 8  # a region that ends so near to the border of the image was cut by that, and so is the thing
+CUT_PX, BAND_PX = 12, 6  # an outline this long along the border of the searched region is a cut
+IMAGE_PX = 8  # a region that ends this near to the border of the image was cut by that, as is the thing
 LEAST_KEPT = 0.45  # share of the depth in a mask that must be the object's own
 LEAST_COMMON = 0.5  # IoU of two masks of one thing
-LOAD_M2 = 1.5e-3  # so much measured surface above an object is a load; less may be its own cap
+LOAD_M2 = 1.5e-3  # this much measured surface above an object is a load; less may be its own cap
 INNER = 0.3  # within its outline by this share of half its width: its edge is smeared onto what stands behind
-BESIDE_M = 0.03  # the object's own height there is that of what is seen of it so near
+BESIDE_M = 0.03  # the object's own height is taken from its parts seen this near
 STANDS_M, ON_TOP = 0.006, 0.7  # higher than that; and that is the object's top, not the floor of a bowl
-HANGS_M, GAP_PX = 0.03, 7  # what begins so high above it, and so far from it in the image, is no load
+HANGS_M, GAP_PX = 0.03, 7  # what begins this high above it, and this far from it in the image, is not a load
 
 
 def check_segment(segment: ObjectSegment, up: Array | None = None) -> None:
@@ -42,9 +42,9 @@ def check_segment(segment: ObjectSegment, up: Array | None = None) -> None:
 
 
 def cut_by_region(mask: Mask, bounds: tuple[int, int, int, int] | None) -> str | None:
-    """Object to a mask (H,W) cut straight by the border of what was looked at, but not by that of the image.
+    """Object to a mask (H,W) cut off by the border of the searched region, but not by that of the image.
 
-    bounds: first and last row, first and last column that were looked at.
+    bounds: first and last row, first and last column that were searched.
     """
     if bounds is None:
         return None
@@ -70,7 +70,7 @@ def cut_by_region(mask: Mask, bounds: tuple[int, int, int, int] | None) -> str |
 
 
 def other_layers(kept: float) -> str | None:
-    """Object to a mask of whose depth only a share `kept` belongs to one thing above the support."""
+    """Object to a mask if only a small share `kept` of its depth belongs to one thing above the support."""
     if kept >= LEAST_KEPT:
         return None
     return (
@@ -95,8 +95,8 @@ def masks_disagree(mask: Mask, other: Mask) -> str | None:
 def loaded(segment: ObjectSegment, up: Array | None) -> str | None:
     """Object to a thing on which another stands: it would fall when the thing is lifted.
 
-    Or what stands there is a part of the thing that the mask lacks. What lies in a bowl may stay there:
-    beside it, the bowl is lower than its rim.
+    Or what stands there is a part of the thing that is missing from the mask. What lies in a bowl may stay
+    there: beside it, the bowl is lower than its rim.
     """
     if segment.plane is None or len(segment.scene_m) == 0:
         return None

@@ -23,8 +23,8 @@ MODEL = Path(__file__).parent.parent / "assets" / "segmenter" / "mask.onnx"
 CROP = 112  # cells along a side of what the network sees
 HALF_M = 0.24  # half the side of the crop, at the depth of the point
 AT_ONCE = 0.9  # expected IoU below which the network looks a second time, at the mirrored crop
-MIRROR = np.array([-1.0, 1.0, 1.0, 1.0], np.float32)  # left and right, of a point or a plane
-ISLAND = -0.85  # logit of cells that the network calls the thing, but apart from the point: 3 of 10 are
+MIRROR = np.array([-1.0, 1.0, 1.0, 1.0], np.float32)  # swaps left and right, of a point or a plane
+ISLAND = -0.85  # logit of cells that the network marks apart from the point: 3 of 10 are right
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MaskNetwork:
     @staticmethod
     @lru_cache(maxsize=1)
     def shared() -> MaskNetwork:
-        """The one that is built in, loaded when it is first asked for."""
+        """The built-in one, loaded on first use."""
         return MaskNetwork()
 
     def __call__(
@@ -78,7 +78,7 @@ class MaskNetwork:
     ) -> LearnedMask:
         """Segment the thing at a point; position (3,) m: it lifted; plane (4,): its support, if known.
 
-        Where it is not quite sure it looks again, left and right exchanged, and both looks are averaged:
+        Where it is not quite sure it looks again, with left and right swapped, and both looks are averaged:
         where they contradict each other, the mask is less sure.
         """
         crop = crop_around(frame, point.x, point.y, float(position[2]))
@@ -128,7 +128,7 @@ def crop_around(frame: RgbdFrame, x: float, y: float, z: float, half_m: float = 
 
 
 def _mirrored(crop: Crop) -> Crop:
-    """The same crop with left and right exchanged, as of a mirrored world."""
+    """The same crop with left and right swapped, as of a mirrored world."""
     rays = crop.rays.copy()
     rays[0] = -(rays[0] + rays[1] * (CROP - 1))
     rgb, depth = (np.ascontiguousarray(image[:, ::-1]) for image in (crop.rgb, crop.depth))
@@ -144,10 +144,10 @@ def _nearest(depth: Depth, v: npt.NDArray[np.intp], u: npt.NDArray[np.intp]) -> 
 
 
 def one_piece(logits: Float32) -> Float32:
-    """Leave of the cells (S,S) above 0 only those that are connected with the middle, the point.
+    """Of the cells (S,S) above 0, keep only those that are connected to the middle, the point.
 
-    What the network sees apart from the thing at the point is mostly another like it: where a mask had
-    several pieces, of those without the point a third was right, in front of an occluder or not.
+    What the network marks apart from the thing at the point is mostly a similar second one: where a mask had
+    several pieces, a third of those without the point were right, with or without an occluder.
     """
     label = cv2.connectedComponents((logits > 0).astype(np.uint8), connectivity=8)[1]
     i, j = np.nonzero(label)
@@ -178,8 +178,9 @@ def _spread(logits: Float32, crop: Crop, shape: tuple[int, int]) -> Mask:
 def _expected_iou(logits: Float32) -> float:
     """Return the IoU 0..1 that a mask, the cells whose logits (S,S) are above 0, is expected to have.
 
-    E|M and T| / E|M or T|, if each cell is of the thing T with the probability that was told, on its own. On
-    simulated frames it tells good masks from bad ones better than an IoU that the network is trained to tell.
+    E|M and T| / E|M or T|, if each cell belongs to the thing T with the predicted probability, independently.
+    On simulated frames it tells good masks from bad ones better than an IoU that the network is trained to
+    predict.
     """
     probability = 1 / (1 + np.exp(-logits))
     inside = logits > 0

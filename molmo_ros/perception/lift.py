@@ -8,7 +8,7 @@ from molmo_ros.datatypes import Array, CameraPoint, ImagePoint, RgbdFrame
 from molmo_ros.perception.depth import DEFAULT_DEPTH, DepthOptions, DepthReading, robust_depth
 
 BRIDGED = 0.3  # error of the depth across a hole, as a share of how much it falls or rises to the hole's rim
-MIN_INCIDENCE = 0.15  # |n.r| / |r| is floored here: at grazing view the slope is not to be trusted
+MIN_INCIDENCE = 0.15  # |n.r| / |r| is floored here: at a grazing view the slope is not to be trusted
 
 
 def pixel_ray(x: float, y: float, K: Array) -> Array:
@@ -49,11 +49,11 @@ def depth_gradient(reading: DepthReading, ray: Array, K: Array) -> Array:
 
 
 def point_covariance(reading: DepthReading, ray: Array, K: Array, pixel_covariance: Array) -> Array:
-    """Propagate the pixel's covariance (2,2) px^2, the depth noise and the layer doubt to (3,3) m^2.
+    """Propagate the pixel's covariance (2,2) px^2, the depth noise and the layer ambiguity to (3,3) m^2.
 
     Sigma = J diag(Sigma_uv, sigma_z^2) J^T + a D^2 r r^T with J = [(z/fx) e1 + g_u r, (z/fy) e2 + g_v r, r],
-    g the slope of the surface, a the ambiguity and D the gap to the other layer. In a hole the surface is
-    not seen, and may have another slope than its rim: sigma_z is the larger for that.
+    g the slope of the surface, a the ambiguity and D the gap to the other layer. In a hole the surface is not
+    seen, and its slope may differ from that at the rim: sigma_z is larger for that reason.
     """
     g = depth_gradient(reading, ray, K)
     J = np.stack([g[0] * ray, g[1] * ray, ray], axis=1)

@@ -14,8 +14,8 @@ from molmo_ros.perception.region import Cells, Region
 STEP_PER_SPACING = 2.2  # neighbours farther apart in depth are of different layers
 NEAR_M = 0.03  # a layer nearer than this to the point's own is of the same thing
 LARGE = 0.15  # share of the mask from which a layer is believed wherever it is
-SMALL = 0.25  # share of an object up to which a layer that begins where it ends is its part
-ALL_RAMPS = 0.4  # a thing of which less than this share is no ramp is kept with its ramps
+SMALL = 0.25  # share of an object up to which a layer that begins where it ends is part of it
+ALL_RAMPS = 0.4  # a thing with less than this share outside of ramps is kept with its ramps
 
 
 def own_cells(region: Region, cells: Cells, mask: Mask, ramp: Mask, seed: Array) -> Mask:
@@ -49,7 +49,7 @@ def _layers(region: Region, row: Index, column: Index) -> Index:
 def _joined_edges(z: Depth, label: Index, step: float) -> Index:
     """Give a cell (h,w) without a label that of a neighbour whose depth differs by less than step m.
 
-    The last cell before an edge lies behind its neighbour across the edge, but is of the one on its own side.
+    The last cell before an edge lies behind its neighbour across the edge, but belongs to its own side.
     """
     joined = label.copy()
     row, column = np.nonzero((label == 0) & np.isfinite(z))
@@ -87,8 +87,8 @@ def _steps(z: Depth, least: float) -> Mask:
 
 
 def _believed(points: Array, layers: Index, seed: Array) -> Mask:
-    """Mark the points (N,3) of the seed's layer, of large ones, and of those that one after the other lie
-    near them in space."""
+    """Mark the points (N,3) of the seed's layer, of large ones, and of those that lie near them in space,
+    directly or via others."""
     distance = np.linalg.norm(points - seed, axis=1)
     main = layers[int(np.argmin(np.where(layers > 0, distance, np.inf)))]
     size = np.bincount(layers)

@@ -44,11 +44,11 @@ def support_plane(
     rng = np.random.default_rng(options.seed)
     sample = points[rng.integers(0, len(points), min(options.samples, len(points)))]
     planes = _hypotheses(sample, up, options, rng)
-    # the support is below what stands on it; 1 cm of slack for a point read low
+    # the support is below what stands on it; 1 cm of slack in case a point was read too low
     planes = planes[planes[:, :3] @ on_top + planes[:, 3] > -max(0.01, 2 * tolerance)]
     if len(planes) == 0:
         return None
-    # a first look at a few points leaves the few planes that are worth a second
+    # a first pass over few points leaves the few planes that are worth a second
     promising = np.argsort(-_score(planes, sample[:FIRST_LOOK], tolerance)[0])[:SECOND_LOOK]
     score, on = _score(planes[promising], sample, tolerance)
     best = int(np.argmax(score))

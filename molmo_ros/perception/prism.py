@@ -1,7 +1,7 @@
 """A low thing as a prism: its outline halfway up, with upright sides down to the support.
 
 Depth cameras smear an edge over 5 to 15 mm, so that a pen or a phone is measured as a low dome, of which no
-side can be held. What is so low has upright sides or round ones, and a hand holds both where they are widest.
+side can be gripped. Things this low have upright or round sides, and a hand grips both where they are widest.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 from molmo_ros.datatypes import Array, Mask
 from molmo_ros.perception.outline import level_normals, outermost
 
-FLOOR_M = 0.002  # sides end so much above the support
+FLOOR_M = 0.002  # sides end this far above the support
 ROWS = 4  # of points on a side, at least
 
 
 def top_of(points: Array) -> float:
-    """Return the height (m) of points (N,3) of a thing above its support, z = 0, but for stray ones."""
+    """Return the height (m) of points (N,3) of a thing above its support, z = 0, ignoring stray ones."""
     return float(np.quantile(points[:, 2], 0.95))
 
 

@@ -1,4 +1,4 @@
-"""Lens distortion: frames of a raw image made pinhole frames, and points in them led back to the raw one."""
+"""Lens distortion: frames of a raw image are rectified to pinhole frames, and points in them mapped back."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ FISHEYE = "equidistant"
 # How many coefficients each model of sensor_msgs/distortion_models has; OpenCV takes the shorter and the
 # longer forms (rational with thin prism and tilt) alike.
 MODELS: dict[str, tuple[int, ...]] = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), FISHEYE: (4,)}
-NO_DISTORTION = 1e-6  # coefficients up to this are zeros that went through a file
+NO_DISTORTION = 1e-6  # coefficients up to this are zeros written to and read from a file
 
 
 def is_rectified(name: str) -> bool:
-    """Whether a topic or file is named as rectified images are: image_rect (image_proc), rect/image (ZED)."""
+    """Whether a topic or file has the name of a rectified image: image_rect (image_proc), rect/image
+    (ZED)."""
     return bool({"rect", "rectified"} & set(re.split(r"[/_.-]", name.lower())))
 
 
@@ -33,7 +34,7 @@ def make_lens(
 
     D, K and R (None or all zeros: identity) as in sensor_msgs/CameraInfo; K_new (3,3) px the camera to
     rectify to; size is width, height.
-    Raises: CameraInfoError if the model, the number of coefficients or R is of no use.
+    Raises: CameraInfoError if the model, the number of coefficients or R is unusable.
     """
     coefficients = np.asarray(D, dtype=np.float64).ravel()
     if np.all(np.abs(coefficients) <= NO_DISTORTION):
@@ -61,8 +62,8 @@ def make_lens(
 def rectify(frame: RgbdFrame, lens: Lens | None) -> RgbdFrame:
     """A raw frame (depth registered to it) -> what a pinhole camera of the same size sees.
 
-    Without a lens the frame itself. Its optical frame is that of the rectified camera, also where R turns the
-    camera of a stereo pair: so do stereo_image_proc and image_geometry.
+    Without a lens the frame itself. Its optical frame is that of the rectified camera, even where R rotates
+    the camera of a stereo pair, as in stereo_image_proc and image_geometry.
     """
     if lens is None:
         return frame
@@ -98,7 +99,8 @@ def rectify_depth(depth: Depth, lens: Lens | None) -> Depth:
 
 
 def raw_point(point: ImagePoint, lens: Lens | None) -> ImagePoint:
-    """A point of the rectified image where it is in the raw one, its covariance turned and scaled with it."""
+    """A point of the rectified image where it is in the raw one, its covariance rotated and scaled with
+    it."""
     if lens is None:
         return point
     half = 0.5
@@ -115,7 +117,7 @@ def raw_target(target: GraspTarget, lens: Lens | None) -> GraspTarget:
 
 
 def raw_grounding(grounding: Grounding, lens: Lens | None) -> Grounding:
-    """All points of an answer as in ``raw_point``: the pixels that whoever published the image knows."""
+    """All points of an answer as in ``raw_point``: pixels as in the image that was published."""
     if lens is None:
         return grounding
     points = tuple(raw_point(point, lens) for point in grounding.answer.points)
@@ -150,7 +152,7 @@ def _raw_rays(pixels: npt.NDArray[Any], lens: Lens) -> Array:
     return np.asarray(rays @ np.reshape(lens.R, (3, 3)))  # R takes raw to rectified: its inverse is R^T
 
 
-@lru_cache(maxsize=8)  # once for each camera; 2.5 MB at 640x480
+@lru_cache(maxsize=8)  # once per camera; 2.5 MB at 640x480
 def _maps(lens: Lens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Where each rectified pixel is in the raw image, x and y (H,W)."""
     import cv2

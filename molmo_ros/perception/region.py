@@ -10,9 +10,9 @@ import numpy as np
 from molmo_ros.datatypes import Array, Depth, Index, Mask, RgbdFrame
 from molmo_ros.perception.depth import DepthOptions, valid_depth
 
-RIM = np.ones((5, 5), np.uint8)  # px: gaps of a rim that are closed
-FLOOR_PX = 7  # the height of a floor is a mean over so many
-FLOOR_M = 0.002  # lower is the support
+RIM = np.ones((5, 5), np.uint8)  # px: gaps in a rim up to this size are closed
+FLOOR_PX = 7  # the height of a floor is a mean over this many
+FLOOR_M = 0.002  # anything lower is the support
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Cells:
 
     def take(self, chosen: Mask) -> Cells:
         """Return some of them."""
-        which = np.flatnonzero(chosen)  # looked through once, not five times
+        which = np.flatnonzero(chosen)  # searched once, not five times
         return Cells(self.points[which], self.row[which], self.column[which], self.v[which], self.u[which])
 
 
 @dataclass(frozen=True)
 class Region:
-    """A strided cut of a frame: z (h,w) m, NaN where it is of no use, at rows v (h,) and columns u (w,).
+    """A strided crop of a frame: z (h,w) m, NaN where it is unusable, at rows v (h,) and columns u (w,).
 
     (x, y, 1) is the ray of a pixel; x (w,), y (h,). spacing m of the points, and sigma m of their depth, at
-    the point that it was cut around.
+    the point around which it was cropped.
     """
 
     z: Depth
@@ -50,7 +50,7 @@ class Region:
 
     @staticmethod
     def around(frame: RgbdFrame, seed: Array, radius: float, spacing: float, depth: DepthOptions) -> Region:
-        """Cut out what is within radius m of seed (3,) m, with points about spacing m apart."""
+        """Crop what is within radius m of seed (3,) m, with points about spacing m apart."""
         fx, fy, cx, cy = (float(frame.K[k]) for k in ((0, 0), (1, 1), (0, 2), (1, 2)))
         height, width = frame.depth.shape
         u0, v0 = fx * seed[0] / seed[2] + cx, fy * seed[1] / seed[2] + cy
@@ -81,7 +81,8 @@ class Region:
         return there
 
     def bounds(self) -> tuple[int, int, int, int]:
-        """Return the first and last row, and the first and last column, of the image that it was cut from."""
+        """Return the first and last row, and the first and last column, of the image from which it was
+        cropped."""
         return int(self.v[0]), int(self.v[-1]), int(self.u[0]), int(self.u[-1])
 
     def cells(self, row: Index, column: Index) -> Cells:
@@ -91,7 +92,7 @@ class Region:
         return Cells(points, row, column, self.v[row], self.u[column])
 
     def thinned(self, count: int) -> Array:
-        """Return points (N,3) m evenly spread over the image: about `count`, if there are so many."""
+        """Return points (N,3) m evenly spread over the image: about `count`, if there are that many."""
         step = max(1, int(np.sqrt(self.z.size / count)))
         row, column = np.nonzero(np.isfinite(self.z[::step, ::step]))
         return self.cells(row * step, column * step).points
@@ -127,7 +128,7 @@ class Region:
         z = np.full(self.z.shape, np.nan, dtype=np.float32)
         z[cells.row, cells.column] = self.z[cells.row, cells.column]
         z = np.repeat(np.repeat(z[rows, columns], s, axis=0), s, axis=1)
-        # a cell stands for s x s pixels around it; those at the edge may lie outside of the image
+        # a cell stands for s x s pixels around it; those at the edge may lie outside the image
         v = np.arange(s * (rows.stop - rows.start)) + self.v[rows.start] - s // 2
         u = np.arange(s * (columns.stop - columns.start)) + self.u[columns.start] - s // 2
         v_in, u_in = _inside(v, frame.depth.shape[0]), _inside(u, frame.depth.shape[1])
@@ -158,9 +159,9 @@ def _rise(x: Array, y: Array, plane: Array) -> Depth:
 
 
 def _floors(mask: Mask, height: Depth, sigma: float, least: float) -> Mask:
-    """Mark what a mask (h,w) surrounds and is a little higher than the support: floors of bowls and mugs.
+    """Mark what a mask (h,w) surrounds if it is a little higher than the support: floors of bowls and mugs.
 
-    Height (h,w) m above the support. Where that shows, as in a ring, it is 0; what lies in a bowl is higher.
+    Height (h,w) m above the support: 0 where the support itself shows, as in a ring; more in a bowl.
     """
     known = np.isfinite(height)
     size = (FLOOR_PX, FLOOR_PX)
@@ -171,7 +172,7 @@ def _floors(mask: Mask, height: Depth, sigma: float, least: float) -> Mask:
 
 
 def silhouette(mask: Mask) -> Mask:
-    """A mask (h,w) and all that it surrounds."""
+    """A mask (h,w) and everything that it surrounds."""
     edge = len(RIM)
     closed = cv2.morphologyEx(np.pad(mask.astype(np.uint8), edge), cv2.MORPH_CLOSE, RIM)
     cv2.floodFill(closed, None, (0, 0), 2)

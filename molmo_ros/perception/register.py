@@ -1,7 +1,7 @@
 """Depth of another camera as the colour camera would see it: from another place, at another size.
 
-What depth_image_proc's register node does; beyond it, what is behind does not show through between the pixels
-of what is in front, and flying pixels are left out.
+Does what depth_image_proc's register node does; in addition, the background does not show through between the
+pixels of the foreground, and flying pixels are left out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from molmo_ros.perception.depth import DEFAULT_DEPTH, DepthOptions
 from molmo_ros.perception.rectify import rectify_color, rectify_depth
 from molmo_ros.transforms import check_transform
 
-STEEPEST = 6.0  # tan of 80 degrees: what is steeper than that between two pixels is an edge, no surface
-WIDEST = 16  # px, of a hole that the edge of a thing may lie in
+STEEPEST = 6.0  # tan of 80 degrees: anything steeper between two pixels is an edge, not a surface
+WIDEST = 16  # px, of a hole in which the edge of a thing may lie
 NOTHING = np.float32(np.inf)  # lies behind everything
 
 Float = npt.NDArray[np.float32]
@@ -48,14 +48,14 @@ def register_depth(
 
     Args: K_depth, K_color (3,3) px; T_color_depth (4,4), the depth camera's optical frame in that of the
     colour camera; size, width and height of the colour image.
-    Returns: (height,width) m along the z axis of the colour camera, NaN where the depth camera saw nothing:
-    also what something hides from it, or from the colour camera.
+    Returns: (height,width) m along the z axis of the colour camera, NaN where the depth camera saw nothing,
+    including what is hidden from it, or from the colour camera.
     Raises: TransformError.
     """
     T = check_transform(T_color_depth)
     step = _step(depth, K_depth[0, 0], options)
     seen = np.where(_on_surface(depth, step), depth, np.float32(np.nan))
-    # On a grid no finer than that of the depth neighbours land side by side, whatever the size of the image.
+    # On a grid no finer than that of the depth, neighbours land side by side, whatever the size of the image.
     scale = min(1.0, float(K_depth[0, 0] / K_color[0, 0]))
     K, width, height = _scaled(K_color, size, scale)
     u, v, z = _project(seen, K @ T[:3, :3] @ np.linalg.inv(K_depth), K @ T[:3, 3])
@@ -72,7 +72,7 @@ def register_depth(
 
 
 def _step(z: Float, fx: float, options: DepthOptions) -> Float:
-    """How far (m) the depths of two pixels of one surface differ at most, at depths z m."""
+    """By how much (m) the depths of two pixels of one surface differ at most, at depths z m."""
     a = 4 * float(options.sigma_m(1.0, fx) - options.floor_m)
     return z * (np.float32(STEEPEST / fx) + np.float32(a) * z) + np.float32(4 * options.floor_m)
 
@@ -115,12 +115,12 @@ def _in_image(u: Float, v: Float, z: Float, width: int, height: int) -> tuple[np
 def _walls(depth: Depth, step: Float, u: Float, v: Float, z: Float) -> tuple[Float, Float, Float]:
     """Points u, v, z (N,) that bound what the depth camera cannot see behind the edges of near things.
 
-    Where the depth (h,w) jumps along a row, be there a hole in between or not, the two sides are joined by a
-    straight line. What the colour camera sees through such a wall may hide anything.
+    Where the depth (h,w) jumps along a row, with or without a hole in between, the two sides are joined by a
+    straight line. Anything may be hidden behind such a wall.
     """
     known = np.isfinite(depth)
     linked = np.abs(depth[:, 1:] - depth[:, :-1]) < step[:, 1:]
-    first, last = known.copy(), known.copy()  # of each stretch of surface in a row; they come in turns
+    first, last = known.copy(), known.copy()  # of each stretch of surface in a row; they alternate
     first[:, 1:] &= ~linked
     last[:, :-1] &= ~linked
     end, start = np.flatnonzero(last)[:-1], np.flatnonzero(first)[1:]
@@ -141,14 +141,14 @@ def _nearest(pixel: npt.NDArray[np.intp], z: Float, count: int, fx: float, optio
     """Depth (count,) of what is in front in each pixel; points of one surface do not hide each other."""
     buffer = np.full(count, NOTHING)
     while len(z):
-        buffer[pixel] = z  # of several, one: the next turn sets right where it was not the nearest
+        buffer[pixel] = z  # one of several: the next round corrects it where it was not the nearest
         hidden = z + _step(z, fx, options) < buffer[pixel]
         pixel, z = pixel[hidden], z[hidden]
     return buffer
 
 
 def _without_gaps(depth: Float, fx: float, options: DepthOptions) -> Float:
-    """Close the gaps of single pixels in a surface, whether nothing is in them or what is behind."""
+    """Close single-pixel gaps in a surface, whether they are empty or show what is behind."""
     around = np.asarray(cv2.medianBlur(depth, 3), np.float32)
     return np.where(around + _step(around, fx, options) < depth, around, depth)
 

@@ -13,17 +13,17 @@ from molmo_ros.perception.region import Region
 RADIUS_M, SPACING_M = 0.12, 0.002
 PATCH_M = 0.006  # side of the patches over which depth is averaged
 LEAST_KNOWN = 0.7  # share of a patch that must have depth
-ENOUGH = 200  # patches, or nothing is said
+ENOUGH = 200  # patches; with fewer there is no verdict
 TO_SIGMA = 1.4826  # median of absolute deviations to the standard deviation of a normal distribution
-# RealSense D435, Kinect, simulated stereo: up to 2 mm, or 1.6 times what one reading errs at that distance; a
-# D405 over bare cloth and glaze, where most grasps were bad: 2.3 to 5 mm, 1.8 to 5 times
+# RealSense D435, Kinect, simulated stereo: up to 2 mm, or 1.6 times the noise of one reading at that
+# distance; a D405 over bare cloth and glaze, where most grasps were bad: 2.3 to 5 mm, 1.8 to 5 times
 ROUGH_M, ROUGH = 0.0025, 1.7
 
 
 def check_roughness(frame: RgbdFrame, position: Array, options: DepthOptions = DEFAULT_DEPTH) -> None:
     """Raises: SegmentError with code AMBIGUOUS if depth around position (3,) m is too rough for a grasp.
 
-    In bumps and dents of what is flat a planner sees edges that can be held, and room for fingers.
+    In the bumps and dents of a flat surface a planner sees edges to grip, and room for fingers.
     """
     region = Region.around(frame, np.asarray(position, dtype=np.float64), RADIUS_M, SPACING_M, options)
     found, most = roughness(region), max(ROUGH_M, ROUGH * region.sigma)
@@ -41,7 +41,7 @@ def check_roughness(frame: RgbdFrame, position: Array, options: DepthOptions = D
 def roughness(region: Region) -> float:
     """Return how high (m) the bumps of a region are: how much the means of patches scatter about each other.
 
-    What the noise of single readings, which averages out, adds to that is taken away.
+    The contribution of the noise of single readings, which averages out, is subtracted.
     """
     side = max(1, round(PATCH_M / region.spacing))
     known = np.isfinite(region.z)
@@ -52,9 +52,9 @@ def roughness(region: Region) -> float:
 
 
 def _scatter(z: Depth, apart: int) -> float:
-    """Return the standard deviation (m) that second differences of z (h,w) m tell, so many cells apart.
+    """Return the standard deviation (m) estimated from second differences of z (h,w) m, some cells apart.
 
-    Along rows and columns, robust: slopes do not count, edges hardly.
+    Along rows and columns, robust: slopes do not count, and edges hardly do.
     """
     across = z[:, : -2 * apart] + z[:, 2 * apart :] - 2 * z[:, apart:-apart]
     along = z[: -2 * apart] + z[2 * apart :] - 2 * z[apart:-apart]

@@ -1,4 +1,4 @@
-"""The object around a point: what stands out of its support and is connected there."""
+"""The object around a point: what stands out from its support and is connected there."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from molmo_ros.transforms import frame_with_z
 @dataclass(frozen=True)
 class SegmentOptions:
     """radius_m: half size of the region looked at. spacing_m: wanted distance of the points in it.
-    min_height_m: what is lower belongs to the support. eps_m, voxel_m, min_neighbours: DBSCAN.
-    reach_m: how far from the point the object may begin. min_points: fewer are no object.
+    min_height_m: anything lower belongs to the support. eps_m, voxel_m, min_neighbours: DBSCAN. reach_m: how
+    far from the point the object may begin. min_points: fewer are not an object.
     """
 
     radius_m: float = 0.22
@@ -44,11 +44,11 @@ class SegmentOptions:
 
 Masker = Callable[[Array | None], Mask]
 DEFAULT_SEGMENT = SegmentOptions()
-RISES_M, CONTAINER_M = 0.012, 0.14  # a rim is so much higher than its floor, and so near to a point on it
-SHADING = 0.3  # how much a difference in lightness counts beside one in hue
-PLANE_POINTS = 4000  # that the support is fitted to
-AROUND_M, MOST_M = 0.08, 0.5  # of table that is looked at around a mask, and of the region at most
-LOWEST_M, SUPPORT_M = 0.001, 0.006  # what is lower belongs to the support: of a low thing, of any
+RISES_M, CONTAINER_M = 0.012, 0.14  # a rim is this much higher than its floor, and this near to a point on it
+SHADING = 0.3  # weight of a difference in lightness relative to one in hue
+PLANE_POINTS = 4000  # to which the support is fitted
+AROUND_M, MOST_M = 0.08, 0.5  # of table included around a mask, and of the region at most
+LOWEST_M, SUPPORT_M = 0.001, 0.006  # anything lower belongs to the support: for a low thing, for any
 
 
 def segment_object(
@@ -64,7 +64,7 @@ def segment_object(
     Args: camera_point, the same point lifted; up (3,), direction away from the ground in the camera
     frame, or None; mask (H,W), the object if something else segments it, or a function of the support plane
     that returns it. The frame must have passed `camera_info.check_frame`.
-    Raises: SegmentError if nothing stands out of the support there, or nothing is separable.
+    Raises: SegmentError if nothing stands out from the support there, or nothing is separable.
     Source: Ester et al. 1996 (DBSCAN), on voxels.
     """
     seed = np.asarray(camera_point.position, dtype=np.float64)
@@ -111,7 +111,8 @@ def _radius(frame: RgbdFrame, mask: Mask, seed: Array, least: float) -> float:
 def _by_mask(
     frame: RgbdFrame, region: Region, plane: Array | None, mask: Mask, ramp: Mask, seed: Array
 ) -> Cells:
-    """Return the object's cells, given its mask (H,W); of a low thing those, too, that hardly stand out."""
+    """Return the object's cells, given its mask (H,W); for a low thing, including those that hardly stand
+    out."""
     cells = region.above(plane, LOWEST_M)
     inside = cells.take(mask[cells.v, cells.u])
     if plane is not None and len(inside.v):
@@ -122,9 +123,9 @@ def _by_mask(
 
 
 def _kept(region: Region, cells: Cells, mask: Mask, ramp: Mask) -> float:
-    """Return the share of the cells in a mask (H,W), but those on ramps (h,w), that are the object's own.
+    """Return the share of the cells in a mask (H,W), except those on ramps (h,w), that are the object's own.
 
-    What it encloses is: the floor of a mug lies as low as the table.
+    Enclosed cells are: the floor of a mug lies as low as the table.
     """
     inside = mask[np.ix_(region.v, region.u)] & np.isfinite(region.z)
     own = silhouette(region.grid(cells) | (inside & ramp))
@@ -142,7 +143,7 @@ def _by_geometry(
     least: float,
     options: SegmentOptions,
 ) -> tuple[Cells, Mask]:
-    """Return the object's cells and its mask (H,W): what is connected with the point, other than by ramps."""
+    """Return the object's cells and its mask (H,W): what is connected to the point, other than by ramps."""
     all_cells = region.above(plane, least)
     all_cells = all_cells.take(region.attached(frame, all_cells))
     steep = ramp[all_cells.row, all_cells.column]
@@ -169,16 +170,16 @@ def _with_container(
     region: Region,
     o: SegmentOptions,
 ) -> Mask:
-    """Mark the cells (N,) that are connected with the one nearest to the lifted point.
+    """Mark the cells (N,) that are connected to the one nearest to the lifted point.
 
     If the point lies on a floor, low and flat, with a rim all around, they are those of the rim's thing.
     """
     seed = np.asarray(camera_point.position, dtype=np.float64)
     if len(cells.v) == 0:
         raise _on_support(seed, plane)
-    # far away, pixels lie farther apart and depth is noisier than the usual voxel
+    # far away, pixels lie farther apart, and depth is noisier, than the usual voxel
     coarse = max(1.0, 1.3 * region.spacing / o.voxel_m, 3 * region.sigma / o.eps_m)
-    spread = np.nan_to_num(camera_point.covariance, nan=0.0)  # unknown, if the model tells no probabilities
+    spread = np.nan_to_num(camera_point.covariance, nan=0.0)  # unknown, if the model returns no probabilities
     reach = o.reach_m * coarse + 2 * float(np.sqrt(np.linalg.eigvalsh(spread)[0]))
     if plane is None:
         everything = np.ones(len(cells.v), dtype=np.bool_)
@@ -216,7 +217,7 @@ def _connected(
     reach: float,
     o: SegmentOptions,
 ) -> Mask | None:
-    """Mark those of the cells near (N,) connected with what is within reach m of seed (3,), or None."""
+    """Mark those of the cells near (N,) connected to what is within reach m of seed (3,), or None."""
     if not near.any():
         return None
     eps, edge = coarse * o.eps_m, coarse * o.voxel_m
@@ -224,7 +225,7 @@ def _connected(
     voxel, count = voxel_index(around.points, edge)
     centres = voxel_means(around.points, voxel, count)
     one_of = np.empty(count, dtype=np.intp)
-    one_of[voxel] = np.arange(len(voxel))  # a mean of two colours would be a bridge between them
+    one_of[voxel] = np.arange(len(voxel))  # a mean of two colours would bridge them
     height = np.full(count, np.inf) if plane is None else centres @ plane[:3] + plane[3]
     labels = clusters(centres, _lab(frame, around, one_of), height, eps, edge, o.min_neighbours)
     distance = np.linalg.norm(centres - seed, axis=1)

@@ -1,4 +1,4 @@
-"""A mask's outline, moved to where colour changes: cells of a network, and smeared depth, are wide."""
+"""A mask's outline, moved to where colour changes: a network's cells and smeared depth are coarse."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import numpy as np
 
 from molmo_ros.datatypes import AnyArray, Array, Image, Index, Mask
 
-BAND_PX, WINDOW_PX = 5, 13  # how far an outline may move, and half the window that colours are learned from
-LIGHTNESS = 0.6  # what a difference in lightness counts beside one in hue: things are shaded
-LEAST_SPREAD = 60.0  # variance, 8-bit L*a*b*, that every surface is granted
+BAND_PX, WINDOW_PX = 5, 13  # how far an outline may move, and half the window from which colours are learned
+LIGHTNESS = 0.6  # weight of a difference in lightness relative to one in hue: things are shaded
+LEAST_SPREAD = 60.0  # least variance of any surface's colour, 8-bit L*a*b*
 PRIOR = 1.0  # log-odds at the border of the band, for what the mask said
 MOST, SMOOTH_PX = 6.0, 1.0  # log-odds of one pixel at most, and over how far they are averaged
 LEAST_SAMPLES = 5
-LEAST_COMMON = 0.5  # IoU with the mask as it was; a thing whose colour tells nothing keeps its outline
+LEAST_COMMON = 0.5  # IoU with the original mask; a thing whose colour tells nothing keeps its outline
 
 
 def sharpened(rgb: Image, mask: Mask, scale: float = 1.0) -> Mask:
-    """Move the outline of a mask (H,W) to where colour changes in rgb (H,W,3), by BAND_PX scaled at most.
+    """Move the outline of a mask (H,W) to where colour changes in rgb (H,W,3), by at most BAND_PX, scaled.
 
     Each pixel near the outline goes to the side whose colours around it, a normal distribution in a window,
-    fit it better. scale: size of a pixel against those that BAND_PX is meant for, above 1 in larger images.
+    fit it better. scale: resolution relative to that for which BAND_PX is meant, above 1 in larger images.
     Source: localized colour models, as in Bai et al. 2009 (Video SnapCut).
     """
     cut = _around(mask, scale)
@@ -52,11 +52,11 @@ def _around(mask: Mask, scale: float) -> tuple[slice, slice] | None:
 
 
 def _log_odds(rgb: Image, mask: AnyArray) -> Array:
-    """Return the log-odds (h,w) of each pixel to be of the thing in a mask (h,w) uint8."""
+    """Return the log-odds (h,w) of each pixel belonging to the thing in a mask (h,w) uint8."""
     lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float32) * np.array([LIGHTNESS, 1, 1], np.float32)
     inside = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 3)
-    core = inside >= min(BAND_PX, 0.4 * float(inside.max()))  # of a thin thing its middle
+    core = inside >= min(BAND_PX, 0.4 * float(inside.max()))  # for a thin thing, its middle
     around = outside > BAND_PX
     signed = np.where(mask > 0, inside, -outside).astype(np.float32) / BAND_PX
     row, column = np.nonzero(~(core | around))
@@ -73,7 +73,7 @@ def _log_odds(rgb: Image, mask: AnyArray) -> Array:
 
 
 def _fit(lab: AnyArray, chosen: Mask, where: tuple[Index, Index]) -> tuple[Array, Array]:
-    """Return of pixels (K,), (K,) how many chosen ones (h,w) the window of each holds, and how well its
+    """Return, for pixels (K,), (K,), how many chosen ones (h,w) the window of each holds, and how well its
     colour fits them.
     """
     side = (2 * WINDOW_PX + 1,) * 2

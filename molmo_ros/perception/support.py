@@ -8,7 +8,7 @@ import numpy as np
 from molmo_ros.datatypes import Array, Index, Mask
 from molmo_ros.perception.region import Region
 
-RING_M, GAP_PX = 0.06, 4  # the ring around an object that tells its support, and what is smeared inside of it
+RING_M, GAP_PX = 0.06, 4  # the ring in which the support is measured, and the smeared band inside it
 LEAST_CELLS, MOST_CELLS = 80, 3000
 MOST_TILT, MOST_SHIFT_M = np.cos(np.radians(4.0)), 0.012  # of a refined plane against the one found first
 
@@ -16,9 +16,9 @@ MOST_TILT, MOST_SHIFT_M = np.cos(np.radians(4.0)), 0.012  # of a refined plane a
 def refined_near(
     region: Region, plane: Array | None, mask: Mask, ramp: Mask, tolerance: float
 ) -> Array | None:
-    """Fit the support plane (4,) anew to what is measured of it around an object's mask (H,W).
+    """Refit the support plane (4,) to what is measured of it around an object's mask (H,W).
 
-    ramp (h,w): cells of the region not to be trusted. The plane as it is, if too little shows of it there.
+    ramp (h,w): cells of the region not to be trusted. Returns the same plane if too little of it shows there.
     """
     if plane is None:
         return None

@@ -1,4 +1,4 @@
-"""What a hand must not hit: all that was measured around an object, in the whole frame."""
+"""What a hand must not hit: everything that was measured around an object, in the whole frame."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from molmo_ros.perception.depth import DepthOptions
 from molmo_ros.perception.ramps import ramps
 from molmo_ros.perception.region import Region
 
-HAND_M = 0.22  # how far a hand, and its way in, reach beyond the object it holds
-NEAR_M, FINE_M, COARSE_M = 0.10, 0.005, 0.010  # finer points beside the object than farther away
-OUTLINE_PX = 5  # what is measured so near the outline is smeared
+HAND_M = 0.22  # how far a hand, and its approach path, reach beyond the object it holds
+NEAR_M, FINE_M, COARSE_M = 0.10, 0.005, 0.010  # finer points near the object than farther away
+OUTLINE_PX = 5  # depth measured this near to the outline is smeared
 
 
 def surroundings(

@@ -16,7 +16,7 @@ from molmo_ros.policy.judge import SILENT, Judge
 from molmo_ros.policy.policy import PEOPLE, PRESETS, Circumstances, Policy, Verdict
 
 REQUESTS = PRESETS / "requests.csv"
-HALVES = ("all", "written", "apart")  # the half that was looked at while the policy was written; the other
+HALVES = ("all", "written", "apart")  # the half that was seen while the policy was written; the other one
 COLUMNS = ("wanted", "request", "people")
 MAX_BYTES = 10_000_000
 
@@ -32,7 +32,7 @@ class Request:
 
     @property
     def apart(self) -> bool:
-        """Whether it belongs to the half that was kept apart: by its hash, so by chance."""
+        """Whether it belongs to the half that was held out: by its hash, so at random."""
         return hashlib.sha256(f"{self.text}|{self.people}".encode()).digest()[0] % 2 == 1
 
 
@@ -62,10 +62,10 @@ def read_requests(path: Path, half: str = "all") -> list[Request]:
 def evaluate_policy(
     policy: Policy, requests: Sequence[Request], judge: Judge | None = None
 ) -> dict[str, Any]:
-    """Confusion matrix (wanted -> given), shares, and the requests that were judged otherwise than wanted.
+    """Confusion matrix (wanted -> given), shares, and the requests that were not judged as wanted.
 
-    misses: of what should not simply be done, what is allowed; false_refusals: of what is harmless, what is
-    refused or asked about; silent: requests that the judge gave no opinion on.
+    misses: share allowed of what should not simply be done; false_refusals: share refused or asked about of
+    what is harmless; silent: requests on which the judge gave no opinion.
     """
     table: Counter[tuple[Verdict, Verdict]] = Counter()
     wrong, silent = [], 0

@@ -1,7 +1,7 @@
 """A second opinion on an act, from a model that is asked in Delphi's form. It may only tighten a verdict.
 
 Delphi (L. Jiang et al., Can Machines Learn Morality? The Delphi Experiment, 2021, arXiv 2110.07574) reads an
-act in plain words behind the mark ``[moral_single]:`` and writes one of three classes with a short text:
+act in plain words after the mark ``[moral_single]:`` and writes one of three classes with a short text:
 ``<class>-1</class> <text>It's dangerous</text>``; -1 is wrong, 0 discretionary, 1 right. Later versions write
 the tags in square brackets. Any other model is told to write the same. Advice, not a safety function.
 """
@@ -18,7 +18,7 @@ from molmo_ros.errors import AnswerError, ServerError
 from molmo_ros.policy.policy import Circumstances, Decision, Verdict
 
 JUDGE, SILENT = "judge", "judge-silent"  # names of its rules
-FORMS = ("chat", "delphi")  # a model that has to be told what to write, or one that was trained to
+FORMS = ("chat", "delphi")  # a model that has to be told the format, or one that was trained on it
 INSTRUCTION = (
     "You judge acts of a robot in a home or a laboratory: may it do this, here and now? Think of who may "
     "be hurt, robbed or frightened. Answer with one line and nothing else: <class>C</class> <text>T</text>. "
@@ -53,7 +53,7 @@ class Opinion:
 
 
 class Judge:
-    """Asks a model and remembers its last opinions: a track asks the same again and again."""
+    """Asks a model and caches its last opinions: a track asks the same again and again."""
 
     def __init__(
         self,
@@ -104,7 +104,8 @@ class Judge:
 
 
 def describe_act(request: str, seen: Circumstances) -> str:
-    """The act with its circumstances, in plain words without marks that a model could take for its own."""
+    """The act with its circumstances, in plain words, without marks that a model could mistake for its
+    own."""
     words = " ".join(re.sub(r"[^\w\s.,;:!?'\"%/+-]", " ", request).split())
     found = [label for label in seen.labels if label.lower() not in words.lower()]
     what = f" ({', '.join(found)})" if found else ""
@@ -114,7 +115,7 @@ def describe_act(request: str, seen: Circumstances) -> str:
 def parse_opinion(text: str) -> Opinion:
     """Read Delphi's form, with either kind of brackets.
 
-    Raises: AnswerError for anything else: no class or another one, or two that differ.
+    Raises: AnswerError for anything else: no class, an unknown one, or two that differ.
     """
     classes = set(_CLASS.findall(text))
     values = [value.value for value in Judgement]

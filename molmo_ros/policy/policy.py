@@ -1,8 +1,8 @@
-"""A policy in YAML: groups of words, and rules whose first that fits speaks.
+"""A policy in YAML: groups of words, and rules, of which the first that fits decides.
 
 Advice, not a safety function: it reads words. It does not know what an object is, what a person intends, or
-what follows from an act. The limits (``limits``), the robot's own safety functions and people do not become
-superfluous.
+what follows from an act. It replaces neither the limits (``limits``) nor the robot's own safety functions nor
+people.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, by which rule, and why, for people; matched: condition -> the words that it found."""
+    """What was decided, by which rule, and why, in words for people; matched: condition -> the words that it
+    found."""
 
     verdict: Verdict
     rule: str
@@ -53,8 +54,8 @@ class Rule:
     """Fits if every condition does. A condition fits if one of its groups is found where it looks.
 
     words, action, object: anywhere in the request and the labels (three names, so that a rule can ask for
-    three things at once); recipient: to whom it is given; place: behind the first preposition. people: beside
-    the target at least so. unless: groups none of which may be found.
+    three things at once); recipient: to whom it is given; place: after the first preposition. people: at
+    least this close to the target. unless: groups none of which may be found.
     """
 
     name: str
@@ -82,9 +83,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """Rules in the order in which they are asked. harmless: phrases that no rule sees ("butter knife").
+    """Rules in the order in which they are tried. harmless: phrases that no rule sees ("butter knife").
 
-    actions: verbs that are fine where no rule speaks; others are asked about. Empty: all are fine.
+    actions: verbs that are fine where no rule fits; others are asked about. Empty: all are fine.
     """
 
     name: str
@@ -188,7 +189,7 @@ def _verdict(value: Any, path: Path, where: str) -> Verdict:
 
 
 def _record(value: Any, path: Path, where: str, needed: set[str], known: set[str] | None) -> dict[str, Any]:
-    """A mapping with the needed keys; others must be known, None: any."""
+    """A mapping with the required keys; other keys must be known ones, None: any."""
     if not isinstance(value, dict):
         raise ParameterError(
             f"{path}: {where} is {value!r:.60}; give a record of {', '.join(sorted(needed))}."

@@ -106,7 +106,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Parts:
-    """A request taken apart: all words; those of the recipient; those behind the first preposition."""
+    """A request taken apart: all words; those of the recipient; those after the first preposition."""
 
     words: tuple[str, ...]
     recipient: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""Rounding of weights to few bits that looks at what goes through them: AWQ, GPTQ, mixed precision."""
+"""Activation-aware rounding of weights to few bits: AWQ, GPTQ, mixed precision."""

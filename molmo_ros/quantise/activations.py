@@ -1,4 +1,5 @@
-"""The sequences between two layers, on disk: a large model's do not fit into memory beside its weights."""
+"""The sequences between two layers, on disk: a large model's do not fit into memory together with its
+weights."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from molmo_ros.quantise.samples import Sample
 
 
 class Activations:
-    """Hidden states (T,D) of all samples, one behind the other in one file; beside them, as of ``Sample``,
-    how far each token sees and whether its logits are read."""
+    """Hidden states (T,D) of all samples, concatenated in one file; with them, as in ``Sample``, how far each
+    token sees and whether its logits are read."""
 
     def __init__(self, path: Path, limits: list[Index], read: list[Mask]) -> None:
         self.path, self.limits, self.read = path, limits, read
@@ -32,7 +33,7 @@ class Activations:
             yield np.array(states[start:stop])
 
     def write(self, path: Path, parts: Iterator[Float32], width: int) -> Activations:
-        """As many states of other content; the file appears when it is complete."""
+        """As many states with other content; the file appears when it is complete."""
         unfinished = path.with_suffix(".unfinished")
         shape = (self.tokens, width)
         states = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
@@ -53,7 +54,7 @@ class Activations:
 
 
 def save_samples(samples: Iterable[Sample], folder: Path, told: Callable[[int], None]) -> None:
-    """Write all samples; what is beside the embeddings last, as the sign that all is there."""
+    """Write all samples; everything besides the embeddings last, as the sign that all is there."""
     held: list[Sample] = []
     for sample in samples:
         held.append(sample)

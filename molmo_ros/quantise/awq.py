@@ -1,7 +1,7 @@
 """Activation-aware scaling: inputs that are large get finer steps, at no cost when the network runs.
 
-A matrix's columns are multiplied by s and what feeds them is divided by s, in weights alone: the norm in
-front, the values that attention mixes, or the "up" half of the gated MLP. Source: AWQ (Lin et al. 2024, arXiv
+A matrix's columns are multiplied by s and what feeds them is divided by s, in the weights only: the preceding
+norm, the values that attention mixes, or the "up" half of the gated MLP. Source: AWQ (Lin et al. 2024, arXiv
 2306.00978); here the error of a scale is exact, by the inputs' second moments.
 """
 
@@ -19,14 +19,14 @@ from molmo_ros.quantise.rounding import Grid, largest_scales, output_error, to_n
 
 Read = Callable[[str], Float32]
 
-POWERS = np.linspace(0, 1, 11)  # of an input's size, to be its scale
+POWERS = np.linspace(0, 1, 11)  # of an input's size, as candidates for its scale
 
 
 @dataclass(frozen=True)
 class Fold:
     """A matrix whose columns are scaled, and what is divided for it: ``rows`` of tensors, or all of one.
 
-    ``share``: columns one behind the other that get the same scale, in groups of ``width``.
+    ``share``: consecutive columns that get the same scale, in groups of ``width``.
     """
 
     matrix: str
@@ -58,7 +58,7 @@ def folds(c: TextConfig, layer: int) -> list[Fold]:
 def scale_layer(
     c: TextConfig, layer: int, read: Read, moments: Mapping[str, Float32], grid: Callable[[str, int], Grid]
 ) -> dict[str, Float32]:
-    """Tensors of the layer, by name, that compute the same and round better.
+    """Tensors of the layer, by name, that compute the same but round better.
 
     ``moments`` (in,in) of the inputs of each matrix.
     """

@@ -19,9 +19,9 @@ from molmo_ros.network.graph import Graph, Value, WeightSink
 from molmo_ros.network.precision import CPU_PRECISIONS
 from molmo_ros.network.weights import text_block
 
-OUT = "out"  # among the taps: the layer's own output,
-MIDDLE = "middle"  # the sum behind attention,
-NORMED = "normed"  # and the input of the feed-forward part
+OUT = "out"  # among the taps: the layer's own output
+MIDDLE = "middle"  # the sum after attention
+NORMED = "normed"  # the input of the feed-forward part
 
 
 @dataclass
@@ -29,7 +29,7 @@ class TappedGraph(Graph):
     """A graph that remembers what goes into each of its matrices, its norms' results, and its sums."""
 
     seen: dict[str, Value] = field(default_factory=dict)
-    made: dict[str, Value] = field(default_factory=dict)  # what each matrix gives
+    made: dict[str, Value] = field(default_factory=dict)  # output of each matrix
 
     def linear(
         self, x: Value, name: str, weight: Any, bias: Any | None = None, *, head: bool = False
@@ -52,7 +52,8 @@ class TappedGraph(Graph):
 
 
 class Block:
-    """Layer ``index`` in fp32; it gives the ``taps``: inputs of matrices by the matrix' name, or those above.
+    """Layer ``index`` in fp32; it outputs the ``taps``: inputs of matrices by the matrix' name, or those
+    above.
 
     ``changed``: tensors instead of the checkpoint's, by the network's name.
     """
@@ -70,7 +71,7 @@ class Block:
 
         c = checkpoint.config.text
         self._empty = np.zeros((1, 0, c.num_kv_heads, c.head_dim), np.float32)
-        with tempfile.TemporaryDirectory(prefix="molmo_ros.") as folder:  # a protobuf ends at 2 GB
+        with tempfile.TemporaryDirectory(prefix="molmo_ros.") as folder:  # a protobuf is limited to 2 GB
             sink = WeightSink(Path(folder) / "block.data")
             graph = self.graph("block", sink, CPU_PRECISIONS["fp32"])
             _build(graph, read, c, index)

@@ -1,4 +1,4 @@
-"""How long a quantisation takes, how much memory and disk, told before it begins."""
+"""Estimates of a quantisation's time, memory and disk, before it begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from molmo_ros.quantise.layer import ROUNDS, SWEEPS, Method
 from molmo_ros.quantise.rows import MOST_OUTPUTS
 from molmo_ros.quantise.sensitivity import PROBES
 
-_SIZE = 1024  # of the matrices whose product tells how fast this machine is
+_SIZE = 1024  # of the matrices whose product shows how fast this machine is
 
 
 def shapes(c: TextConfig) -> list[tuple[int, int]]:
@@ -22,13 +22,13 @@ def shapes(c: TextConfig) -> list[tuple[int, int]]:
 
 def operations(c: TextConfig, tokens: int, method: Method, guided: bool) -> float:
     """Floating point operations on all layers, roughly: passes, second moments, rounding; ``guided``: and
-    gradients, for which each probe takes a pass and twice as much back."""
+    gradients, for which each probe takes a forward pass and a backward pass of twice the cost."""
     sizes = shapes(c)
     weights = [out * width for out, width in sizes]
     experts = 1 if c.experts is None else c.experts.count
     weights[2:] = [n * experts for n in weights[2:]]  # many tokens pass through all experts
     networks = 2 if method.gptq else 1
-    before = sum(sum(weights[:i]) for i in range(4))  # each matrix is looked at behind those in front of it
+    before = sum(sum(weights[:i]) for i in range(4))  # each matrix is evaluated after those in front of it
     whole = 2 + method.awq + 3 * PROBES * guided
     passes = 2 * tokens * (networks * before + whole * sum(weights))
     moments = 2 * tokens * networks * sum(width**2 for _, width in sizes)
@@ -48,13 +48,15 @@ def seconds(c: TextConfig, tokens: int, method: Method, guided: bool) -> float:
 
 
 def disk_bytes(c: TextConfig, tokens: int, guided: bool) -> float:
-    """Most disk for what lies between layers; for gradients, the exact network's states of all of them."""
+    """Peak disk use for the states between layers; for gradients, those of the exact network at all
+    layers."""
     states = c.num_layers + 2 + 2 * PROBES if guided else 5
     return 4.0 * tokens * (c.hidden_size * states + 4 * c.num_layers * guided)
 
 
 def memory_bytes(c: TextConfig) -> float:
-    """Most host memory: the weights of a layer four times, and what inverts the largest second moments."""
+    """Peak host memory: the weights of a layer four times, and what it takes to invert the largest second
+    moments."""
     sides = [side for out, width in shapes(c) for side in (width, out if out <= MOST_OUTPUTS else 0)]
     widest = max(sides)
     experts = 1 if c.experts is None else c.experts.count

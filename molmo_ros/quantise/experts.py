@@ -1,4 +1,4 @@
-"""MolmoE's experts: 8 bits each with a scale for each output, rounded for the tokens that come to them."""
+"""MolmoE's experts: 8 bits, with a scale for each output, rounded for the tokens that are routed to them."""
 
 from __future__ import annotations
 

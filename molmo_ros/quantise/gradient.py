@@ -31,7 +31,7 @@ class GradientGraph(TappedGraph):
         Raises: NotImplementedError for an operator without a rule.
         """
         nodes = list(self._nodes)
-        moving = {start}  # what changes with the start
+        moving = {start}  # what depends on the start
         for node in nodes:
             if moving.intersection(node.input) and node.op_type != "Shape":
                 moving.update(node.output)
@@ -71,7 +71,7 @@ def _only(gradients: list[Value | None]) -> Value:
 
 
 def _same(graph: GradientGraph, node: onnx.NodeProto, g: list[Value | None], k: int) -> Value:
-    """Of sums: what does not have the full shape is a constant here."""
+    """For sums: a term without the full shape is a constant here."""
     return _only(g)
 
 

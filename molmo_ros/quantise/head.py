@@ -15,12 +15,12 @@ from molmo_ros.quantise.activations import Activations
 from molmo_ros.quantise.layer import Layer, Method, Moments, round_matrix, wanted
 from molmo_ros.quantise.rounding import Grid, Rounded, damped, largest_scales, output_error, to_nearest
 
-NEAR = 1.0  # a distance between the two first logits at which a token counts half
+NEAR = 1.0  # a distance between the top two logits at which a token has half the weight
 _OUTPUTS = 8192  # rounded at a time: a vocabulary's matrix is held once
 
 
 def round_head(checkpoint: Checkpoint, exact: Activations, rounded: Activations) -> Layer:
-    """Round the head by GPTQ. ``exact`` and ``rounded``: states behind the last layer of either network."""
+    """Round the head by GPTQ. ``exact`` and ``rounded``: states after the last layer of either network."""
     head = np.asarray(checkpoint.weights.read(HEAD), np.float32)
     found = head_moments(checkpoint, head, exact, rounded)
     h, grid = damped(found.h), Grid(8, block_size(head.shape[1]))
@@ -39,8 +39,8 @@ def round_head(checkpoint: Checkpoint, exact: Activations, rounded: Activations)
 
 
 def head_moments(checkpoint: Checkpoint, head: Float32, exact: Activations, rounded: Activations) -> Moments:
-    """Of the normed states whose logits are read: a token counts by 1 / (1 + (distance / NEAR)^2), with the
-    distance between its two first logits in the exact network."""
+    """Of the normed states whose logits are read: a token has the weight 1 / (1 + (distance / NEAR)^2), with
+    the distance between its top two logits in the exact network."""
     eps = checkpoint.config.text.norm_eps
     norm = np.asarray(checkpoint.weights.read(f"{TEXT}ln_f.weight"), np.float32)
     width = head.shape[1]

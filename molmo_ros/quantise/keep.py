@@ -1,4 +1,5 @@
-"""Mixed precision: which matrices to hold in 8 bits instead of 4, by the error that each causes by itself."""
+"""Mixed precision: which matrices to hold in 8 bits instead of 4, by the error that each causes on its
+own."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ SAMPLES = 32  # sequences that the errors are measured on
 
 @dataclass(frozen=True)
 class Cost:
-    """A matrix: its shape, and what it does in 4 bits: to decisions, or to the layer's result."""
+    """A matrix: its shape, and the error it causes in 4 bits: in decisions, or in the layer's result."""
 
     shape: tuple[int, int]
     error: float
@@ -87,7 +88,7 @@ def _in_4_bits(checkpoint: Checkpoint, name: str, h: Float32, method: Method) ->
 def choose(costs: Mapping[str, Cost], bits: float) -> set[str]:
     """The matrices that get 8 bits, so that the average is at most ``bits`` a weight, scales included.
 
-    Those first whose error falls most for what they take more.
+    Those first whose error falls most for the bits they cost.
     """
     room = bits * sum(float(np.prod(cost.shape)) for cost in costs.values())
     room -= sum(cost.bits("int4") for cost in costs.values())

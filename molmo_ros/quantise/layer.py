@@ -1,9 +1,9 @@
-"""One layer: its matrices rounded in the order in which they are used, each knowing what those before lost.
+"""One layer: its matrices rounded in the order of their use, each compensating the errors of those before.
 
-What enters a matrix in the rounded network is not what enters it in the exact one. GPTQ here aims at the
-exact network's result all the same: the least-squares matrix for the inputs as they come, and that is what is
-rounded; the sum that the result is added to counts as well. Sources: GPTAQ (Li et al. 2025, arXiv
-2504.02692), QEP (Arai & Ichikawa 2025, arXiv 2504.09629).
+What enters a matrix in the rounded network is not what enters it in the exact one. GPTQ here still aims at
+the exact network's result: the least-squares matrix for the inputs as they come is what is rounded; the sum
+to which the result is added counts as well. Sources: GPTAQ (Li et al. 2025, arXiv 2504.02692), QEP (Arai &
+Ichikawa 2025, arXiv 2504.09629).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Grids = Callable[[str, int], Grid]  # for a matrix by name and width
 
 ROUNDS = 2  # of fitting scales and descending
 SWEEPS = 3  # of a descent
-READ_WEIGHT = 8.0  # of a token whose logits are read, by that of others,
-UNREAD_AT_LAST = 0.05  # and of others where their results go nowhere
+READ_WEIGHT = 8.0  # of a token whose logits are read, relative to others
+UNREAD_AT_LAST = 0.05  # of others, where their results are not used
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ METHODS = ("rtn", "awq", "gptq", "awq+gptq")
 
 @dataclass
 class Layer:
-    """Rounded matrices, those of all experts, tensors that took a scale from them, and each one's error.
+    """Rounded matrices, those of all experts, tensors into which their scales were folded, and each one's
+    error.
 
     ``errors``, of the outputs of a matrix: squared change as a share of the square, in the directions that
     decide if they are known, and the same for rounding to nearest.
@@ -73,7 +74,7 @@ class Layer:
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Float32]:
-        """What the layer computes with, as the checkpoint names it."""
+        """The tensors that the layer computes with, by the checkpoint's names."""
         plain = {name: rounded.weight for name, rounded in self.matrices.items()}
         stacks = {name: np.stack([one.weight for one in each]) for name, each in self.experts.items()}
         return {**self.folded, **plain, **stacks}
@@ -82,7 +83,7 @@ class Layer:
 @dataclass
 class Moments:
     """Of the inputs of a matrix in the rounded network: their second moments (in,in), those with the exact
-    network's inputs (in,in), and those of what the sum in front lost with them (out,in)."""
+    network's inputs (in,in), and those of the error of the sum in front with them (out,in)."""
 
     h: Float32
     cross: Float32
@@ -159,7 +160,7 @@ def _error(weight: Float32, other: Float32, h: Float32, metric: Float32 | None) 
 def wanted(weight: Float32, h: Float32, found: Moments) -> Float32:
     """The matrix (out,in) that gives the exact network's results for the rounded network's inputs.
 
-    Least squares, drawn to ``weight`` by as much as H was damped; ``h`` is the damped one.
+    Least squares, regularised towards ``weight`` by as much as H was damped; ``h`` is the damped one.
     """
     from scipy.linalg import cho_factor, cho_solve
 
@@ -173,7 +174,7 @@ def wanted(weight: Float32, h: Float32, found: Moments) -> Float32:
 def second_moments(
     block: Block, states: Activations, names: list[str], weights: Weights | None = None
 ) -> dict[str, Float32]:
-    """H (in,in) of several matrices of a layer at once, with ``weights`` of the tokens if there are some."""
+    """H (in,in) of several matrices of a layer at once, with ``weights`` of the tokens, if given."""
     sums: dict[str, Float32] = {}
     for i, (x, limits) in enumerate(zip(states, states.limits, strict=True)):
         for name, value in zip(names, block.run(x, limits), strict=True):
@@ -217,10 +218,10 @@ def _moments(
 
 
 def token_weights(checkpoint: Checkpoint, index: int, name: str, read: Mask, states: Float32) -> Float32:
-    """How much an error at each token counts (T,1); ``states`` (T,D): what the matrix' result is added to.
+    """The weight of an error at each token (T,1); ``states`` (T,D): what the matrix' result is added to.
 
-    Tokens whose logits are read count more; behind the last layer's attention nobody looks at the others,
-    but for MolmoPoint. What is added to a large sum counts less: the next norm divides by its size.
+    Tokens whose logits are read count more; after the last layer's attention nothing uses the others, except
+    in MolmoPoint. What is added to a large sum counts less: the next norm divides by its size.
     """
     last = index == checkpoint.config.text.num_layers - 1 and not name.endswith("att_proj.weight")
     last = last and checkpoint.config.point is None
@@ -244,6 +245,6 @@ def _is_added(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _taps(checkpoint: Checkpoint, name: str) -> tuple[str, ...]:
-    """What to look at: the matrix' inputs, and the sum in front of ``ff_out`` if its result goes there."""
+    """What to tap: the matrix' inputs, and the sum in front of ``ff_out`` if its result goes there."""
     middle = name.endswith("ff_out.weight") and _is_added(checkpoint, name)
     return (name, MIDDLE) if middle else (name,)

@@ -1,9 +1,9 @@
 """Time, memory and error of a quantisation: ``OMP_NUM_THREADS=1 python -m molmo_ros.quantise.measure``.
 
-The model is random: that of 227 M parameters with loud channels planted, about noisy pictures; or, with
-``--full-size``, layers of Molmo2-4B, whose weights are drawn as they are read, about random embeddings. Of
-each stage it tells the processor's time, the clock's, and the largest memory; and for the model of 227 M the
-error of the logits on new pictures, by that of rounding to nearest.
+The model is random: that of 227 M parameters with outlier channels planted, on noise images; or, with
+``--full-size``, layers of Molmo2-4B, whose weights are drawn as they are read, on random embeddings. For each
+stage it prints CPU time, wall time and peak memory; and for the model of 227 M the error of the logits on new
+images, relative to that of rounding to nearest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from molmo_ros.runtimes.ort import OrtRuntime
 from molmo_ros.tools.random_model import open_full_size, write_random_model
 
 ANSWER = 4  # tokens
-TOKENS, READ = 428, 5  # of a drawn sequence, as of a picture of one crop and an answer; of these are read
+TOKENS, READ = 428, 5  # of a drawn sequence, as for an image of one crop and an answer; those read
 COMPARED = 12  # tokens at the end of a sequence
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -107,7 +107,7 @@ def compare(checkpoint: Checkpoint, folder: Path, precision: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Quantise a random model into ``--out`` and tell what it took."""
+    """Quantise a random model into ``--out`` and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder, for model and result")
     parser.add_argument("--full-size", action="store_true", help="layers of Molmo2-4B")

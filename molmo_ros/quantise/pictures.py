@@ -22,7 +22,7 @@ def prompts(queries: list[str]) -> list[str]:
 
 
 def from_folder(folder: Path, queries: list[str], count: int) -> Iterator[Question]:
-    """``count`` questions, over all pictures of the folder in turn. Raises: FrameError if it holds none."""
+    """``count`` questions, cycling over all pictures of the folder. Raises: FrameError if it holds none."""
     from molmo_ros.io import read_color
 
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURES) if folder.is_dir() else []

@@ -1,10 +1,10 @@
-"""Rounding one matrix so that its *products* stay, given the second moments of its inputs.
+"""Rounding one matrix so that its *products* change little, given the second moments of its inputs.
 
 All matrices W are (out, in); H (in, in) is the sum of x x' over calibration inputs x; the error of a rounded
 matrix Q is tr((W - Q) H (W - Q)'), the squared change of its outputs over these inputs.
 
 Sources: GPTQ (Frantar et al. 2023, arXiv 2210.17323) for the order of rounding and its compensation;
-QuantEase (Behdin et al. 2023, arXiv 2309.01885) for the coordinate descent behind it.
+QuantEase (Behdin et al. 2023, arXiv 2309.01885) for the coordinate descent after it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Integers (out,in) and their scales (out,in/block), which are numbers of bf16 and above zero."""
+    """Integers (out,in) and their scales (out,in/block), which are positive bf16 numbers."""
 
     values: Int8
     scales: Float32
@@ -74,7 +74,7 @@ def output_error(weight: Float32, other: Float32, h: Float32) -> float:
 
 
 def to_nearest(weight: Float32, scales: Float32, grid: Grid) -> Rounded:
-    """Each weight by itself on the given scales (out,in/block)."""
+    """Each weight on its own, with the given scales (out,in/block)."""
     steps = weight / np.repeat(scales, grid.block, axis=1)
     return Rounded(np.clip(np.rint(steps), grid.least, grid.most).astype(np.int8), scales, grid)
 
@@ -85,7 +85,7 @@ def _by_input(scales: Float32, grid: Grid) -> Float32:
 
 
 def bf16(scales: Float32) -> Float32:
-    """The nearest numbers that bf16 has, so that every runtime multiplies by the same."""
+    """The nearest bf16 numbers, so that every runtime multiplies by the same values."""
     return np.maximum(scales.astype(ml_dtypes.bfloat16).astype(np.float32), np.float32(1e-30))
 
 
@@ -121,8 +121,8 @@ def search_scales(weight: Float32, importance: Float32, grid: Grid) -> Float32:
 
 @dataclass(frozen=True)
 class Order:
-    """In which inputs are rounded, the heaviest first (in,), and how what each leaves over is taken up by
-    those that follow: the upper Cholesky factor (in,in) of the inverse of H in this order."""
+    """The order in which inputs are rounded, the heaviest first (in,), and how the error of each is
+    compensated by those that follow: the upper Cholesky factor (in,in) of the inverse of H in this order."""
 
     inputs: npt.NDArray[np.intp]
     factor: Float32
@@ -136,7 +136,7 @@ class Order:
 def gptq(weight: Float32, order: Order, scales: Float32, grid: Grid) -> Rounded:
     """Round input by input.
 
-    The scales are fixed before, so the order of rounding does not show in the layout.
+    The scales are fixed beforehand, so the order of rounding does not affect the layout.
     """
     factor, inputs = order.factor, order.inputs
     step = _by_input(scales, grid)[inputs]
@@ -164,7 +164,7 @@ def inverse_factor(h: Float32) -> Float32:
 
 
 def descend(weight: Float32, h: Float32, rounded: Rounded, sweeps: int) -> Rounded:
-    """Coordinate descent: each weight again to its best step while all others stay."""
+    """Coordinate descent: each weight in turn moves to its best step while all others stay."""
     grid, values = rounded.grid, np.ascontiguousarray(rounded.values.T)  # (in,out)
     step = _by_input(rounded.scales, grid)
     pull = h @ (weight - rounded.weight).T  # half the gradient

@@ -1,8 +1,8 @@
-"""Rounding a matrix' outputs in groups, so that errors of one are undone by those of the next.
+"""Rounding a matrix' outputs in groups, so that the errors of one are compensated by the next.
 
-Decisions depend on few directions of what a matrix gives. M (out,out), the second moments of the gradients
-at its results, tells which: the error of a rounded matrix Q is tr(M (W - Q) H (W - Q)'). What the outputs
-that are rounded have lost in these directions, those that follow make good, as GPTQ does with inputs.
+Decisions depend on few directions of a matrix' results. M (out,out), the second moments of the gradients
+at its results, tells which: the error of a rounded matrix Q is tr(M (W - Q) H (W - Q)'). The error of outputs
+already rounded in these directions is compensated by those that follow, as GPTQ does with inputs.
 Source: YAQA (Tseng et al. 2025, arXiv 2505.22988), which has this error and such feedback from both sides.
 """
 
@@ -16,12 +16,12 @@ from molmo_ros.datatypes import Float32
 from molmo_ros.quantise.rounding import Grid, Rounded, inverse_factor
 
 GROUPS = 16
-RIDGE = 0.1  # share of the mean of M's diagonal in what is used for M: no output counts for nothing
-MOST_OUTPUTS = 8192  # of a matrix that M is taken for: its size is their square
+RIDGE = 0.1  # share of the identity mixed into M: no output has weight zero
+MOST_OUTPUTS = 8192  # of a matrix for which M is used: its size is their square
 
 
 def ridged(metric: Float32) -> Float32:
-    """M with a mean of 1 on its diagonal, drawn to the identity."""
+    """M with a mean of 1 on its diagonal, shrunk towards the identity."""
     mean = float(np.diag(metric).mean())
     if mean <= 0:
         return np.eye(len(metric), dtype=np.float32)

@@ -1,4 +1,5 @@
-"""A whole model, layer by layer: nothing larger than a layer is held, and what is done survives a restart."""
+"""A whole model, layer by layer: nothing larger than a layer is held, and finished work survives a
+restart."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ PRECISIONS = ("int4", "int8")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made. ``keep``: bits a weight on average, 0 for no matrix in 8 bits; ``data``: where the
+    """What is to be made. ``keep``: average bits per weight, 0 for no matrix in 8 bits; ``data``: where the
     images are from, in words; ``answer_tokens``: of an answer at most."""
 
     precision: str = "int4"
@@ -74,9 +75,9 @@ def quantise(
     progress: Progress = lambda stage, share: None,
     say: Say = log.info,
 ) -> Path:
-    """Round the text model into ``folder``, which then stands for the checkpoint; give the folder back.
+    """Round the text model into ``folder``, which then stands for the checkpoint; return the folder.
 
-    ``say`` is told how long it will take. A run that was ended goes on where it was if the plan is the same.
+    ``say`` is told how long it will take. An interrupted run is resumed if the plan is the same.
     Raises: ParameterError, CheckpointError.
     """
     plan.check()
@@ -131,7 +132,7 @@ def quantise(
 
 
 def _begin(checkpoint: Checkpoint, folder: Path, plan: Plan) -> Path:
-    """The folder for what lies between layers; that of another plan is not gone on with."""
+    """The folder for the states between layers; that of another plan is not resumed."""
     work = folder / WORK
     if folder.exists() and any(folder.iterdir()) and not work.is_dir():
         raise ParameterError(f"{folder} is not empty; give a new folder.")
@@ -184,7 +185,7 @@ def _tell(
 
 
 def _measure(checkpoint: Checkpoint, samples: Activations, work: Path, progress: Progress) -> None:
-    """The exact network's states in front of all layers, and from them how much each token counts."""
+    """The exact network's states in front of all layers, and from them the weight of each token."""
     layers = checkpoint.config.text.num_layers
     if weights_file(work, 0).is_file():
         return
@@ -200,7 +201,7 @@ def _measure(checkpoint: Checkpoint, samples: Activations, work: Path, progress:
 def _costs(
     checkpoint: Checkpoint, samples: Activations, guided: bool, work: Path, progress: Progress
 ) -> dict[str, Cost]:
-    """The error of each matrix by itself, on a few of the samples."""
+    """The error of each matrix on its own, on a few of the samples."""
     path = work / "costs.json"
     if path.is_file():
         held = json.loads(path.read_text())

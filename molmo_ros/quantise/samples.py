@@ -40,7 +40,7 @@ class Listener:
         self.name, self.precision = self.inner.name, self.inner.precision
 
     def sequence(self) -> Sample:
-        """All that is in the cache: drafts that were wrong are not."""
+        """Everything that is in the cache; wrong drafts are not."""
         length = self.cache.length if self.cache is not None else 0
         return Sample(
             np.concatenate([part.embeds for part in self.heard])[:length],
@@ -58,7 +58,7 @@ class Listener:
         return self.inner.run(embeds, kv_limit, cache, rows, logits=logits)
 
     def _hear(self, embeds: Float32, limits: Index, cache: Cache, rows: Index) -> None:
-        """Tokens behind the first ``cache.length`` are forgotten, such as those of the last question."""
+        """Tokens after the first ``cache.length`` are dropped, such as those of the last question."""
         self.cache = cache
         kept, known = [], 0
         for part in self.heard:
@@ -73,9 +73,9 @@ class Listener:
 def record(
     checkpoint: Checkpoint, runtime: Runtime, questions: Iterable[Question], most_tokens: int = 64
 ) -> Iterator[Sample]:
-    """Ask each question and give all that the text model saw, its own answer included.
+    """Ask each question and return everything that the text model saw, its own answer included.
 
-    Questions about the same image come one behind the other.
+    Questions about the same image come one after the other.
     """
     listener = Listener(runtime)
     model = Molmo(checkpoint, listener)  # type: ignore[arg-type]

@@ -1,10 +1,11 @@
-"""How much an error at each token, behind each matrix, changes what the model decides.
+"""How much an error at each token, after each matrix, changes what the model decides.
 
 A token's answer is the first of its logits; what can change it is the distance to the second. The gradients
-of these distances, each with a random sign and with more weight the smaller it is, go back through the exact
-network. Of the gradients g at a matrix' results, the squares |g|^2, token by token, are the weights that GPTQ
-gives to the tokens, and the second moments M of g tell which results decide (``rows``). Sources: GuidedQuant
-(Kim et al. 2025, arXiv 2505.07004) and YAQA (Tseng et al. 2025, arXiv 2505.22988), there with other losses.
+of these distances, each with a random sign and more weight the smaller it is, are propagated back through the
+exact network. Of the gradients g at a matrix' results, the squares |g|^2, token by token, are the weights
+that GPTQ gives to the tokens, and the second moments M of g tell which results decide (``rows``). Sources:
+GuidedQuant (Kim et al. 2025, arXiv 2505.07004) and YAQA (Tseng et al. 2025, arXiv 2505.22988), there with
+other losses.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from molmo_ros.quantise.gradient import GradientGraph
 from molmo_ros.quantise.rows import MOST_OUTPUTS, ridged
 
 PROBES = 2  # random signs
-NEAR = 1.0  # a distance between two logits at which a decision counts half
+NEAR = 1.0  # a distance between two logits at which a decision has half the weight
 FLOOR = np.float32(0.02)  # of the mean weight, for every token
 
 Weights = dict[str, list[Float32]]  # of a layer: by matrix, for each sample the weights of its tokens (T,)
@@ -75,13 +76,13 @@ def metrics_file(work: Path, layer: int) -> Path:
 
 
 def load_metrics(work: Path, layer: int) -> Metrics:
-    """What ``measure`` wrote of a layer, as ``rows`` wants it."""
+    """What ``measure`` wrote for a layer, in the form that ``rows`` needs."""
     with np.load(metrics_file(work, layer)) as held:
         return {name: ridged(held[name]) for name in held.files}
 
 
 def load_weights(work: Path, layer: int, names: list[str], samples: Activations) -> Weights:
-    """What ``measure`` wrote of a layer, and a little for tokens that change nothing."""
+    """What ``measure`` wrote for a layer, plus a little for tokens that change nothing."""
     weights = np.load(weights_file(work, layer))  # (tokens,matrices)
     weights = weights + FLOOR * weights.mean(axis=0)
     ends = np.cumsum([len(limits) for limits in samples.limits])[:-1]
@@ -101,8 +102,8 @@ class GradientBlock(Block):
         self.metrics: Metrics = {}
 
     def back(self, x: Float32, limits: Index, gradient: Float32) -> tuple[Float32, Float32]:
-        """States x (T,D) in front of the layer, the gradient (T,D) behind it -> that in front of it (T,D),
-        and its squares behind each matrix (T,matrices)."""
+        """States x (T,D) in front of the layer, the gradient (T,D) after it -> that in front of it (T,D), and
+        its squares after each matrix (T,matrices)."""
         before, *behind = self._run(x, limits, {"gradient": gradient[None]})
         for tap, g in zip(self._taps, behind, strict=True):
             if g.shape[1] <= MOST_OUTPUTS:
@@ -133,7 +134,7 @@ def _back(
 
 
 def _begin(checkpoint: Checkpoint, samples: Activations, last: Path, path: Path) -> Activations:
-    """The gradients behind the last layer (T,probes*D)."""
+    """The gradients after the last layer (T,probes*D)."""
     c, read = checkpoint.config.text, checkpoint.weights.read
     norm, head = (np.asarray(read(name), np.float32) for name in (f"{TEXT}ln_f.weight", HEAD))
     rng = np.random.default_rng(0)
@@ -148,7 +149,7 @@ def _begin(checkpoint: Checkpoint, samples: Activations, last: Path, path: Path)
 def decision_gradients(
     x: Float32, read: Mask, norm: Float32, head: Float32, eps: float, rng: np.random.Generator
 ) -> Float32:
-    """States x (T,D) behind the last layer -> gradients (T,probes*D) of the distances between the two first
+    """States x (T,D) after the last layer -> gradients (T,probes*D) of the distances between the top two
     logits of the tokens ``read`` (T,), each times a random sign and 1 / sqrt(1 + (distance / NEAR)^2)."""
     size = 1 / np.sqrt((x[read] ** 2).mean(axis=1, keepdims=True) + eps)
     unit = x[read] * size

@@ -19,7 +19,7 @@ from molmo_ros.quantise.layer import Layer
 from molmo_ros.quantise.rounding import Rounded
 from molmo_ros.runtimes.engine_store import checkpoint_hash
 
-# What a checkpoint has beside its weights, as far as anything here reads it.
+# The files of a checkpoint besides its weights, as far as anything here reads them.
 COPIED = (
     "config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "generation_config.json", "calibration.json", "chat_template.json",
@@ -44,7 +44,7 @@ def head_file(folder: Path) -> Path:
 
 
 def write_layer(path: Path, layer: Layer) -> None:
-    """Integers and scales as graphs lay them; the file appears when it is complete."""
+    """Integers and scales as graphs lay them out; the file appears when it is complete."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, AnyArray] = {name + FOLDED: tensor for name, tensor in layer.folded.items()}

@@ -61,7 +61,7 @@ class Bag:
     def find_topics(
         self, image: str = "", depth: str = "", camera_info: str = "", depth_camera_info: str = ""
     ) -> BagTopics:
-        """The topics of these names; those that are not named are found by type.
+        """The topics with these names; those that are not named are found by type.
 
         Raises: FrameError listing the image topics, if one is missing or several could be meant.
         """
@@ -90,7 +90,7 @@ class Bag:
         return BagTransforms(self.messages([TF, TF_STATIC]))
 
     def rate_hz(self, topic: str) -> float:
-        """Messages of a topic by second of the recording."""
+        """Messages of a topic per second of the recording."""
         count = int(self._connections[topic].msgcount)
         return count / max(float(self._reader.duration) / 1e9, 1e-3)
 
@@ -114,14 +114,14 @@ class Bag:
             raise FrameError(self._why_none(topics, slop_s))
 
     def _triples(self, topics: BagTopics, slop_s: float) -> Iterator[Triple]:
-        """An image is judged when all three topics have passed its stamp: no nearer partner can come then."""
+        """An image is paired when all three topics have passed its stamp: no nearer partner can come then."""
         role = {topics.image: "image", topics.depth: "depth", topics.camera_info: "camera_info"}
         self._pairer = pairer = FramePairer(int(slop_s * 1e9), BUFFER)
         newest: dict[str, int] = {}
         waiting: list[int] = []
         for topic, msg in self.messages(list(role)):
             stamp = stamp_to_ns(msg.header.stamp)
-            if newest and stamp < max(newest.values()) - int(1e9):  # the clock, or the bag, started over
+            if newest and stamp < max(newest.values()) - int(1e9):  # the clock or the bag started over
                 yield from self._judge(waiting)
                 newest.clear()
             pairer.add(role[topic], Sample(stamp, stamp, msg))
@@ -163,7 +163,7 @@ class Bag:
         return topic
 
     def _only(self, kind: str, kinds: dict[str, str], option: str) -> str:
-        """The one topic of a kind; what is there raw and compressed counts once."""
+        """The one topic of a kind; one that exists both raw and compressed counts once."""
         found = [t for t, k in kinds.items() if k == kind]
         found = [t for t in found if _base(t) == t or _base(t) not in found]
         if kind == "depth" and len(found) > 1:
@@ -286,7 +286,7 @@ def _is_depth(msg: Any) -> bool:
 
 
 def _base(topic: str) -> str:
-    """A topic of image_transport without the transport."""
+    """An image_transport topic without the transport's suffix."""
     return topic.removesuffix("/compressed").removesuffix("/compressedDepth")
 
 

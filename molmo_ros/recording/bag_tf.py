@@ -1,4 +1,4 @@
-"""The transforms in a recording, looked up at a stamp. What tf2 does, for frames that lie in the past."""
+"""The transforms in a recording, looked up at a stamp: what tf2 does, for recorded frames."""
 
 from __future__ import annotations
 

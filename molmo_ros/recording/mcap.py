@@ -48,7 +48,7 @@ class McapFile:
             self._folder = Path(tempfile.mkdtemp(prefix=".mcap_", dir=self._path.parent))
         except OSError as error:
             raise FrameError(f"Cannot write {path}: {error.strerror}; give another path.") from error
-        # A whole bag is written, of which the one file is kept: MCAP needs no metadata.yaml beside it.
+        # A whole bag is written, of which only the one file is kept: MCAP needs no metadata.yaml beside it.
         self._writer = Writer(self._folder / "bag", version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()

@@ -1,4 +1,4 @@
-"""Results as ROS 2 messages without ROS: the content as plain dicts, and a codec that makes CDR of them.
+"""Results as ROS 2 messages without ROS: the content as plain dicts, and a codec that turns them into CDR.
 
 The content is what the node publishes: `molmo_ros.ros.messages` and `molmo_ros.ros.markers`, field by field.
 Fields that are left out are zero, empty or False, as in rclpy.
@@ -139,7 +139,7 @@ def target_message(target: GraspTarget, optical_frame: str) -> Content:
 
 
 def pose_message(pose: Pose | None) -> Content:
-    """geometry_msgs/Pose; NaN all over if there is none."""
+    """geometry_msgs/Pose; all NaN if there is none."""
     xyzw = [math.nan] * 4 if pose is None else [float(value) for value in pose.orientation]
     return {
         "position": _xyz(None if pose is None else pose.position),
@@ -161,7 +161,8 @@ def cloud(found: Sequence[GraspTarget], head: Content) -> Content:
 
 
 def markers(found: Sequence[GraspTarget], head: Content) -> Content:
-    """visualization_msgs/MarkerArray: those of the targets, led by one that deletes the last ones."""
+    """visualization_msgs/MarkerArray: those of the targets, preceded by one that deletes the previous
+    ones."""
     wipe = {"header": head, "action": DELETEALL, "pose": pose_message(IDENTITY)}
     shown = [
         _marker(shape, header(target.frame_id, target.stamp_ns))

@@ -61,7 +61,7 @@ def open_output(path: str | Path) -> Output:
 
 
 def check_output(path: str | Path, endings: tuple[str, ...]) -> None:
-    """Tell early what would fail late.
+    """Report early what would fail late.
 
     Raises: FrameError if the name has none of these endings, or its folder does not exist;
     ModuleNotFoundError if the library for it is missing.

@@ -15,7 +15,7 @@ from molmo_ros.io import read_frame
 from molmo_ros.recording.bag import open_bag
 
 COLOR, DEPTH, INFO = ("_color.png", "_color.jpg"), "_depth.png", "camera_info"
-FOLDER_HZ = 2.0  # files have no rate of their own
+FOLDER_HZ = 2.0  # files have no frame rate of their own
 SLOP_S = 0.02
 
 
@@ -30,7 +30,7 @@ class Shot:
 
 
 class Reel(Protocol):
-    """Used by one thread, which also opens it by its first move."""
+    """Used by one thread, which also opens it with its first move."""
 
     name: str
     rate_hz: float
@@ -85,12 +85,12 @@ class FolderReel:
 
 
 class BagReel:
-    """The frames of a recording. It goes forward, and from its end to its start."""
+    """The frames of a recording. It only goes forward, and from its end back to its start."""
 
     def __init__(self, bag: str, image: str = "", depth: str = "", camera_info: str = "") -> None:
         """The names of topics are found by type where they are empty. Raises: FrameError."""
         self.name, self._wanted = bag, (image, depth, camera_info)
-        with open_bag(bag) as opened:  # what is wrong is told at once
+        with open_bag(bag) as opened:  # errors are reported at once
             self.rate_hz = opened.rate_hz(opened.find_topics(*self._wanted).image)
         self._files = ExitStack()
         self._shots: Iterator[Shot] | None = None

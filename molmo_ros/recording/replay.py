@@ -1,4 +1,4 @@
-"""A query on every Nth frame of a recording; in between, its targets are tracked if so wanted."""
+"""A query on every Nth frame of a recording; in between, its targets are tracked if requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from molmo_ros.transforms import transform_target
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of one frame; ``asked``: by the model, not by following. ``found`` is None after an error.
+    """The result of one frame; ``asked``: from the model, not from tracking. ``found`` is None after an
+    error.
 
     T_target_camera (4,4): the camera in target_frame, that of the targets; None and "": the optical frame.
     """
@@ -93,6 +94,6 @@ class Replay:
 
 
 def _numbered(target: GraspTarget, numbers: dict[int, int]) -> GraspTarget:
-    """With the number by which the tracker knows it; a point that it could not take up keeps its own."""
+    """With the number by which the tracker knows it; a point that it could not track keeps its own."""
     instance = numbers.get(id(target.point), target.point.instance)
     return replace(target, point=replace(target.point, instance=instance))

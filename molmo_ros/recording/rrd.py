@@ -57,7 +57,7 @@ class RerunFile:
         _log_targets(stream, result.found.targets, result)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush the file."""
         self._stream.flush()
         self._stream.disconnect()
 

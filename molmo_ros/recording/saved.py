@@ -1,7 +1,8 @@
 """Queries as files: frame, answer and picture, in the layout that ``eval objects`` and ``ground`` read.
 
 Of each query NAME: NAME_color.png, NAME_depth.png (16 bit, mm), NAME_camera_info.yaml, NAME_answer.json,
-NAME_annotated.jpg, and last of all NAME_points.json, which makes the rest count (docs/eval_objects.md).
+NAME_annotated.jpg, and last of all NAME_points.json, without which the rest does not count
+(docs/eval_objects.md).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_WORDS = 32  # characters of the query in a file's name
 
 @dataclass(frozen=True)
 class AnsweredQuery:
-    """A frame, and what came of a query on it: a grounding in pixels of this frame, or an error.
+    """A frame, and the result of a query on it: a grounding in pixels of this frame, or an error.
 
     up (3,): away from the ground in the optical frame, or None if that is not known.
     """
@@ -54,7 +55,7 @@ class SavedQueries:
         self._max_count, self._max_bytes = max_count, int(max_mb * 1e6)
 
     def save(self, query: AnsweredQuery) -> str:
-        """Write a query and return its NAME; all of its files are there in the end, or none.
+        """Write a query and return its NAME; either all of its files are written, or none.
 
         Raises: FrameError if the folder is full or cannot be written to, or the disk is full.
         """
@@ -80,7 +81,7 @@ class SavedQueries:
         return name
 
     def _check_room(self, more: int) -> None:
-        """Raises: FrameError if another query, of so many bytes, would be too much."""
+        """Raises: FrameError if another query, of this many bytes, would be too much."""
         sizes = [entry.stat().st_size for entry in os.scandir(self.folder) if entry.is_file()]
         count = len(list(self.folder.glob("*" + POINTS)))
         if count >= self._max_count or sum(sizes) + more > self._max_bytes:
@@ -91,7 +92,7 @@ class SavedQueries:
             )
 
     def _free_name(self, query: str) -> str:
-        """Time and words of a query, of harmless characters alone; unused so far."""
+        """Time and words of a query, in harmless characters only; not used yet."""
         words = re.sub(r"[^a-z0-9]+", "_", query.lower())[:MAX_WORDS].strip("_")
         stem = datetime.now(timezone.utc).strftime("%Y%m%d_%H%M%S_") + (words or "query")
         names = (stem if number == 1 else f"{stem}_{number}" for number in range(1, self._max_count + 2))
@@ -113,7 +114,7 @@ class SavedQueries:
 
 def _write(query: AnsweredQuery, folder: Path, name: str) -> None:
     """All files of a query."""
-    from molmo_ros.draw import annotate  # the node needs it for nothing else, as a rule
+    from molmo_ros.draw import annotate  # usually the node needs it for nothing else
 
     frame = query.frame
     height, width = frame.depth.shape
@@ -145,7 +146,7 @@ def _answer(query: AnsweredQuery, found: Grounding) -> dict[str, Any]:
 
 
 def _labelled(points: list[ImagePoint], width: int, height: int) -> list[dict[str, Any]]:
-    """Points as ``eval objects`` wants them: named, and inside of the image."""
+    """Points as ``eval objects`` expects them: named, and inside the image."""
     return [
         {
             "name": point.label if len(points) == 1 else f"{point.label} {point.instance}",

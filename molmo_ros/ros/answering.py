@@ -21,7 +21,7 @@ from molmo_ros.ros.worker import Job
 
 @dataclass(frozen=True)
 class GroundQuery:
-    """A checked request: nothing in it is left to a default any more.
+    """A checked request, with all defaults filled in.
 
     stamp_ns 0: the newest frame; max_targets None: no limit.
     """
@@ -54,14 +54,14 @@ class Answering:
         self._logger = context.node.get_logger()
 
     def ground(self, job: Job[GraspTargetArray], query: GroundQuery, config: NodeConfig) -> GraspTargetArray:
-        """Answer a query, publish the targets, hand them to who waits, then publish what people look at.
+        """Answer a query, publish the targets, hand them to the caller, then publish what people look at.
 
         Raises: any MolmoRosError; CancelledError between two steps of the model when the time is over.
         """
         started = time.perf_counter()
         frame = _frame(query, config, job.should_stop)
         framed = time.perf_counter()
-        # Before the model thinks: a long generation can outrun the tf buffer.
+        # Before the model runs: a long generation can outlast the tf buffer.
         T = self._context.transforms.lookup(
             query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
         )
@@ -79,7 +79,7 @@ class Answering:
             config,
             job.should_stop,
         )
-        if job.should_stop():  # its caller has been told so: no robot may be sent there any more
+        if job.should_stop():  # its caller has been told so: no robot may be sent there now
             raise CancelledError("The query was given up before its targets were published.")
         frame_id = query.target_frame or frame.frame_id
         age_s = query.camera.age_s(frame.stamp_ns)
@@ -138,7 +138,7 @@ def _found(grounding: Grounding) -> str:
 
 
 def _frame(query: GroundQuery | AskQuery, config: NodeConfig, should_stop: ShouldStop) -> RgbdFrame:
-    """The frame that a query is about; the model remembers what it saw of one that it has answered about."""
+    """The frame that a query is about; the model caches those that it has answered about."""
     if query.stamp_ns:
         return query.camera.frame_at(query.stamp_ns, config)
     return query.camera.newest_frame(config, should_stop)

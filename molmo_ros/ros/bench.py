@@ -14,7 +14,7 @@ from molmo_ros.msg import GraspTargetArray
 from molmo_ros.ros.client import GraspClient
 from molmo_ros.ros.demo import running_nodes
 
-PAUSE_S = 0.15  # between queries: the camera's next picture has come, so that none is answered from the cache
+PAUSE_S = 0.15  # between queries: the camera's next image has come, so that none is answered from the cache
 DIAGNOSTICS_S = 2.5  # long enough for a message of the 1 Hz diagnostics that counts the last query
 
 
@@ -31,7 +31,7 @@ def run_bench(
     """Ask ~/ground again and again, each time on a new frame.
 
     Returns: ms_targets_p50 and _p95, from the call to the arrival of ~/targets; stages_ms, stages_ms_p95 and
-    stages_share as the node's diagnostics tell; queries. Raises: MolmoRosError if the node refuses.
+    stages_share from the node's diagnostics; queries. Raises: MolmoRosError if the node refuses.
     """
     with running_nodes(seed, checkpoint, runtime, gripper, say) as client:
         arrivals: list[float] = []

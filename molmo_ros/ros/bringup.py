@@ -1,4 +1,4 @@
-"""What the launch files decide: topics of a camera, what RViz shows of them, and the profile of Fast DDS."""
+"""The logic of the launch files: a camera's topics, what RViz shows of them, and the Fast DDS profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from molmo_ros.errors import ParameterError
 TOPICS = ("image", "depth", "camera_info")
 OUTPUTS = ("object_points", "markers", "grasp_pose", "annotated")  # of the node, in config/molmo.rviz
 WEB_PACKAGES = ("starlette", "uvicorn", "websockets")  # of requirements/web.txt
-# Whoever sets one of these has a configuration of Fast DDS already; a profile would overrule it.
+# If one of these is set, Fast DDS is configured already; a profile would override that.
 FASTDDS_SETTINGS = (
     "FASTRTPS_DEFAULT_PROFILES_FILE",
     "FASTDDS_DEFAULT_PROFILES_FILE",
@@ -105,7 +105,7 @@ def need_rviz(prefix_of: Any) -> None:
 
 
 def web_arguments(values: Mapping[str, str]) -> list[str]:
-    """Of the web view: which node it shows, and where. Raises: ParameterError for a port that is none."""
+    """Of the web view: which node it shows, and where. Raises: ParameterError for an invalid port."""
     namespace, port = values["namespace"].strip("/"), values["web_port"]
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ParameterError(f"web_port is {port!r}; give 0 to 65535.")

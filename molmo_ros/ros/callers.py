@@ -1,7 +1,8 @@
 """Whether somebody still listens to a goal: a client that is killed never cancels it.
 
 rclpy does not tell which client sent a goal. A client may say so by the goal's id, whose first half then is a
-hash of its node's name (``sign``); of the others, those who listen when the goal begins stand for its client.
+hash of its node's name (``sign``); for other goals, those who listen when the goal begins stand for its
+client.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from rclpy.node import Node
 from unique_identifier_msgs.msg import UUID
 
 LOOK_S = 1.0
-LEARN_S = 3.0  # discovery may tell of the client a little after its goal has come
+LEARN_S = 3.0  # discovery may report the client a little after its goal has arrived
 ALONE_S = 10.0  # a goal that nobody was ever seen to listen to ends then
-UNKNOWN = "_NODE_NAME_UNKNOWN_"  # rcl's word for a node of which only the endpoint is known yet
-SIGNED = b"mr"  # an id that begins so tells its client's name
+UNKNOWN = "_NODE_NAME_UNKNOWN_"  # rcl's name for a node of which only the endpoint is known yet
+SIGNED = b"mr"  # an id that begins like this identifies its client
 
 
 def sign(node: Node) -> UUID:
-    """An id for a goal of this node: random, but for the half that tells who sent it."""
+    """An id for a goal of this node: random, except for the half that identifies the sender."""
     return UUID(uuid=list(_mark(node.get_namespace(), node.get_name()) + os.urandom(8)))
 
 
@@ -33,9 +34,9 @@ def _mark(namespace: str, name: str) -> bytes:
 class Callers:
     """Who listens to a goal of ~/track: the client that signed it, or all who listened when it began.
 
-    The middleware forgets a process that was killed after its liveliness lease, about 20 s with Fast DDS. A
-    goal that nobody has signed ends when the last of its listeners is gone. If the name of who signed a
-    goal has never come, it ends when every listener is known to be somebody else.
+    The middleware forgets a process that was killed after its liveliness lease, about 20 s with Fast DDS. An
+    unsigned goal ends when the last of its listeners is gone. If the name of a goal's signer never arrived,
+    the goal ends when every listener is known to be somebody else.
     """
 
     def __init__(self, node: Node, goal_id: bytes = b"") -> None:

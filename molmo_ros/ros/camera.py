@@ -90,7 +90,7 @@ class CameraInput:
             time.sleep(POLL_S)
 
     def newer_frame(self, last_ns: int, step_ns: int, config: NodeConfig) -> RgbdFrame | None:
-        """The newest paired frame if it is fresh and ``step_ns`` beyond the last one; never waits.
+        """The newest paired frame if it is fresh and ``step_ns`` later than the last one; never waits.
 
         A clock that has jumped back (bag loop, restarted simulation) makes older stamps new again.
         Raises: as newest_frame.
@@ -103,7 +103,7 @@ class CameraInput:
         return self._decode(triple, config)
 
     def frame_at(self, stamp_ns: int, config: NodeConfig) -> RgbdFrame:
-        """The decoded frame of this very stamp: one in the buffer, or the last that was answered about.
+        """The decoded frame with exactly this stamp: one in the buffer, or the last that was answered about.
 
         Raises: FrameError if it has left the buffer; as newest_frame.
         """
@@ -137,7 +137,7 @@ class CameraInput:
         return "" if found is None else self._explain(*found)
 
     def describe(self) -> str:
-        """Its topics, and whether frames come, in words for the log."""
+        """Its topics, and whether frames arrive, in words for the log."""
         self.collect()
         with self._lock:
             comes, rate = self.pairer.newest() is not None, self.pairer.rate_hz("image")
@@ -172,10 +172,10 @@ class CameraInput:
         return make_frame(rgb, metres, info, color.header, rectified, depth_rectified, camera)
 
     def _deserialize(self, topic: str, sample: Sample) -> Any:
-        """Raises: FrameError if the bytes are no message of the topic's type."""
+        """Raises: FrameError if the bytes are not a message of the topic's type."""
         try:
             return deserialize_message(sample.payload, self._subscriptions[topic].msg_type)
-        except Exception as error:  # the middleware has classes of its own
+        except Exception as error:  # the middleware has its own classes
             raise FrameError(
                 f"A message on {self.topic_name(topic)} cannot be read ({error}); look at who publishes it."
             ) from error
@@ -212,7 +212,7 @@ class CameraInput:
         return f"{self._kind(topic).__module__.split('.')[0]}/msg/{self._kind(topic).__name__}"
 
     def _how_to_start(self, topic: str) -> str:
-        """What to do about a topic that nobody publishes: start the driver, or take another topic."""
+        """What to do about a topic that nobody publishes: start the driver, or use another topic."""
         with suppress(LookupError):  # the package is not installed, as in a source tree
             share = Path(get_package_share_directory("molmo_ros"))
             if driver := driver_of(share, self.topic_name("image")):
@@ -231,7 +231,7 @@ class CameraInput:
         return f"No {kind} is published at all; check ROS_DOMAIN_ID if the camera runs."
 
     def _explain(self, topic: str, what: str) -> str:
-        """A problem of one topic with its cause, as far as the graph tells."""
+        """A problem of one topic with its cause, as far as the ROS graph shows it."""
         name = self.topic_name(topic)
         publishers = self._node.get_publishers_info_by_topic(name)
         if not publishers:

@@ -1,4 +1,4 @@
-"""A small client: ask a running node from any Python program, with or without a node of one's own."""
+"""A small client: ask a running node from any Python program, which may or may not have its own node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from molmo_ros.srv import Ask, Ground
 
 WAITING = "NOT_READY"  # the code of a node that is still loading
 PROBE_S = 2.0  # an empty query is refused at once
-GRACE_S = 2.0  # the node itself gives up at timeout_s; its answer still has to travel
+GRACE_S = 2.0  # the node itself gives up at timeout_s; its answer still has to arrive
 
 
 class GraspClient:
@@ -69,7 +69,7 @@ class GraspClient:
             target_frame=target_frame,
             max_targets=int(max_targets),
             grasp=bool(grasp),
-            timeout_s=float(timeout_s),  # the generated C code ends the process at an int
+            timeout_s=float(timeout_s),  # the generated C code aborts the process on an int
             **({} if stamp is None else {"stamp": stamp}),
         )
         self._reach(self._ground, Ground.Request(query=""), wait_s)
@@ -147,7 +147,7 @@ class GraspClient:
                 try:
                     response = self._call(self._ground, Ground.Request(query=""), 0.0, min(PROBE_S, wait_s))
                 except CancelledError as silence:
-                    # Too busy with starting to answer in time; or it had not yet discovered this client,
+                    # Too busy starting to answer in time; or it had not yet discovered this client,
                     # and DDS has lost the answer.
                     said = str(silence)
                     continue
@@ -187,7 +187,8 @@ class GraspClient:
         self.close()
 
     def _reach(self, client: Any, nothing: Any, wait_s: float) -> None:
-        """Until the node has discovered a client, DDS drops its answers: ask what is refused at once."""
+        """Until the node has discovered a client, DDS drops its answers: first send a request that is refused
+        at once."""
         self._find_service(client, wait_s)
         give_up = time.monotonic() + wait_s
         while client not in self._reached and (left := give_up - time.monotonic()) > 0:

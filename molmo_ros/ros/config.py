@@ -2,7 +2,7 @@
 
 ``ros/params.py`` declares these fields as ROS parameters, ``config/*.yaml`` may only override them, and the
 launch files pass them on. A field that is ``read_only`` is fixed when the node starts; one that is
-``at_configure`` when the node is configured, and may be set before.
+``at_configure`` is fixed when the node is configured, and may be set before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
 
 @dataclass(frozen=True)
 class Spec:
-    """What is known about one setting beside its default; bounds are inclusive, in ``unit``."""
+    """What is known about one setting besides its default; bounds are inclusive, in ``unit``."""
 
     description: str
     unit: str = ""

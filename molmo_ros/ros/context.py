@@ -20,8 +20,8 @@ from molmo_ros.ros.saving import Saving
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.worker import Worker
 
-# DDS keeps this many requests until they are taken, and drops the oldest without a word. rclpy's own depth of
-# 10 is less than what a burst of clients sends; what is taken is answered or refused.
+# DDS keeps this many requests until they are taken, and silently drops the oldest. rclpy's own depth of 10 is
+# less than what a burst of clients sends; what is taken is answered or refused.
 REQUEST_QOS = QoSProfile(depth=1000)
 
 
@@ -51,7 +51,7 @@ class NodeContext:
         return self.cameras[name]
 
     def describe_error(self, error: Exception, what: str) -> tuple[str, str]:
-        """(code, message) for whoever asked; an error that is not ours goes to the log with its stack."""
+        """(code, message) for whoever asked; an error that is not ours is logged with its stack trace."""
         if isinstance(error, MolmoRosError):
             return error.code, str(error)
         self.node.get_logger().error(f"{what} failed: " + "".join(traceback.format_exception(error)))

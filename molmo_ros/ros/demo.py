@@ -50,8 +50,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Start both nodes, ask ~/ground, and write a picture of the answer.
 
-    Returns: query, answer, targets (list of dicts), stages_ms, picture, and the frame and grounding that they
-    were made of. Raises: MolmoRosError with the node's own words if it does not answer.
+    Returns: query, answer, targets (list of dicts), stages_ms, picture, and the frame and grounding from
+    which they were made. Raises: MolmoRosError with the node's own words if it does not answer.
     """
     with running_nodes(seed, checkpoint, runtime, gripper, say) as client:
         listener = _Listener(client)
@@ -64,7 +64,7 @@ def run_demo(
 def running_nodes(
     seed: int, checkpoint: str, runtime: str, gripper: str, say: Callable[[str], None]
 ) -> Iterator[GraspClient]:
-    """Both nodes as processes in a domain of their own, ready to answer; they end with the block.
+    """Both nodes as processes in their own domain, ready to answer; they end with the block.
 
     Raises: MolmoRosError with the node's own words if it does not get ready.
     """
@@ -95,7 +95,8 @@ def running_nodes(
 
 
 def surroundings(env: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of the demo beyond ``env``: discovery on this machine, and room for images.
+    """Environment variables of the demo in addition to ``env``: discovery on this machine, and room for
+    images.
 
     Without the profile the nodes may find each other only seconds later, and lose frames meanwhile.
     """
@@ -117,7 +118,7 @@ class _Listener:
         subscribe(DiagnosticArray, "/diagnostics", lambda msg: setattr(self, "diagnostics", msg), 10)
 
     def stages_ms(self) -> dict[str, float]:
-        """Median time of each stage, as the node's diagnostics tell; empty before its first answer."""
+        """Median time of each stage, from the node's diagnostics; empty before its first answer."""
         statuses = [] if self.diagnostics is None else self.diagnostics.status
         values = [pair for status in statuses for pair in status.values]
         end = "_ms_p50"
@@ -170,7 +171,7 @@ def _ask(client: GraspClient, listener: _Listener, query: str, out: Path, grippe
 
 
 def _frame_of(response: Any, listener: _Listener) -> RgbdFrame:
-    """The very frame that was answered; the newest one if there are no targets to tell its stamp."""
+    """The frame that was answered; the newest one if there are no targets to give its stamp."""
     if response.targets:
         with suppress(FrameError):
             return listener.camera.frame_at(stamp_to_ns(response.targets[0].header.stamp), STARTING)
@@ -186,7 +187,7 @@ def _wait_for(client: GraspClient, listener: _Listener) -> None:
 
 
 def _with_segments(grounding: Grounding, cloud: PointCloud2 | None, frame: RgbdFrame) -> Grounding:
-    """Give the targets their objects back, from the cloud that the node published."""
+    """Restore the targets' objects from the cloud that the node published."""
     clouds = {} if cloud is None else clouds_by_instance(cloud)
     targets = tuple(
         _with_segment(target, clouds.get(target.point.instance), frame) for target in grounding.targets

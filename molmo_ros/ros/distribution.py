@@ -1,4 +1,4 @@
-"""What differs between Humble, Jazzy and Kilted; docs/distributions.md tells the rest."""
+"""What differs between Humble, Jazzy and Kilted; docs/distributions.md has the rest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def on_this_machine(env: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that keep discovery on this machine, but for those that ``env`` has already.
+    """Environment variables that keep discovery on this machine, except those that ``env`` has already.
 
-    Humble knows ROS_LOCALHOST_ONLY alone; from Jazzy on it would overrule its successor, with a warning.
+    Humble knows only ROS_LOCALHOST_ONLY; from Jazzy on it would override its successor, with a warning.
     """
     if env.get("ROS_DISTRO") == "humble":
         wanted = {"ROS_LOCALHOST_ONLY": "1"}

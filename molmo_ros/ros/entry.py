@@ -1,4 +1,4 @@
-"""How a node starts and ends, the same for each: parameters checked, Ctrl-C clean at any moment."""
+"""How every node starts and ends: parameters are checked, and Ctrl-C is clean at any moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISTAKE = 2  # exit status: a parameter is wrong, or a package is missing
 
 
 def run_module(module: str) -> int:
-    """The main of a node's module, which may take a second to import. Returns the exit status."""
+    """The main function of a node's module, which may take a second to import. Returns the exit status."""
     try:
         return ending(int(importlib.import_module(module).main()))
     except ModuleNotFoundError as error:
@@ -42,7 +42,7 @@ def run_node(
         if not interrupted():
             _live(make, spin)
     except Exception as error:
-        if not rclpy.ok() or interrupted():  # what fails now fails since ROS has shut down under it
+        if not rclpy.ok() or interrupted():  # what fails now fails because ROS was shut down meanwhile
             return 0
         if isinstance(error, ModuleNotFoundError):
             error = MolmoRosError(missing_package(error))
@@ -56,7 +56,7 @@ def run_node(
 
 
 def _tell_unless_ended(unraisable: sys.UnraisableHookArgs) -> None:
-    """What rclpy made in part, since ROS has shut down under it, complains when it is deleted."""
+    """Objects that rclpy left half made because ROS was shut down complain when they are deleted."""
     import rclpy
 
     if rclpy.ok() and not interrupted():

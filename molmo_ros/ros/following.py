@@ -38,7 +38,7 @@ from molmo_ros.transforms import transform_target
 POLL_S = 0.004  # between two looks for a new frame
 QUIET_S = 0.5  # without a frame, feedback comes this often
 RETRY_S = 0.5  # between two attempts of the model while nothing is seen
-PACE = 0.75  # of the period: a frame that comes a little early still counts
+PACE = 0.75  # of the period: a frame that arrives a little early still counts
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Following:
         self._question.cancel()
 
     def run(self) -> None:
-        """Follow until the time is over.
+        """Follow until the time is up.
 
         Raises: CancelledError, LostError, FrameError if the camera is silent, and what the model raises.
         """
@@ -111,7 +111,7 @@ class Following:
             self._question.cancel()
 
     def _start_over(self) -> None:
-        """The clock has jumped back: what is known belongs to another time."""
+        """The clock has jumped back: what is known is no longer valid."""
         self._context.node.get_logger().warning("the camera's clock jumped back; a track starts over")
         self._question.forget()
         self._tracker, self._answered = Tracker(numbers=self._shared.numbers), False
@@ -170,7 +170,7 @@ class Following:
             self._question.add(view)
         if self._question.answered:
             self._take()
-        if self._following or not self._answered:  # the time that the model takes is bounded by timeout_s
+        if self._following or not self._answered:  # the model's time is bounded by timeout_s
             self._seen = time.monotonic()
         T = self._transform(frame, config)
         if not self._question.open and self._due(config):
@@ -182,7 +182,8 @@ class Following:
         return self._question.since_s > (config.reground_s if self._following else RETRY_S)
 
     def _take(self) -> None:
-        """Carry the answer through the views since. Raises: what the model did, unless it follows."""
+        """Propagate the answer through the views since. Raises: what the model raised, unless something is
+        followed."""
         try:
             views, seeds, self._answer = self._question.take()
         except PolicyError:

@@ -47,7 +47,7 @@ class Guard:
         self.policy = Policy.load(config.policy) if config.policy else None
         self.judge = _judge(config) if config.judge_url else None
         self._renewed = float("-inf")
-        limits_of(config)  # a parameter that is wrong is told at the start
+        limits_of(config)  # a wrong parameter is reported at the start
         node.create_subscription(Empty, "~/lease", self._renew, 1)
 
     def permit(
@@ -92,7 +92,7 @@ class Guard:
     def enforce(
         self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int, age_s: float, config: NodeConfig
     ) -> tuple[GraspTarget, ...]:
-        """The targets in frame_id, in their order, with the limits applied; the last step of all."""
+        """The targets in frame_id, in their order, with the limits applied; the very last step."""
         limits = limits_of(config)
         try:
             T = self._transforms.lookup(limits.frame, frame_id, stamp_ns, config.tf_wait_s)
@@ -123,7 +123,7 @@ def _judge(config: NodeConfig) -> Judge:
 
 
 def limits_of(config: NodeConfig) -> Limits:
-    """The limits that the parameters set. Raises: ParameterError for boxes that are none."""
+    """The limits that the parameters set. Raises: ParameterError for invalid boxes."""
     workspace = parse_boxes([config.workspace], "workspace")
     return Limits(
         frame=config.limits_frame,
@@ -142,8 +142,7 @@ def _people(
 ) -> str:
     """Who is within ``near_m`` of a target, as the model points and the depth measures.
 
-    What is pointed at and has no depth may be anywhere, so it counts as near; so does an answer that makes
-    no sense.
+    A point without depth may be anywhere, so it counts as near; so does an answer that makes no sense.
     """
     places = [t.segment.cloud_m.mean(axis=0) for t in grounding.targets if t.segment is not None]
     places += [place for point in grounding.answer.points if (place := _place(frame, point)) is not None]

@@ -1,7 +1,7 @@
-"""Ctrl-C in a node, from rclpy.init on; before, the scripts in scripts/bin end the process at once.
+"""Ctrl-C in a node, from rclpy.init on; before that, the scripts in scripts/bin end the process at once.
 
-rclpy.init adds a handler that ends its contexts, and so the spinning; what is set here stays beneath it, for
-before and after. On Ctrl-C a process hears the signal twice, from the terminal and from launch.
+rclpy.init adds a handler that ends its contexts, and so the spinning; the handler set here stays beneath it,
+for before and after. On Ctrl-C a process gets the signal twice, from the terminal and from launch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _noted: list[int] = []
 
 
 def note_interrupts() -> None:
-    """SIGINT is noted from now on, where Python would raise KeyboardInterrupt wherever the program is."""
+    """From now on SIGINT is only noted; Python would raise KeyboardInterrupt wherever the program is."""
     signal.signal(signal.SIGINT, lambda number, _: _noted.append(number))
 
 
@@ -22,10 +22,10 @@ def interrupted() -> bool:
 
 
 def ending(status: int) -> int:
-    """Ignore SIGINT from now on and return the status: to be called last of all.
+    """Ignore SIGINT from now on and return the status: must be called last.
 
-    Python's finalisation takes its own handlers away, so that a second Ctrl-C would kill the process; what is
-    ignored stays ignored.
+    Python's finalisation removes its own handlers, so that a second Ctrl-C would kill the process; an ignored
+    signal stays ignored.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return status

@@ -37,7 +37,7 @@ class LiveTargets:
 
     def publish(self, goal: object, mine: Followed) -> None:
         """Replace what a goal sees, and publish everything; the header is that of this goal's frame."""
-        with self._lock:  # held while publishing, or an older picture could come last
+        with self._lock:  # held while publishing, or an older state could be published last
             self._followed[goal] = mine
             everything = list(self._followed.values())
             self._outputs.publish_targets(joined(mine, everything))

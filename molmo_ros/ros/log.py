@@ -1,4 +1,4 @@
-"""Python logging of the core library into the log of the node."""
+"""Forwards the core library's Python logging to the node's log."""
 
 from __future__ import annotations
 

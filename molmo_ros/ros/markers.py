@@ -18,7 +18,8 @@ from molmo_ros.ros.messages import make_header, pose_message
 def target_markers(
     targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int, limits: Limits | None = None
 ) -> MarkerArray:
-    """All markers of an answer, led by one that deletes those of the last; and the boxes of the limits."""
+    """All markers of an answer, preceded by one that deletes those of the last; and the boxes of the
+    limits."""
     wipe = Marker(header=make_header(frame_id, stamp_ns), action=Marker.DELETEALL)
     markers = [wipe]
     for target in targets:
@@ -43,7 +44,7 @@ def _marker(header: Header, shape: Shape) -> Marker:
 
 
 def _limit_shapes(limits: Limits) -> list[Shape]:
-    """The edges of the workspace, and the boxes that are kept out of."""
+    """The edges of the workspace, and the keep-out boxes."""
     shapes = []
     if limits.workspace is not None:
         low, high = np.array(limits.workspace.low), np.array(limits.workspace.high)

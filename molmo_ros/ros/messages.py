@@ -44,7 +44,7 @@ def make_header(frame_id: str, stamp_ns: int) -> Header:
 
 
 def pose_message(pose: Pose | None) -> PoseMessage:
-    """geometry_msgs/Pose; NaN all over if there is none."""
+    """geometry_msgs/Pose; all NaN if there is none."""
     position = [NAN] * 3 if pose is None else [float(value) for value in pose.position]
     xyzw = [NAN] * 4 if pose is None else [float(value) for value in pose.orientation]
     return PoseMessage(
@@ -69,7 +69,7 @@ def point_message(point: ImagePoint, frame_id: str, stamp_ns: int) -> GroundedPo
 def target_message(
     target: GraspTarget, optical_frame: str, age_s: float, grasp_age_s: float | None = None
 ) -> GraspTargetMessage:
-    """msg/GraspTarget; grasp_age_s: how old the image is that the object was found in, if another one."""
+    """msg/GraspTarget; grasp_age_s: age of the image in which the object was found, if a different one."""
     box, grasp = target.box, target.grasp
     position = _numbers(target.position, 3)
     size = _numbers(None if box is None else box.size, 3)
@@ -154,7 +154,7 @@ def point_from_message(msg: GroundedPoint) -> ImagePoint:
 
 
 def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
-    """GraspTarget of a message; its segment is not in the message and therefore None."""
+    """GraspTarget from a message; its segment is not in the message and therefore None."""
     position = np.array([msg.position.x, msg.position.y, msg.position.z])
     covariance = np.asarray(msg.position_covariance).reshape(3, 3)
     object_pose = pose_from_message(msg.object_pose)
@@ -177,7 +177,7 @@ def target_from_message(msg: GraspTargetMessage) -> GraspTarget:
 
 
 def grounding_from_message(query: str, answer: str, targets: Sequence[GraspTargetMessage]) -> Grounding:
-    """Grounding of what a client received."""
+    """Grounding from what a client received."""
     values = tuple(target_from_message(target) for target in targets)
     return Grounding(query, Answer(answer, tuple(target.point for target in values)), values)
 

@@ -30,9 +30,9 @@ class ModelHost:
     """Holds the Grounder of the node; safe to ask from any thread."""
 
     def __init__(self, node_name: str = "/molmo") -> None:
-        """node_name: the full one, for what a user is told to run."""
+        """node_name: the full name, for commands suggested to the user."""
         self._node_name = node_name
-        self.starting = False  # brings itself up
+        self.starting = False  # the node brings itself up
         self._lock = threading.Lock()
         self._grounder: Grounder | None = None
         self._stage = "not configured"
@@ -43,9 +43,9 @@ class ModelHost:
         self.active = False
 
     def prepare(self, config: NodeConfig) -> None:
-        """What would hold the whole process while the model loads: imports, and the tokenizer.
+        """Do what would block the whole process while the model loads: imports, and the tokenizer.
 
-        To be called before the executor spins; whatever is wrong is told by ``load``.
+        To be called before the executor spins; errors are reported by ``load``.
         """
         map_large_blocks()
         from molmo_ros.answer import molmo  # noqa: F401
@@ -94,7 +94,7 @@ class ModelHost:
             self._loading = False
 
     def stop_loading(self) -> None:
-        """Have ``load`` end at its next step, for good: the node shuts down."""
+        """Make ``load`` stop for good at its next step: the node shuts down."""
         self._stopped = True
 
     def unload(self) -> None:
@@ -111,7 +111,7 @@ class ModelHost:
     def grounder(self) -> Grounder:
         """The model, ready to answer.
 
-        Raises: NotReadyError with the state and the progress; if loading failed, with the code of why.
+        Raises: NotReadyError with the state and the progress; if loading failed, with the code of that error.
         """
         grounder = self._grounder
         if grounder is None or not self.active:

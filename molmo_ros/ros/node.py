@@ -1,7 +1,7 @@
 """The node ``molmo``: a lifecycle node that brings itself up unless told not to.
 
 configure loads the model, activate answers, deactivate stops answering, cleanup frees the model. The services
-are there from the first moment and say in words why they do not answer yet.
+exist from the first moment and say in words why they do not answer yet.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from molmo_ros.ros.worker import Worker
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 PATIENCE_S = 5.0  # cameras may start a little later than the node
 PROBLEM_S = 30.0  # a camera that does not deliver is named in the log this often
-CANCEL_S = 5.0  # how long the query that runs may take to notice
+CANCEL_S = 5.0  # how long the running query may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
 
 
@@ -86,7 +86,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         self.create_timer(TRIM_PERIOD_S, trim_heap, callback_group=MutuallyExclusiveCallbackGroup())
 
     def start(self) -> None:
-        """Configure and activate in a thread of its own, if ``autostart`` says so."""
+        """Configure and activate in a separate thread, if ``autostart`` says so."""
         if self.config.autostart:
             self.model.starting = True
             self._autostart = threading.Thread(target=self._bring_up, name="autostart")
@@ -122,7 +122,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop answering; what runs is cancelled."""
+        """Stop answering; running queries are cancelled."""
         self.model.active = False
         self.worker.cancel_all("The node was deactivated.", CANCEL_S)
         return super().on_deactivate(state)
@@ -148,7 +148,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
     def destroy_node(self) -> None:
         """End the tracks, the worker and the loading, then the node.
 
-        Every thread is waited for: one that is in native code when Python ends aborts the process.
+        All threads are joined: one that is in native code when Python ends aborts the process.
         """
         self.tracking.close()
         self.worker.close()
@@ -160,7 +160,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         super().destroy_node()
 
     def ready_line(self) -> str:
-        """What the log says once the node answers: its services, and whether frames come."""
+        """What the log says once the node answers: its services, and whether frames arrive."""
         ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
         cameras = "; ".join(camera.describe() for camera in self.cameras.values())
         return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
@@ -169,7 +169,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         try:
             if self.trigger_configure() == SUCCESS:
                 self.trigger_activate()
-        except Exception as error:  # a manager was quicker, or the context is gone
+        except Exception as error:  # a manager was faster, or the context is gone
             self.get_logger().warning(f"autostart stopped: {error}")
         finally:
             self.model.starting = False
@@ -178,7 +178,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         return bool(self._state_machine.current_state[1] != "unconfigured")
 
     def _set_config(self, config: NodeConfig) -> None:
-        """Raises: ParameterError for a box that is none."""
+        """Raises: ParameterError for an invalid box."""
         limits_of(config)
         self.config = config
 
@@ -199,7 +199,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
 
 
 def _set_transitions_apart(node: LifecycleNode) -> None:
-    """Give change_state a callback group of its own, and let it answer "no" where rclpy would raise.
+    """Give change_state its own callback group, and let it answer "no" where rclpy would raise.
 
     In the default group a configure that loads a model would hold up get_state and the parameters; and an
     exception for a transition that is not allowed now would end the executor.

@@ -22,7 +22,7 @@ from molmo_ros.ros.guard import limits_of
 from molmo_ros.ros.markers import target_markers
 from molmo_ros.ros.messages import cloud_message, grasp_pose_stamped, make_header
 
-# The last answer stays for who comes late (rviz, a client that starts after the query).
+# The last answer is kept for late joiners (rviz, a client that starts after the query).
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -55,19 +55,19 @@ class Outputs:
         return True
 
     def publish_markers(self, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int) -> None:
-        """Markers of targets that are being followed, if somebody looks."""
+        """Markers of targets that are being followed, if somebody subscribes."""
         with self._until_shutdown():
             if self._markers.get_subscription_count():
                 self._markers.publish(self._all_markers(targets, frame_id, stamp_ns))
 
     def publish_points(self, targets: Sequence[GraspTarget], optical_frame: str, stamp_ns: int) -> None:
-        """The cloud of targets that are being followed, if somebody looks."""
+        """The cloud of targets that are being followed, if somebody subscribes."""
         with self._until_shutdown():
             if self._points.get_subscription_count():
                 self._points.publish(cloud_message(targets, optical_frame, stamp_ns))
 
     def publish_views(self, frame: RgbdFrame, grounding: Grounding, frame_id: str) -> None:
-        """What people look at: cloud and markers, and the annotated image if somebody subscribes to it."""
+        """The topics for people: cloud and markers, and the annotated image if somebody subscribes to it."""
         with self._until_shutdown():
             self._points.publish(cloud_message(grounding.targets, frame.frame_id, frame.stamp_ns))
             self._markers.publish(self._all_markers(grounding.targets, frame_id, frame.stamp_ns))

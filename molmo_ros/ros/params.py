@@ -48,8 +48,8 @@ def declare(
     """Declare every field of a config class on a node and return the config that results.
 
     The node must have been made with NODE_OPTIONS.
-    ``on_change`` is called with the new config whenever parameters are set at run time; ``configured`` tells
-    whether those that are read when the node is configured are fixed.
+    ``on_change`` is called with the new config whenever parameters are set at run time; ``configured`` says
+    whether those that are read when the node is configured are fixed by now.
     Raises: ParameterError for an override that is unknown, of the wrong type or out of range.
     """
     settings = {setting.name: setting for setting in fields(kind)}
@@ -100,7 +100,7 @@ def _refuse_fixed(node: Node, settings: dict[str, Field[Any]], changed: dict[str
 
 
 def _refuse_unknown(overrides: Mapping[str, object], settings: Mapping[str, Field[Any]]) -> None:
-    """rclpy accepts overrides of parameters that nobody declares; a misspelt one must be reported."""
+    """rclpy accepts overrides of undeclared parameters; a misspelt one must be reported."""
     unknown = [name for name in overrides if name not in settings and not name.startswith(FOREIGN)]
     if unknown:
         raise ParameterError(f"There is no parameter {unknown[0]!r}; known: {', '.join(sorted(settings))}.")

@@ -1,4 +1,4 @@
-"""Nodes as processes of their own, ended together whatever happens."""
+"""Nodes as separate processes, ended together whatever happens."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from molmo_ros.track.patch import Seed
 from molmo_ros.track.target import seed_of
 from molmo_ros.track.view import View
 
-MAX_VIEWS = 30  # that an answer is carried through; beyond, every other one is left out
+MAX_VIEWS = 30  # through which an answer is propagated; beyond that, every other one is left out
 
 
 class Question:
@@ -34,7 +34,7 @@ class Question:
 
     @property
     def answered(self) -> bool:
-        """Whether there is an answer, or a failure, to take."""
+        """Whether an answer, or a failure, is ready to be taken."""
         return self._job is not None and self._job.done
 
     @property
@@ -49,7 +49,7 @@ class Question:
             job.cancel()
 
     def forget(self) -> None:
-        """Nothing has been asked; what is being asked is cancelled."""
+        """Reset, as if nothing had been asked; a running question is cancelled."""
         self.cancel()
         self._job, self._views, self._when = None, [], 0.0
 
@@ -84,9 +84,9 @@ class Question:
         self._views = views if len(views) <= MAX_VIEWS else [*views[:-1:2], views[-1]]
 
     def take(self) -> tuple[list[View], list[Seed], str]:
-        """The views since the question was put, what the model found on the first of them, and its words.
+        """The views since the question was asked, what the model found on the first of them, and its words.
 
-        Raises: what the model did.
+        Raises: what the model raised.
         """
         assert self._job is not None
         job, views, self._job, self._views = self._job, self._views, None, []

@@ -1,4 +1,4 @@
-"""Pictures of queries that the node writes (``save_dir``), in a thread of its own, and the service ~/save."""
+"""Queries that the node saves to files (``save_dir``), in a separate thread, and the service ~/save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from molmo_ros.recording.saved import AnsweredQuery, SavedQueries
 from molmo_ros.ros.config import NodeConfig
 
 WAITING = 2  # queries that wait to be written; more are left out
-THROTTLE_S = 10.0  # a full disk is not told more often
+THROTTLE_S = 10.0  # a full disk is not reported more often
 
 
 class Saving:
@@ -27,7 +27,7 @@ class Saving:
         settings = config()
         self._saved = SavedQueries(settings.save_dir, settings.save_max_count, settings.save_max_mb)
         self._last: AnsweredQuery | None = None
-        self._lock = threading.Lock()  # one at a time: the folder's bounds are looked at before writing
+        self._lock = threading.Lock()  # one at a time: the folder's bounds are checked before writing
         self._waiting: Queue[AnsweredQuery | None] = Queue(WAITING)
         self._thread: threading.Thread | None = None
         if settings.save_dir:
@@ -37,7 +37,7 @@ class Saving:
         node.create_service(Trigger, "~/save", self.on_save, callback_group=group)
 
     def note(self, query: AnsweredQuery) -> None:
-        """What has come of a query; never waits."""
+        """The result of a query; never waits."""
         self._last = query
         when = self._config().save_when
         if self._thread is None or when == "never" or (when == "failed" and not query.failed):
@@ -51,7 +51,7 @@ class Saving:
             )
 
     def on_save(self, _: Any, response: Any) -> Any:
-        """std_srvs/Trigger: save the last query now, whatever came of it."""
+        """std_srvs/Trigger: save the last query now, whatever its result."""
         response.success = False
         if self._thread is None:
             response.message = "There is no folder to save in; start the node with the parameter save_dir."

@@ -24,7 +24,7 @@ MAX_TIMEOUT_S = 600.0
 
 
 class Interfaces:
-    """The ways in: two services and a topic."""
+    """The node's inputs: two services and a topic."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -73,7 +73,8 @@ class Interfaces:
         return response
 
     def on_query(self, msg: Any) -> None:
-        """std_msgs/String: the answer comes out on the topics, a failure in the log and the diagnostics."""
+        """std_msgs/String: the answer is published on the topics, a failure goes to the log and the
+        diagnostics."""
         try:
             self._context.model.grounder()
             job = self._submit_ground(self._ground_query(Ground.Request(query=msg.data)))

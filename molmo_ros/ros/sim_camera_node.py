@@ -20,8 +20,8 @@ from molmo_ros.ros.interrupt import ending
 from molmo_ros.ros.params import NODE_OPTIONS, declare
 
 QOS = QoSProfile(depth=5)  # reliable, as most drivers: serves subscribers of either kind
-# Noisy frames that are rendered for a scene and shown in turn: rendering at rate would eat a core. More than
-# a model remembers (``seen``), also if every third is asked about: a real camera never repeats a picture.
+# Noisy frames that are rendered for a scene and shown in turn: rendering at full rate would take a whole
+# core. More than a model caches, even if every third is asked about: a real camera never repeats an image.
 FRAMES = 11
 
 
@@ -32,7 +32,7 @@ class SimCameraNode(Node):  # type: ignore[misc]
         super().__init__("sim_camera", **NODE_OPTIONS, **options)
         self._config = declare(self, SimCameraConfig, self._set_config)
         self._shown = self._config
-        self._messages = self._render()  # slow, so before there is a topic that others could wait for
+        self._messages = self._render()  # slow, so done before there is a topic that others could wait for
         self._count = 0
         self._image = self.create_publisher(Image, "image", QOS)
         self._depth = self.create_publisher(Image, "depth", QOS)
@@ -43,7 +43,7 @@ class SimCameraNode(Node):  # type: ignore[misc]
         self._config = config
 
     def _render(self) -> list[tuple[Image, Image, CameraInfo]]:
-        """The messages of a scene; FRAMES of them, for the noise differs from frame to frame."""
+        """The messages of a scene; FRAMES of them, since the noise differs from frame to frame."""
         from molmo_ros.sim import NoiseModel, SimCamera
 
         config = self._config

@@ -19,7 +19,7 @@ CACHE_S = 10.0
 
 
 class TransformLookup:
-    """Listens to tf from the first time that a target frame is wanted, or at once if one is configured."""
+    """Listens to tf once a target frame is first needed, or at once if one is configured."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -54,7 +54,7 @@ class TransformLookup:
     def lookup(self, target_frame: str, camera_frame: str, stamp_ns: int, wait_s: float) -> Array | None:
         """T_target_camera (4,4) at a stamp; None if the two frames are the same or no target is asked for.
 
-        Must run outside of the executor's threads, which deliver the transforms meanwhile.
+        Must run outside the executor's threads, which deliver the transforms meanwhile.
         Raises: TransformError with both frames, the stamp and what tf2 says.
         """
         if target_frame in ("", camera_frame):

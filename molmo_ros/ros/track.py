@@ -1,8 +1,8 @@
 """The action ~/track: find with the model, then follow with the camera.
 
-Several goals run side by side, each for itself, up to ``max_tracks``; a new goal ends none that runs. Whoever
-wants to follow something else cancels the old goal. A goal waits in a thread of the executor, so the executor
-needs one for each.
+Several goals run independently, up to ``max_tracks``; a new goal does not end a running one. To follow
+something else, a client cancels the old goal. A goal waits in a thread of the executor, so the executor needs
+one for each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from molmo_ros.ros.context import REQUEST_QOS, NodeContext
 from molmo_ros.ros.following import POLL_S, Following, Shared, TrackQuery
 from molmo_ros.ros.live import LiveTargets
 
-# How long a result waits for a client that did not ask at once. rclpy's own default is 15 minutes, and each
+# How long a result is kept for a client that did not ask at once. rclpy's own default is 15 minutes, and each
 # status message lists every goal since then.
 RESULT_KEPT_S = 60.0
 
@@ -61,7 +61,7 @@ class Tracking:
         self._server.destroy()
 
     def _cancel(self, goal: Any) -> CancelResponse:
-        """At once, not when the goal looks for it next: it may be the model that it waits for."""
+        """At once, not when the goal next checks: it may be waiting for the model."""
         following = self._following.get(_key(goal))
         if following is not None:
             following.cancel()
@@ -73,7 +73,7 @@ class Tracking:
         try:
             self._enter()
             try:
-                self._context.model.grounder()  # whether the node is ready is told first
+                self._context.model.grounder()  # first of all, whether the node is ready
                 session = Following(self._shared, goal, self._query(goal.request))
                 self._following[_key(goal)] = session
                 session.run()

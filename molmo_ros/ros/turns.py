@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-MOST_CLIENTS = 1000  # that are remembered; the oldest are forgotten
+MOST_CLIENTS = 1000  # that are remembered; the oldest are dropped
 
 
 class _HasClient(Protocol):
@@ -25,7 +25,7 @@ class Turns:
         self._count = 0
 
     def before(self, client: str) -> int:
-        """How many clients were refused before this one and may still come back."""
+        """How many clients were refused before this one and may still return."""
         now = time.monotonic()
         self._refused = {name: until for name, until in self._refused.items() if until > now}
         names = list(self._refused)

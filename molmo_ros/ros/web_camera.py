@@ -18,9 +18,9 @@ from molmo_ros.web.hub import Hub
 from molmo_ros.web.wire import image_message, scene_message
 
 LIVE_S, SCENE_S = 0.1, 0.5  # between two images, two clouds
-IDLE_S = 5.0  # nobody shows a camera for so long: its subscriptions end
+IDLE_S = 5.0  # if no page shows a camera for this long, its subscriptions end
 TF_WAIT_S = 0.1
-ALLOWANCE_S = 0.9  # of a period: what comes a little early still counts
+ALLOWANCE_S = 0.9  # of a period: what arrives a little early still counts
 COMPRESSED = {"image": "/compressed", "depth": "/compressedDepth"}
 
 
@@ -41,7 +41,7 @@ class WebCamera:
         self.lens: Lens | None = None
 
     def use(self, topics: dict[str, str]) -> None:
-        """These are the topics of the camera: image, depth, camera_info; empty: they are not known."""
+        """Set the camera's topics: image, depth, camera_info; empty: they are not known."""
         if topics and topics != self._topics:
             self.close()
             self._hub.drop("live", "scene")  # they show another camera
@@ -130,7 +130,7 @@ class WebCamera:
         self._config = NodeConfig(
             image_transport=transports["image"],
             depth_transport=transports["depth"],
-            max_frame_age_s=float("inf"),  # it is looked at, nothing is done by it
+            max_frame_age_s=float("inf"),  # it is only shown, nothing acts on it
             frame_wait_s=0.5,
         )
         self._transforms = TransformLookup(self._node)

@@ -1,4 +1,4 @@
-"""The web view of a running node: what its topics say goes to the page, what the page asks to its services.
+"""The web view of a running node: its topics go to the page, and the page's requests to its services.
 
 There is a ROS node, with subscriptions, only while a page is open.
 """
@@ -92,7 +92,7 @@ class NodeSource:
 
 
 def view(name: str, host: str, port: int) -> None:
-    """Serve the view of a node until Ctrl-C. Raises: ParameterError if the address cannot be had."""
+    """Serve the view of a node until Ctrl-C. Raises: ParameterError if the address cannot be used."""
     with suppress(LookupError):  # the package is not installed, as in a source tree
         os.environ.update(fastdds_profile(Path(get_package_share_directory("molmo_ros")), os.environ))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # the server ends by itself

@@ -1,4 +1,5 @@
-"""What a page asks of the node: by the same services and action as everybody, so limits and policy hold."""
+"""What a page asks of the node: through the same services and action as everybody, so limits and policy
+hold."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from molmo_ros.web.hub import Hub
 from molmo_ros.web.source import Reply
 from molmo_ros.web.targets import outcome
 
-LOOK_S = 0.5  # how often a waiting request looks whether the node is still there
-GONE_LOOKS = 4  # so often it was not
+LOOK_S = 0.5  # how often a waiting request checks whether the node is still there
+GONE_LOOKS = 4  # missing in this many checks: it is gone
 PATIENCE_S = 120.0  # an answer that DDS has lost; the node itself gives up much earlier
 
 
@@ -41,7 +42,7 @@ class Requests:
         hub.tell("track", {"running": False})
 
     def is_mine(self, query: str) -> bool:
-        """Whether an answer on the topics belongs to a request from here, which notes it by itself."""
+        """Whether an answer on the topics belongs to a request from here, which records it itself."""
         return time.monotonic() - self._mine.get(query, float("-inf")) < PATIENCE_S
 
     def ground(self, query: str, camera: str = "") -> Reply:

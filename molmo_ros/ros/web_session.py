@@ -1,4 +1,4 @@
-"""While a page is open: a node that hears what the node ``molmo`` and its camera say, and tells the hub."""
+"""While a page is open: a node that listens to the node ``molmo`` and its camera, and informs the hub."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from molmo_ros.web.hub import Hub
 from molmo_ros.web.targets import answer_message, outcome
 from molmo_ros.web.wire import cloud_message, image_message
 
-PERIOD_S = 1 / 15  # of looking for something new to tell
-FOLLOWING_S = 1.0  # answers that come closer together than this are those of a track
+PERIOD_S = 1 / 15  # of checking for news
+FOLLOWING_S = 1.0  # answers that arrive closer together than this belong to a track
 STATE_S = 0.5
-LATCHED_S = 2.0  # an answer that comes so early was given before, and may be in the history already
+LATCHED_S = 2.0  # an answer that arrives this early was given before, and may be in the history already
 
 
 class Session:
-    """Subscribes, and tells the hub from a thread of its own; callbacks only put messages down."""
+    """Subscribes, and informs the hub from its own thread; callbacks only store messages."""
 
     def __init__(self, name: str, hub: Hub) -> None:
         self._name, self._hub = name, hub
@@ -104,7 +104,7 @@ class Session:
             self._executor.spin()
 
     def _tell_all(self) -> None:
-        """Until the session ends; what fails once is told in the log, and the rest goes on."""
+        """Until the session ends; a failure is logged, and the loop goes on."""
         state_at = 0.0
         while not self._stop.wait(PERIOD_S):
             try:
@@ -145,7 +145,7 @@ class Session:
             self._hub.note(message.query, "topic", outcome(targets), True)
 
     def _pixels(self, targets: list[Any]) -> list[list[float]]:
-        """Where the points are in the live image, which is rectified; the messages tell raw pixels."""
+        """Where the points are in the live image, which is rectified; the messages have raw pixels."""
         raw = np.array([[target.point.x, target.point.y] for target in targets]).reshape(-1, 2)
         lens = self._camera.lens
         shown = raw if lens is None or not len(raw) else undistort(raw, lens)

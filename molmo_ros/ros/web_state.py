@@ -1,4 +1,5 @@
-"""How the node is, by its diagnostics and the ROS graph: state, latency of stages, topics of its camera."""
+"""The node's state, from its diagnostics and the ROS graph: state, latency of stages, topics of its
+camera."""
 
 from __future__ import annotations
 
@@ -97,13 +98,13 @@ class NodeState:
             if names:
                 self._tell(hub, "gripper", gripper_message(Gripper.load(names[0])))
         except ParameterError:
-            pass  # a file of another machine; the page draws a plain hand
+            pass  # a file on another machine; the page draws a plain hand
 
     def _is_there(self) -> bool:
         return bool(self._node.count_publishers(f"{self._name}/targets"))
 
     def _is_ours(self, statuses: list[Any]) -> bool:
-        """Another node molmo, in another namespace, listens to other topics."""
+        """False for another node molmo, in another namespace, which listens to other topics."""
         topics = {pair.value for s in statuses for pair in s.values if pair.key == "image_topic"}
         try:
             listens = self._node.get_subscriber_names_and_types_by_node(self._base, self._namespace or "/")

@@ -15,15 +15,15 @@ from molmo_ros.ros.turns import Turns
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
-KEEP_S = 1.0  # a client that was refused has a place kept for so long, beside the wait that it was told
-LOOK_S = 0.5  # how often who waits for a result looks at the deadline, which a start can set
+KEEP_S = 1.0  # a refused client's place is kept for this long after the wait it was told
+LOOK_S = 0.5  # how often a caller that waits checks the deadline, which may be set when the job starts
 SMOOTHING = 0.3  # weight of the newest job in the running mean of the durations
 
 
 class Job(Generic[R]):
-    """A piece of work with a deadline; whoever asked waits for its result.
+    """A piece of work with a deadline; the caller waits for its result.
 
-    ``waits``: the time in the queue does not count, for nobody waits for the answer.
+    ``waits``: the time in the queue does not count, since nobody waits for the answer.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Job(Generic[R]):
         self._error: BaseException | None = None
 
     def cancel(self) -> None:
-        """Ask the work to stop; it does at its next look at ``should_stop``."""
+        """Ask the work to stop; it does when it next polls ``should_stop``."""
         self._cancelled.set()
 
     @property
@@ -53,13 +53,13 @@ class Job(Generic[R]):
         return self._done.is_set()
 
     def should_stop(self) -> bool:
-        """True when the caller has given up or the time is over."""
+        """True when the caller has given up or the time is up."""
         return self._cancelled.is_set() or time.monotonic() > self.deadline
 
     def result(self) -> R:
         """Wait for the result until the deadline; to be called once.
 
-        Raises: CancelledError if the time is over or the job was cancelled; whatever the work raised.
+        Raises: CancelledError if the time is up or the job was cancelled; whatever the work raised.
         """
         while not self._done.wait(max(0.0, min(self.deadline - time.monotonic(), LOOK_S))):
             if time.monotonic() > self.deadline:
@@ -67,7 +67,8 @@ class Job(Generic[R]):
                 raise self._too_late()
         if self._error is None:
             return self._result  # type: ignore[return-value]
-        # An error refers to every frame that it passes, and these to the job: it is handed over, not shared.
+        # An error refers to every stack frame that it passes, and these to the job: it is handed over, not
+        # shared.
         error, self._error = self._error, CancelledError("The answer has been taken already.")
         try:
             raise error
@@ -82,7 +83,7 @@ class Job(Generic[R]):
     def run(self) -> None:
         """Do the work, in the thread of the worker."""
         self.deadline = min(self.deadline, time.monotonic() + self.timeout_s)
-        work, self._work = self._work, None  # it may hold who asked, and images
+        work, self._work = self._work, None  # it may hold the caller, and images
         try:
             if self.should_stop() or work is None:
                 raise self._too_late()
@@ -95,11 +96,12 @@ class Job(Generic[R]):
             self._done.set()
 
     def _note(self, error: BaseException) -> None:
-        """Keep the error for who asked.
+        """Keep the error for the caller.
 
-        Nobody reads the trace of our own ones, and it holds what the work held: images, the model's state.
+        Nobody reads the traceback of our own errors, and it holds what the work held: images, the model's
+        state.
         """
-        if self._done.is_set():  # nobody waits any more who could be told
+        if self._done.is_set():  # nobody is waiting any more to be told
             if not isinstance(error, CancelledError):
                 logger.error("failed after the answer was delivered", exc_info=error)
         elif isinstance(error, CancelledError) and time.monotonic() > self.deadline:
@@ -125,7 +127,7 @@ class Job(Generic[R]):
 
 
 def _as_error(cause: BaseException) -> RuntimeError:
-    """SystemExit, or a panic of a native library, would end the thread of who waits without an answer."""
+    """SystemExit, or a panic in a native library, would end the caller's thread without an answer."""
     error = RuntimeError(f"the work ended by {type(cause).__name__}: {cause}")
     error.__cause__ = cause
     return error
@@ -134,8 +136,8 @@ def _as_error(cause: BaseException) -> RuntimeError:
 class Worker:
     """Runs jobs one after the other; ``submit`` never waits and refuses what does not fit the queue.
 
-    Clients take turns: of those that wait, who was served longest ago comes first; and who was refused has a
-    place kept for a while, which others that were served meanwhile do not get.
+    Clients take turns: of those that wait, the one served longest ago comes first; and a refused client's
+    place is kept for a while, and not given to others that were served meanwhile.
     """
 
     def __init__(self, queue_size: int) -> None:
@@ -201,7 +203,7 @@ class Worker:
         return self._mean_s
 
     def cancel_all(self, reason: str, wait_s: float = 0.0) -> None:
-        """Stop the running job and fail the waiting ones; wait for the running one to end, if so wanted."""
+        """Stop the running job and fail the waiting ones; optionally wait for the running one to end."""
         with self._wake:
             waiting = [*self._queue, *self._background]
             self._queue.clear()
@@ -226,7 +228,7 @@ class Worker:
         for queue in (self._queue, self._background):
             for job in [job for job in queue if job.should_stop()]:
                 queue.remove(job)
-                job.run()  # ends at once, for it may not start any more
+                job.run()  # ends at once, since it may no longer start
 
     def _expected_wait(self) -> float:
         running = max(0.0, self._mean_s - (time.monotonic() - self._started_at)) if self.busy else 0.0

@@ -1,4 +1,4 @@
-"""The seam between the answer loop and whatever executes the network. Numpy on both sides, so that
+"""The interface between the answer loop and whatever executes the network. Numpy on both sides, so that
 runtimes can be compared logit by logit.
 """
 
@@ -25,14 +25,14 @@ class Cache(Protocol):
         ...
 
     def trim(self, length: int) -> None:
-        """Forget all tokens behind the first ``length``; costs nothing."""
+        """Drop all tokens after the first ``length``; costs nothing."""
         ...
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a pass says of N rows: what comes next; ``logits`` (N,vocabulary), None if the device kept them;
-    ``pointing`` (T,3E+places), of MolmoPoint alone (``network.patch_pointer``).
+    """The result of a pass for N rows: what comes next; ``logits`` (N,vocabulary), None if the device kept
+    them; ``pointing`` (T,3E+places), for MolmoPoint only (``network.patch_pointer``).
     """
 
     choices: Choices
@@ -41,7 +41,7 @@ class Outputs:
 
 
 class Runtime(Protocol):
-    """One loaded network. Not safe for two threads at a time, but for `interrupt`."""
+    """One loaded network. Not thread-safe, except for `interrupt`."""
 
     name: str
     precision: str
@@ -62,7 +62,7 @@ class Runtime(Protocol):
     def run(
         self, embeds: Float32, kv_limit: Index, cache: Cache, rows: Index, *, logits: bool = False
     ) -> Outputs:
-        """Append T tokens to the cache and say what comes behind some of them.
+        """Append T tokens to the cache and say what comes after some of them.
 
         embeds (T,D); kv_limit (T,): how many leading positions of the whole sequence each token may see;
         rows (N,): indices into the T tokens; ``logits``: whether all of them are wanted as well.
@@ -70,9 +70,9 @@ class Runtime(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """End the pass that runs in another thread, if one does: it raises, and its cache is as before.
+        """Abort the pass that runs in another thread, if any: it raises, and its cache is as before.
 
-        Safe at any time. Does nothing where the pass is not the runtime's to end; it then ends by itself.
+        Safe at any time. Does nothing where the runtime cannot abort a pass, which then runs to its end.
         """
         ...
 
@@ -82,8 +82,8 @@ class Runtime(Protocol):
 
 
 class PointRuntime(Runtime, Protocol):
-    """A runtime of MolmoPoint, whose network tells more (``network.patch_pointer``)."""
+    """A runtime of MolmoPoint, whose network has more outputs (``network.patch_pointer``)."""
 
     def encode_patches(self, crops: Image | Float32, pooling: Index) -> tuple[Float32, Float32, Float32]:
-        """As ``encode_image``, and embeddings (M,W,D) and keys (M,W,E) of the patches behind each token."""
+        """As ``encode_image``, and embeddings (M,W,D) and keys (M,W,E) of each token's patches."""
         ...

@@ -1,7 +1,7 @@
-"""What comes next, as a pass says: the most probable token behind each row, and what could be in its stead.
+"""What comes next, according to a pass: the most probable token after each row, and its alternatives.
 
-A runtime that computes on the host gives logits, and a row is read when it is asked for: most rows of a wrong
-draft never are. A device gives the few numbers that are wanted (``network.choices``).
+A runtime that computes on the host gives logits, and a row is read on demand: most rows of a wrong draft
+never are. A device returns only the few numbers that are needed (``network.choices``).
 """
 
 from __future__ import annotations

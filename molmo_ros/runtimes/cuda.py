@@ -1,4 +1,4 @@
-"""The few calls of CUDA that a runtime needs, by ``cuda-python``, each with its error checked."""
+"""The few CUDA calls that a runtime needs, through ``cuda-python``, each with its error checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cudart() -> Any:
 
 
 def call(function: Any, *arguments: Any) -> Any:
-    """The result of a CUDA call. Raises: RuntimeUnavailableError with CUDA's own name of what went wrong."""
+    """The result of a CUDA call. Raises: RuntimeUnavailableError with CUDA's own name for the error."""
     error, *results = function(*arguments)
     if int(error) != 0:
         fix = "free memory on the GPU" if "emory" in error.name else "check the driver with nvidia-smi"

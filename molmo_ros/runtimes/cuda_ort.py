@@ -38,7 +38,7 @@ _SHAPES = {
     "LessOrEqual",
     "Mul",
     "Add",
-}  # fmt: skip  (what ONNX Runtime leaves to the CPU of these are sizes, which the host knows anyway)
+}  # fmt: skip  (of these, ONNX Runtime leaves only sizes to the CPU, which the host knows anyway)
 _TYPES = {"float32": 1, "uint8": 2, "int64": 7, "float16": 10, "bfloat16": 16}  # onnx.TensorProto's numbers
 
 
@@ -48,7 +48,7 @@ class OrtEngine:
     in_place = True
 
     def __init__(self, source: Any, memory: Memory, *, capture: bool) -> None:
-        """``source``: a graph or its file; ``capture``: as CUDA graphs where the same shapes come again."""
+        """``source``: a graph or its file; ``capture``: as CUDA graphs where the same shapes recur."""
         import onnxruntime as ort
 
         self._new_options = ort.RunOptions
@@ -74,9 +74,9 @@ class OrtEngine:
 
     def run(self, inputs: Tensors, outputs: Tensors, *, again: bool) -> None:
         number, binding = self._binding(inputs, outputs, keep=again and self._capture)
-        options = self._new_options()  # those of an interrupted run would end this one too
+        options = self._new_options()  # those of an interrupted run would abort this one too
         if number < 0:
-            self._options = options  # while it is captured, a run must not be ended; and it is short
+            self._options = options  # a run must not be aborted during capture; and it is short
         if self._memory.device == "cuda":
             options.add_run_config_entry("gpu_graph_id", str(number))
         try:
@@ -132,7 +132,7 @@ def load_cuda(
     try:
         for part, fraction in ((VISION, 0.1), (DECODER, 0.4)):
             report(f"loading {'text model' if part == DECODER else part}", fraction)
-            # Kernels of vision are large, starting them takes no time; a mixture of experts has control flow,
+            # Vision kernels are large, launching them takes no time; a mixture of experts has control flow,
             # which cannot be captured.
             graphs = capture and part == DECODER and text.experts is None
             parts.append(_open(checkpoint, part, held, memory, graphs))
@@ -156,7 +156,7 @@ def load_cuda(
 
 
 def _open(checkpoint: Checkpoint, part: str, held: Precision, memory: Memory, capture: bool) -> OrtEngine:
-    """One graph; versions and GPUs that lack the operator for a whole attention get it spelled out."""
+    """One graph; for versions and GPUs without the fused attention operator, attention is spelled out."""
     try:
         return OrtEngine(graph_source(checkpoint, part, held), memory, capture=capture)
     except Exception as error:
@@ -170,7 +170,7 @@ def _open(checkpoint: Checkpoint, part: str, held: Precision, memory: Memory, ca
 def cuda_precision(name: str, sm: int) -> Precision:
     """The precision of that name; activations are bf16 from SM80 on, else fp16, on the host (0) fp32.
 
-    Raises: RuntimeUnavailableError for one that there is not.
+    Raises: RuntimeUnavailableError for one that does not exist.
     """
     plain = "bf16" if sm >= 80 else "fp16" if sm else "fp32"
     name = plain if name == "auto" else name
@@ -203,7 +203,7 @@ def require_provider() -> None:
 
 
 def _check_placement(session: Any) -> None:
-    """Raises: RuntimeUnavailableError if more than shapes is computed on the CPU."""
+    """Raises: RuntimeUnavailableError if anything but shapes is computed on the CPU."""
     if session.get_providers()[0] != PROVIDER:
         raise RuntimeUnavailableError(
             "ONNX Runtime could not load its CUDA provider; its log says which library is missing: "

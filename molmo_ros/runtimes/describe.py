@@ -1,4 +1,4 @@
-"""What a checkpoint needs, and what can serve it here, without running it."""
+"""What a checkpoint needs, and what can run it here, without running it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from molmo_ros.runtimes.engine_store import find_engine
 from molmo_ros.runtimes.export import DECODER, VISION
 
 CONTEXTS = (1024, 2048, 4096)
-# Next to weights and cache: libraries, activations of one query.
+# In addition to weights and cache: libraries, activations of one query.
 _WORKING_BYTES = 1_000_000_000
 _IN_VISION = ("model.vision_backbone.", BUILD_VIT, f"{POINT_PREDICTOR}subpatch_k.")
 
@@ -37,7 +37,7 @@ def kv_bytes_per_token(config: ModelConfig, precision: Precision) -> int:
 
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> int:
-    """All weights but the table of embeddings, which stays on disk and is read by rows."""
+    """All weights except the embedding table, which stays on disk and is read by rows."""
     return round(sum(graph_bytes(config, precision).values()))
 
 
@@ -155,7 +155,7 @@ def _too_large(config: ModelConfig, precision: Precision) -> str:
 
 
 def _free_bytes() -> int | None:
-    """Memory that programs can have, where the system tells it."""
+    """Memory available to programs, where the system reports it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

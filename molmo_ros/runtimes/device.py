@@ -1,4 +1,4 @@
-"""The one loop around an engine on a device: cache, shapes, addresses, and what goes there and comes back.
+"""The one loop around an engine on a device: cache, shapes, addresses, and transfers in both directions.
 
 What executes a graph is a ``DeviceEngine`` (ONNX Runtime, TensorRT), where it computes is a ``Memory``
 (a GPU's, or the host's). The network reads and writes one slab (2L,S,G,K) at one address, keys of layer i at
@@ -28,30 +28,30 @@ Tensors = dict[str, Tensor]
 
 
 class DeviceEngine(Protocol):
-    """One graph on a device. All addresses lie in one ``Memory``, whose order its runs keep.
+    """One graph on a device. All addresses lie in one ``Memory``, and runs are ordered with its other calls.
 
     ``in_place``: the decoder writes new keys and values into the slab (``network.decoder_in_place``); else it
-    puts them out as ``new_kv`` (``network.decoder``).
+    outputs them as ``new_kv`` (``network.decoder``).
     """
 
     in_place: bool
 
     def run(self, inputs: Tensors, outputs: Tensors, *, again: bool) -> None:
-        """Queue a run; ``again``: the same shapes at the same addresses will come many times.
+        """Queue a run; ``again``: the same shapes at the same addresses will recur many times.
 
         Raises: RuntimeUnavailableError.
         """
         ...
 
     def interrupt(self) -> None:
-        """End the run in another thread, if one does and it can be ended."""
+        """Abort the run in another thread, if there is one and it can be aborted."""
         ...
 
     def close(self) -> None: ...
 
 
 class DeviceRuntime:
-    """A network of two engines on one memory, embeddings by table on the host."""
+    """A network of two engines on one memory, with the embedding table on the host."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class DeviceRuntime:
         name: str,
         precision: str,
     ) -> None:
-        """Takes the engines and the memory over: ``close`` closes them."""
+        """Takes ownership of the engines and the memory: ``close`` closes them."""
         self.name, self.precision = name, precision
         self._memory, self._vision, self._decoder = memory, vision, decoder
         self._embedding = Embedding(checkpoint)
         self._config = checkpoint.config
         self._widths = _widths(checkpoint)
-        # Of their own, since a captured pass has its addresses for good, and long passes grow.
+        # Kept separately, since a captured pass keeps its addresses for good, and long passes grow.
         self._short, self._long = Rooms(memory), Rooms(memory)
         self._slab = Slab(memory, layout)
         self._slots = Rooms(memory).put("slots", np.arange(layout.capacity, dtype=np.int64))
@@ -98,7 +98,7 @@ class DeviceRuntime:
     def _encode(self, inputs: dict[str, AnyArray], shapes: dict[str, tuple[int, ...]]) -> list[Float32]:
         given = {name: self._long.put(name, array) for name, array in inputs.items()}
         results = {name: self._long.room(name, shape, "float32") for name, shape in shapes.items()}
-        self._vision.run(given, results, again=False)  # its kernels are large: starting them takes no time
+        self._vision.run(given, results, again=False)  # its kernels are large: launching them takes no time
         return [self._memory.download(result) for result in results.values()]
 
     # --- text ---
@@ -134,7 +134,7 @@ class DeviceRuntime:
         count = next((n for n in layout.lengths if wanted <= n <= layout.capacity - past), wanted)
         short = count in layout.lengths
         rooms = self._short if short else self._long
-        asked = np.arange(count) if short else rows  # of a short pass all, so that its shapes stay the same
+        asked = np.arange(count) if short else rows  # all of a short pass, so that its shapes stay the same
         inputs = {
             "inputs_embeds": rooms.put("inputs_embeds", _padded(embeds, count)[None]),
             "position_ids": rooms.put("position_ids", np.arange(past, past + count, dtype=np.int64)),
@@ -160,7 +160,7 @@ class DeviceRuntime:
     ) -> dict[str, AnyArray]:
         """A pass that asks about more rows than the engine holds, as two, of which each asks about fewer."""
         most, before = self._slab.layout.most_rows, cache.length
-        cut = int(rows[most])  # behind the image, whose tokens alone see ahead
+        cut = int(rows[most])  # after the image, since only its tokens see ahead
         try:
             first = self._pass(names, embeds[:cut], kv_limit[:cut], cache, rows[:most])
             second = self._pass(names, embeds[cut:], kv_limit[cut:], cache, rows[most:] - cut)
@@ -219,7 +219,7 @@ class DeviceRuntime:
 
 
 def close_all(*parts: Any) -> None:
-    """Close what there is of them, the last even if one before fails."""
+    """Close those that exist, the later ones even if an earlier one fails."""
     if not parts:
         return
     try:
@@ -230,7 +230,7 @@ def close_all(*parts: Any) -> None:
 
 
 def _widths(checkpoint: Checkpoint) -> dict[str, tuple[int, str]]:
-    """Width and type of the decoder's outputs, beside those of the cache."""
+    """Width and type of the decoder's outputs, except those of the cache."""
     config = checkpoint.config
     widths = {
         "token": (1, "int64"), "logit": (1, "float32"), "logprob": (1, "float32"),

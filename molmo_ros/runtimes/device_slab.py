@@ -1,4 +1,4 @@
-"""The key-value cache on a device: one slab that the network reads, and sequences that wait beside it."""
+"""The key-value cache on a device: one slab that the network reads, and swapped-out sequences beside it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from molmo_ros.runtimes.memory import DTYPES, Memory
 class SlabLayout:
     """The slab (planes,capacity,groups,size) of ``kind``, and the shapes of passes.
 
-    The network looks at a multiple of ``bucket`` slots, in a short pass of ``wide_bucket``: fewer shapes, and
-    so fewer graphs to capture. ``lengths``: what the tokens of a short pass are padded to. ``most_rows``: how
-    many tokens a pass can be asked about. ``full``: what to do about a full slab, after its size.
+    The network attends to a multiple of ``bucket`` slots, in a short pass of ``wide_bucket``: fewer shapes,
+    and so fewer graphs to capture. ``lengths``: what the tokens of a short pass are padded to. ``most_rows``:
+    how many tokens a pass can be asked about. ``full``: advice for a full slab, after its size.
     """
 
     planes: int
@@ -63,7 +63,7 @@ class DeviceCache:
 
 
 class Slab:
-    """The keys and values that the network sees, and whose they are."""
+    """The keys and values that the network sees, and which cache owns them."""
 
     def __init__(self, memory: Memory, layout: SlabLayout) -> None:
         self._memory, self.layout = memory, layout
@@ -91,7 +91,7 @@ class Slab:
             cache.waiting, cache.kept = None, 0
 
     def append(self, new_kv: int, cache: DeviceCache, count: int) -> None:
-        """Queue the copy of new_kv (2L,count,G,K) behind the rows of the cache that is shown."""
+        """Queue the copy of new_kv (2L,count,G,K) after the rows of the cache that is shown."""
         width, pitch = count * self.layout.row_bytes, self.layout.plane_bytes
         target = self.address + cache.length * self.layout.row_bytes
         self._memory.copy_rows(target, pitch, new_kv, width, width, self.layout.planes)
@@ -101,7 +101,7 @@ class Slab:
             self._memory.free(address)
 
     def close(self) -> None:
-        """What still waits is freed with all the memory."""
+        """Sequences outside the slab are freed with the rest of the memory."""
         self._open = False
 
     def _copy(self, cache: DeviceCache, into_slab: bool) -> None:

@@ -1,4 +1,4 @@
-"""transformers' own Molmo2 in PyTorch: the reference that the other runtimes are compared with."""
+"""transformers' own Molmo2 in PyTorch: the reference for the other runtimes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class EagerRuntime:
         return Outputs(LogitChoices(found, self._asked), logits=found)
 
     def interrupt(self) -> None:
-        """PyTorch has no way to end a pass: it ends by itself."""
+        """PyTorch has no way to abort a pass: it runs to its end."""
 
     def close(self) -> None:
         del self._model

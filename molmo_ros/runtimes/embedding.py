@@ -1,4 +1,4 @@
-"""Token embeddings by table on the host: no runtime needs its device for them."""
+"""Token embeddings from a table on the host: no runtime needs its device for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TABLE_IN_MEMORY = 16_000_000
 
 
 class Embedding:
-    """Rows of the base table and of the extra one behind it."""
+    """Rows of the base table and of the extra one after it."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._weights = checkpoint.weights

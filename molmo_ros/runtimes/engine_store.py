@@ -1,7 +1,7 @@
 """Engines on disk: a folder with compiled or exported graphs and the manifest that says what they fit.
 
-The manifest is written last and replaced at once, and every file's name holds a part of its hash: whoever
-reads an engine sees the old one whole or the new one whole, also when a build is killed half way.
+The manifest is written last and replaced atomically, and every file's name holds a part of its hash: a reader
+sees either the complete old engine or the complete new one, even when a build is killed half way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an engine was made of, for and with.
+    """From what, for what and with what an engine was made.
 
     ``sm``: compute capability times ten, 0 for graphs that fit any device. ``profiles``: per part, the range
     of each free size as (least, best, most). ``attention``: per part, kernels that hold a whole attention,
@@ -63,7 +63,7 @@ class Manifest:
 
 
 def engine_home() -> Path:
-    """Where engines go, and are looked for: $MOLMO_ROS_ENGINES, else the user's data folder."""
+    """Where engines are stored and looked for: $MOLMO_ROS_ENGINES, else the user's data folder."""
     if home := os.environ.get("MOLMO_ROS_ENGINES"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "molmo_ros" / "engines"
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_fields(manifest: Manifest) -> None:
-    """Raises: ValueError, KeyError or TypeError for a field that is not what it is declared as."""
+    """Raises: ValueError, KeyError or TypeError for a field that does not match its declaration."""
     for name, declared in get_type_hints(Manifest).items():
         value = getattr(manifest, name)
         if not isinstance(value, get_origin(declared) or declared):
@@ -102,7 +102,7 @@ def _check_fields(manifest: Manifest) -> None:
 
 
 def _date(manifest: Manifest) -> datetime:
-    """When it was built. Raises: ValueError if that is no date."""
+    """When it was built. Raises: ValueError if that is not a date."""
     date = datetime.fromisoformat(manifest.date)
     return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
@@ -110,8 +110,8 @@ def _date(manifest: Manifest) -> datetime:
 def check_trusted(folder: Path) -> None:
     """Engines of TensorRT are code: only this user and root may have written one.
 
-    A folder that others own is refused; root is only warned, since in a container folders of the host are.
-    Raises: EngineError naming folder or file, and the command that sets it right.
+    A folder that others own is refused; root only gets a warning, since in a container folders of the host
+    are owned by others. Raises: EngineError naming folder or file, and the command that fixes it.
     """
     for path in (folder, folder / MANIFEST, *folder.glob("*.engine"), *folder.glob("*.jit")):
         stat = path.stat()
@@ -128,7 +128,7 @@ def check_trusted(folder: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make an engine the one that counts; files of the one before are removed."""
+    """Make an engine the current one; files of the previous one are removed."""
     handle, temporary = tempfile.mkstemp(prefix=f".{MANIFEST}.", dir=folder)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(asdict(manifest), file, indent=2)
@@ -202,7 +202,7 @@ def check_fits(
 
 
 def build_command(manifest: Manifest, checkpoint: Checkpoint | None, precision: str, sm: int | None) -> str:
-    """The command that builds such an engine for what is here."""
+    """The command that builds such an engine for this machine."""
     source = manifest.checkpoint if checkpoint is None else str(checkpoint.folder)
     held = manifest.precision if precision == "auto" else precision
     device = f" --sm {sm or manifest.sm}" if manifest.sm else ""
@@ -248,7 +248,7 @@ def find_engine(
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
     """Of the configuration files and, of each weights' file, its size and its first and last megabyte.
 
-    All of a large checkpoint would take a minute at each start.
+    Hashing all of a large checkpoint would take a minute at each start.
     """
     return _hash(checkpoint.folder, checkpoint.weight_files)
 
@@ -287,7 +287,7 @@ def _entries(manifest: Manifest) -> list[Mapping[str, Any]]:
 
 
 def _is_ours(name: str) -> bool:
-    """A file that a build leaves behind; others in the folder are not touched."""
+    """Whether a build left this file behind; others in the folder are not touched."""
     return name.endswith((".engine", ".engine.part", ".jit", ".onnx", ".onnx.data")) or name.startswith(
         f".{MANIFEST}"
     )

@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 VISION = "vision"
 DECODER = "decoder"
 
-# Tensors with more elements stay as they are stored until they are laid out or rounded, block by block.
+# Tensors with more elements keep their stored type until they are laid out or rounded, block by block.
 LARGE = 1 << 20
 
 
 class _Counter:
-    """Tells how many of a checkpoint's tensors have been read."""
+    """Counts how many of a checkpoint's tensors have been read."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._done, self._progress = total, 0, progress
@@ -131,7 +131,7 @@ def export(
 
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises: EngineBuildError where writing ends for want of room; other errors pass."""
+    """Raises: EngineBuildError where a write fails for lack of space; other errors pass."""
     try:
         yield
     except OSError as error:
@@ -150,7 +150,7 @@ def cached_export(checkpoint: Checkpoint, precision: Precision = FP32) -> Path:
     folder = _cache_dir() / "graphs" / f"{checkpoint.folder.name}-{_key(checkpoint, precision)}"
     if not (folder / f"{DECODER}.onnx").is_file():
         with only_writer(folder) as waited:
-            for left in folder.parent.glob(f"{folder.name}.*"):  # by a process that was killed
+            for left in folder.parent.glob(f"{folder.name}.*"):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not (waited and (folder / f"{DECODER}.onnx").is_file()):
                 export(checkpoint, folder, precision)

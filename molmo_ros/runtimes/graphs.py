@@ -1,4 +1,4 @@
-"""What the runtimes on a CPU share: both graphs as sessions, the cache in numpy."""
+"""What the CPU runtimes share: both graphs as sessions, the cache in numpy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from molmo_ros.runtimes.slab import SlabCache
 
 log = logging.getLogger(__name__)
 
-# Above this many parameters the graphs go to the disk cache: a protobuf in memory ends at 2 GB.
+# Above this many parameters the graphs go to the disk cache: a protobuf in memory is limited to 2 GB.
 IN_MEMORY_PARAMETERS = 100_000_000
 
 
@@ -34,7 +34,7 @@ class Session(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """End the run in another thread, if there is one: it raises at its next node."""
+        """Abort the run in another thread, if there is one: it raises at its next node."""
         ...
 
 

@@ -1,6 +1,7 @@
-"""Memory of a device behind a few calls, and the host's behind the same: so the device loop runs anywhere.
+"""Memory of a device behind a few calls, and the host's behind the same calls: so the device loop runs
+anywhere.
 
-Addresses are plain integers, since that is what engines bind. All calls on one memory are in one order.
+Addresses are plain integers, since that is what engines bind. All calls on one memory are executed in order.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ class Tensor:
 class Memory(Protocol):
     """Where an engine computes. ``held``: bytes that have been taken and not been freed."""
 
-    device: str  # "cuda" or "cpu", as ONNX Runtime calls it
+    device: str  # "cuda" or "cpu", ONNX Runtime's names
     held: int
 
     @property
     def stream(self) -> int:
-        """The CUDA stream in which all happens, 0 on the host."""
+        """The CUDA stream for all work, 0 on the host."""
         ...
 
     def take(self, size: int) -> int:
-        """The address of so many bytes, all 0: a masked slot counts nothing only as long as it is no NaN."""
+        """The address of this many bytes, all 0: a masked slot contributes nothing only if it is not NaN."""
         ...
 
     def free(self, address: int) -> None: ...
@@ -72,7 +73,7 @@ class Memory(Protocol):
         ...
 
     def capture(self, queue: Callable[[], None]) -> Any:
-        """A graph of the work that ``queue`` queues, which is not done yet; None where there are none."""
+        """A graph of the work that ``queue`` queues, without running it; None where there are no graphs."""
         ...
 
     def launch(self, graph: Any) -> None:
@@ -162,7 +163,7 @@ class HostMemory:
 
 
 class DeviceMemory:
-    """Memory of the first GPU, by ``cuda-python``; what crosses the bus goes by pinned memory of the host."""
+    """Memory of the first GPU, through ``cuda-python``; transfers go through pinned host memory."""
 
     device = "cuda"
 

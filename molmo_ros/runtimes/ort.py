@@ -29,7 +29,7 @@ class OrtRuntime(GraphRuntime):
         weights_only: bool = False,
     ) -> None:
         """``weights_only``: int8 and int4 compute as on a GPU, where neither activations nor the head are
-        rounded. A token takes ten times as long; for measuring accuracy."""
+        rounded. A token takes ten times as long: only for measuring accuracy."""
         held = cpu_precision(checkpoint, precision)
         self.precision = held.name
         if weights_only:
@@ -87,16 +87,17 @@ def _load(
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # Threads that wait for each other hold their cores no longer than a switch takes: longer would starve a
-    # robot's other processes, and this one among them. Before 1.26 they can only be told not to at all.
+    # Threads that wait for each other spin on their cores no longer than a switch takes: longer would starve
+    # a robot's other processes, and this one as well. Before 1.26 spinning can only be switched off
+    # altogether.
     brief = tuple(int(n) for n in ort.__version__.split(".")[:2]) >= (1, 26)
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if brief else "0")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if precision.weights == "dynamic":
-        # without VNNI a processor cuts sums of two products of 8 bits off at 16: the numbers would be wrong
+        # without VNNI a processor saturates sums of two 8-bit products at 16 bits: the numbers would be wrong
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if weights_only:  # its kernel for rounded weights rounds activations to int8 otherwise
+    if weights_only:  # otherwise its kernel for rounded weights rounds activations to int8
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -13,7 +13,7 @@ from molmo_ros.network.precision import CPU_PRECISIONS, Precision
 from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS, GraphRuntime, graph_source
 from molmo_ros.runtimes.names import OPENVINO
 
-# bf16 is the fp32 graph, which OpenVINO rounds while it loads. Exact rows are for ONNX Runtime's kernel.
+# bf16 is the fp32 graph, which OpenVINO rounds while loading. Exact rows are for ONNX Runtime's kernel.
 OV_PRECISIONS = {
     name: replace(CPU_PRECISIONS["fp32" if name == "bf16" else name], exact_rows=False) for name in OPENVINO
 }

@@ -88,7 +88,7 @@ def _compiled(
 def _on_gpu(
     checkpoint: Checkpoint, precision: str, progress: Callable[[str, float], None] | None
 ) -> Runtime | None:
-    """Runtime cuda where ONNX Runtime comes with its provider, which its list of providers tells at once."""
+    """Runtime cuda if ONNX Runtime has its provider, which its list of providers shows at once."""
     if not _has("onnxruntime"):
         return None
     import onnxruntime
@@ -107,7 +107,8 @@ def _on_gpu(
 
 
 def _for_cpu(checkpoint: Checkpoint, precision: str) -> tuple[str, str]:
-    """The runtime, and why it. OpenVINO is faster, but ONNX Runtime has small models ready sooner."""
+    """The runtime, and why it was chosen. OpenVINO is faster, but ONNX Runtime has small models ready
+    sooner."""
     from molmo_ros.runtimes.graphs import IN_MEMORY_PARAMETERS
 
     size = f"{checkpoint.weights.parameters / 1e6:.0f} M parameters"

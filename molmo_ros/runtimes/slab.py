@@ -10,7 +10,7 @@ import numpy.typing as npt
 from molmo_ros.datatypes import Float32
 from molmo_ros.network.config import TextConfig
 
-BUCKET = 64  # past positions are shown in multiples of this, so that shapes and addresses seldom change
+BUCKET = 64  # past positions are exposed in multiples of this, so that shapes and addresses seldom change
 
 
 class SlabCache:
@@ -46,7 +46,7 @@ class SlabCache:
     def past(self) -> dict[str, npt.NDArray[Any]]:
         """The decoder's inputs: a view (1,P,G,K) per layer and kind, the same objects while P is the same.
 
-        P is the length rounded up to a bucket; the graph masks what lies behind the length.
+        P is the length rounded up to a bucket; the graph masks what lies beyond the length.
         """
         bound = min(-(-self._length // BUCKET) * BUCKET, self._slab.shape[1])
         if bound not in self._shown:

@@ -1,7 +1,8 @@
-"""TensorRT and TensorRT for RTX behind the device loop: one file for both modules, to their common interface.
+"""TensorRT and TensorRT for RTX behind the device loop: one file for both modules, using their common
+interface.
 
-The decoder puts out new keys and values, which the loop appends to its slab. Each engine has a context for
-each profile. What is here has not run on a GPU; its calls are tested over the host's memory.
+The decoder outputs new keys and values, which the loop appends to its slab. Each engine has a context for
+each profile. This file has not run on a GPU; its calls are tested with host memory.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class TensorRt:
 
 
 class TrtEngine:
-    """One plan. Passes that come again are captured as CUDA graphs, where that works."""
+    """One plan. Recurring passes are captured as CUDA graphs, where that works."""
 
     in_place = False
 
@@ -61,7 +62,7 @@ class TrtEngine:
         self._contexts: list[Any] = []
         self._graphs: dict[tuple[Any, ...], Any] = {}
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            self._engine = trt.loader.deserialize_cuda_engine(plan)  # without a copy of gigabytes on the host
+            self._engine = trt.loader.deserialize_cuda_engine(plan)  # without copying gigabytes on the host
         if self._engine is None:
             version = f"{trt.module.__name__} {trt.module.__version__}"
             raise EngineError(f"{path} cannot be loaded by {version}; build it again.")
@@ -119,7 +120,7 @@ class TrtEngine:
             return
         context = self._contexts[self._profile(inputs)]
         for name, tensor in inputs.items():
-            fits = not tensor.shape or context.set_input_shape(name, tensor.shape)  # a number has no shape
+            fits = not tensor.shape or context.set_input_shape(name, tensor.shape)  # a scalar has no shape
             if not (fits and context.set_tensor_address(name, tensor.address)):
                 shape = tensor.shape
                 raise EngineError(f"{self._path.name} takes no {name} of shape {shape}; build it again.")
@@ -147,7 +148,7 @@ class TrtEngine:
         )
 
     def interrupt(self) -> None:
-        """A pass of an engine cannot be ended, and is short: it ends by itself."""
+        """A pass of an engine cannot be aborted, and is short: it runs to its end."""
 
     def close(self) -> None:
         for graph in self._graphs.values():

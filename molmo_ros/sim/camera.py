@@ -1,4 +1,4 @@
-"""A simulated RGB-D camera over a random table: frames like a sensor's, and the truth on the side."""
+"""A simulated RGB-D camera over a random table: sensor-like frames, and the ground truth."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SimCamera:
 
 
 def fair_scene(rng: np.random.Generator, threads: int = 0) -> tuple[Scene, Renderer]:
-    """Draw a scene and take away what does not show well; draw again if nothing is left."""
+    """Draw a scene and remove what does not show well; draw again if nothing is left."""
     width, height = _JUDGE_WIDTH, _JUDGE_WIDTH * 3 // 4
     K = intrinsics(width, height)
     while True:
@@ -96,7 +96,7 @@ def fair_scene(rng: np.random.Generator, threads: int = 0) -> tuple[Scene, Rende
         kept = tuple(o for o, ok in zip(scene.objects, shown, strict=True) if ok)
         if len(kept) == len(scene.objects):
             return scene, renderer
-        if kept:  # what is taken away can only uncover the rest
+        if kept:  # removing things can only uncover the rest
             scene = replace(scene, objects=kept)
             return scene, Renderer(scene, threads)
 

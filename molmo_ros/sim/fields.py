@@ -29,7 +29,7 @@ def smooth_field(shape: tuple[int, int], size_px: float, rng: np.random.Generato
     size = round(columns * step), round(rows * step)
     field = cv2.resize(nodes, size, interpolation=cv2.INTER_CUBIC)
     y, x = (step * (0.5 + rng.random(2))).astype(int)  # no pixel is always a node
-    return np.asarray(field[y : y + height, x : x + width] * np.float32(1.17))  # cubics lose a seventh
+    return np.asarray(field[y : y + height, x : x + width] * np.float32(1.17))  # cubic splines lose a seventh
 
 
 def box(image: Array, radius: int) -> Array:

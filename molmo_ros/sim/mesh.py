@@ -1,4 +1,4 @@
-"""Triangle meshes of revolution, swept tubes and boxes: all that the simulated objects are made of."""
+"""Triangle meshes of revolution, swept tubes and boxes: everything the simulated objects are made of."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ THIN = ("pen", "marker", "knife", "spoon", "phone", "remote")
 NOVEL = ("tumbler", "jar", "torch", "pear", "tape", "sponge")
 WIDE = ("crate", "melon")
 
-# What such a thing weighs, filled as one finds it on a table, in kg.
+# Typical mass of such a thing, filled as usual on a table, in kg.
 MASS_KG: dict[str, float] = {
     "mug": 0.30,
     "bowl": 0.35,
@@ -44,7 +44,7 @@ MASS_KG: dict[str, float] = {
 
 
 def make(kind: str, rng: np.random.Generator) -> Mesh:
-    """A new individual of any kind, its measures drawn from rng."""
+    """A new individual of any kind, its dimensions drawn from rng."""
     return _MAKERS[kind](rng) if kind in _MAKERS else objects.make(kind, rng)
 
 
@@ -105,7 +105,7 @@ def _jar(rng: np.random.Generator) -> Mesh:
 
 
 def _torch(rng: np.random.Generator) -> Mesh:
-    """A pocket lamp that lies: head and tail ring of one radius, the grip between them thinner."""
+    """A torch lying down: head and tail ring of equal radius, the grip between them thinner."""
     r, length = rng.uniform(0.016, 0.020), rng.uniform(0.12, 0.15)
     grip = 0.72 * r
     profile = [

@@ -88,7 +88,7 @@ def _turned(angle: float) -> Array:
 
 
 def _screen(behind: SimObject, camera: Array) -> SimObject:
-    """A board half way between the camera and an object, large enough to hide it."""
+    """A board halfway between the camera and an object, large enough to hide it."""
     T = camera.copy()
     middle = behind.mesh.vertices.mean(0)
     T[:3, 3] = camera[:3, 3] + 0.6 * (middle - camera[:3, 3])

@@ -1,7 +1,7 @@
 """What a real RGB-D sensor adds: noise in disparity, lost and flying pixels at edges, holes, photon noise.
 
-The depth model follows active stereo cameras: disparity noise grows depth error with z^2, the view of the
-second eye is hidden left of near things, and edges are either lost or smeared between both sides.
+The depth model follows active stereo cameras: disparity noise makes the depth error grow with z^2, the second
+camera's view is hidden left of near things, and edges are either lost or smeared between both sides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class NoiseModel:
     """scale multiplies everything: 0 = a perfect sensor, 1 = nominal, 2 = a bad day."""
 
     scale: float = 1.0
-    baseline: float = 0.05  # m between the two eyes
+    baseline: float = 0.05  # m between the two cameras
     disparity_sigma: float = 0.08  # px
     disparity_step: float = 1 / 32  # px
     edge_dropout: float = 0.35  # share of edge pixels lost
@@ -77,7 +77,7 @@ def _flying_pixels(z: np.ndarray, model: NoiseModel, rng: np.random.Generator) -
 
 
 def _shadow(depth: Depth, fx: float, baseline: float) -> np.ndarray:
-    """Pixels that the right eye cannot see: something nearer projects to the right of them there."""
+    """Pixels that the right camera cannot see: something nearer projects to the right of them there."""
     disparity = np.nan_to_num(fx * baseline / depth, nan=0.0)
     right = np.arange(depth.shape[1]) - disparity
     nearest_right = np.minimum.accumulate(right[:, ::-1], axis=1)[:, ::-1]

@@ -134,5 +134,5 @@ _MAKERS: dict[str, Callable[[np.random.Generator], Mesh]] = {
 
 
 def make(kind: str, rng: np.random.Generator) -> Mesh:
-    """A new individual of a kind, its measures drawn from rng."""
+    """A new individual of a kind, its dimensions drawn from rng."""
     return _MAKERS[kind](rng)

@@ -71,7 +71,7 @@ def _picture(image: Image, rng: np.random.Generator, colors: list[Color]) -> Non
         reach = radius * rng.uniform(0.4, 1, len(angle))
         corners = centre + np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None]
         cv2.fillPoly(image, [corners.astype(np.int32)], _pick(rng, colors), cv2.LINE_AA)
-    else:  # a heap of small things, as the food on a box
+    else:  # a heap of small things, like the food shown on a box
         for _ in range(int(rng.integers(8, 30))):
             spot = centre + rng.normal(0, radius / 2, 2)
             r = int(radius * rng.uniform(0.05, 0.3)) + 1

@@ -19,7 +19,7 @@ from molmo_ros.sim.scene import TABLE_SIZE, Light, Room, Scene, Table
 from molmo_ros.sim.shading import Hits, expose, seen_through, shade_room, surface
 from molmo_ros.sim.skin import TRANSPARENT
 
-_TABLE, _FLOOR = 0, 1  # where there is no room
+_TABLE, _FLOOR = 0, 1  # for scenes without a room
 _HIT = ("geometry_ids", "primitive_ids", "primitive_uvs", "t_hit")
 
 
@@ -43,7 +43,7 @@ class Renderer:
     """Holds a scene's acceleration structure, so that several sizes or poses share it."""
 
     def __init__(self, scene: Scene, threads: int = 0) -> None:
-        import open3d as o3d  # 1.3 s and 100 MB: only simulation pays
+        import open3d as o3d  # 1.3 s and 100 MB: only simulation pays for it
 
         self._scene, self._threads, self._o3d = scene, threads, o3d
         room = scene.room
@@ -68,7 +68,7 @@ class Renderer:
 
     @cached_property
     def _palettes(self) -> np.ndarray:
-        """(meshes, 2 parts, 3) albedo, where there is no room."""
+        """(meshes, 2 parts, 3) albedo, for scenes without a room."""
         palettes = np.zeros((len(self._meshes), 2, 3), np.float32)
         palettes[_FLOOR] = 0.05
         for i, o in enumerate(self._scene.objects):
@@ -124,7 +124,7 @@ class Renderer:
         return {key: hit[key].numpy() for key in _HIT}
 
     def _hits(self, caster: Any, rays: np.ndarray, hit: dict[str, np.ndarray], seen: np.ndarray) -> Hits:
-        """What the rays (N,6) that hit something (seen, as the hit's fields) met."""
+        """What the rays (N,6) hit; hit: results of all rays, seen: which of them belong to these."""
         g, t = hit["geometry_ids"][seen].astype(np.int64), hit["t_hit"][seen]
         face = self._face_start[g] + hit["primitive_ids"][seen].astype(np.int64)
         normal = self._smooth_normals(face, hit["primitive_uvs"][seen])
@@ -134,7 +134,7 @@ class Renderer:
         return Hits(g, self._parts[face], point, normal, view, self._lit(caster, point, normal))
 
     def _plain(self, hits: Hits) -> np.ndarray:
-        """Linear colour (N,3) where there is no room."""
+        """Linear colour (N,3) for scenes without a room."""
         albedo = self._palettes[hits.mesh, hits.part]
         on_table = hits.mesh == _TABLE
         albedo[on_table] = table_albedo(self._scene.table, hits.point[on_table, :2])

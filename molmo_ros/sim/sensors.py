@@ -27,7 +27,7 @@ SENSORS = (STEREO, STRUCTURED_LIGHT, TOF, PERFECT, DROPOUT)
 
 @dataclass(frozen=True)
 class SensorView:
-    """What there is to see: true depth (H,W) m along z, NaN where nothing is; rgb (H,W,3) uint8.
+    """What a sensor looks at: true depth (H,W) m along z, NaN where there is nothing; rgb (H,W,3) uint8.
 
     material (H,W) uint8, if known: flags of skin.py, as Render.material has. behind (H,W) m, if known: depth
     without what is TRANSPARENT, which sensors see in part.
@@ -49,7 +49,7 @@ def check_sensor(name: str) -> str:
 def sensed_depth(view: SensorView, K: Array, sensor: str, rng: np.random.Generator) -> Depth:
     """Depth (H,W) float32 m as a sensor measures it, aligned with the view; NaN where it measures nothing.
 
-    K (3,3) px of the view. All that is random comes from rng: the camera, its settings and its noise.
+    K (3,3) px of the view. All randomness comes from rng: the camera, its settings and its noise.
     Raises: ParameterError for an unknown sensor.
     """
     check_sensor(sensor)

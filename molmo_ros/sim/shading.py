@@ -94,7 +94,7 @@ def seen_through(own: np.ndarray, behind: np.ndarray, hits: Hits) -> np.ndarray:
 
 
 def expose(linear: np.ndarray, room: Room) -> Image:
-    """Linear radiance (H,W,3) to what a camera of the room tells (H,W,3) uint8."""
+    """Linear radiance (H,W,3) -> what the room's camera records, (H,W,3) uint8."""
     sigma = room.blur * linear.shape[1] / 640
     if sigma > 0.15:
         linear = cv2.GaussianBlur(linear, (0, 0), sigma)

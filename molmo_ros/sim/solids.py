@@ -1,4 +1,4 @@
-"""Bodies as convex pieces, the only kind of body that contact physics is good at.
+"""Bodies as convex pieces, the only kind of body that contact physics handles well.
 
 A bowl is cut into wall pieces all around, so that it is hollow; a bottle into slices, so that it has a neck.
 """

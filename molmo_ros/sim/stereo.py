@@ -1,13 +1,13 @@
 """Depth of an active stereo camera (RealSense D400, ZED, OAK): disparity found by a matching window.
 
-The model is of what a matcher decides, not of the images. Each pixel of a window votes for its own disparity
+It models what a matcher decides, not the images. Each pixel of a window votes for its own disparity
 with the weight of its texture, and votes within the width of the correlation peak support each other (a
-mean-shift mode, Comaniciu and Meer 2002). From this follow the errors of real ones:
+mean-shift mode, Comaniciu and Meer 2002). From this follow the errors of real cameras:
 
 - jumps that are smaller than the peak become ramps as wide as the window, larger ones stay sharp;
 - edges are fattened by the side with more texture, and ragged;
-- what is smaller than the window drowns in its background, and feet of things blend into the table;
-- left of near things the second eye sees nothing, and left in the image neither.
+- what is smaller than the window vanishes in its background, and feet of things blend into the table;
+- left of near things, and at the left border of the image, the second camera sees nothing.
 
 Noise is in disparity and correlated over several pixels, so depth noise grows with z^2 and planes wave.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from molmo_ros.datatypes import AnyArray, Array, Depth, Image, Index, Mask
 from molmo_ros.sim.fields import REFERENCE_WIDTH, box, log_uniform, pixels, smooth_field
 
-_MIN_DISPARITY = 1.0  # px: farther is nothing
+_MIN_DISPARITY = 1.0  # px: nothing is measured farther away
 _JUMP = 0.6  # px of disparity between neighbours
 _AT_ONCE = 4000  # windows: their votes stay in the cache
 
@@ -34,12 +34,12 @@ class Stereo:
 
     baseline m; stride: spacing of the pixels that are matched; window: side of the matching window;
     peak: half width of the correlation peak in px of disparity, its logarithm varies by peak_spread over the
-    image; ragged: error of a window's votes; texture: how much the contrast of the scene counts beside the
+    image; ragged: error of a window's votes; texture: weight of the scene's contrast relative to the
     projector's; noise, noise_size: deviation of the disparity, and how far it reaches (twice the length of
     correlation); wave, wave_size: of the slow part; step of the disparity; margin: how much farther left than
-    the image the second eye sees; check: what the comparison of both eyes takes beside a shadow; doubt: width
+    the image the second camera sees; check: what the left-right check removes beside a shadow; doubt: width
     of the seam at jumps where neither side wins; lost: share of bright surface without depth, dark ones lose
-    more; fill: whether holes are filled from their left; speckle: islands up to so many pixels go.
+    more; fill: whether holes are filled from their left; speckle: islands up to this many pixels are removed.
     """
 
     baseline: float = 0.055
@@ -132,7 +132,7 @@ def match(
     """The disparity (H,W) that wins in each window, and by how much of the votes (H,W) it does.
 
     Where a window spans less than the peak, or slopes without a jump, the mean wins. Elsewhere the best of
-    three modes does, found from the nearest, the farthest and the own disparity.
+    three modes does, found from the nearest, the farthest and the pixel's own disparity.
     """
     radius = max(1, round(camera.window * px / 2 - 0.5))
     square = np.ones((2 * radius + 1,) * 2, np.uint8)
@@ -185,9 +185,9 @@ def _disc(radius: int) -> tuple[Index, Index]:
 
 
 def shadow(disparity: Array, px: float, check: float) -> Mask:
-    """Pixels (H,W) that the right eye cannot see, as something nearer lies over them there.
+    """Pixels (H,W) that the right camera cannot see, since something nearer covers them there.
 
-    Left of them, check more pixels go: both eyes' disparities differ there.
+    Left of them, check more pixels are dropped: both cameras' disparities differ there.
     """
     right = np.arange(disparity.shape[1], dtype=np.float32) - disparity * px
     nearest = np.minimum.accumulate(right[:, ::-1], axis=1)[:, ::-1]
@@ -236,7 +236,7 @@ def _quantile(share: Array) -> Array:
 
 
 def _without_speckles(disparity: Array, size: int) -> Array:
-    """Islands of up to size pixels that differ from all around go."""
+    """Remove islands of up to size pixels that differ from everything around."""
     fixed = np.minimum(disparity * 16, 32000).astype(np.int16)
     cv2.filterSpeckles(fixed, 0, size, 24)
     return np.where(fixed > 0, disparity, 0)
@@ -252,7 +252,8 @@ def _enlarge(disparity: Array, size: tuple[int, int]) -> Array:
 
 
 def random_structured_light(rng: np.random.Generator) -> Stereo:
-    """Draw a structured-light camera (Kinect v1, Xtion, PrimeSense): camera and projector are its two eyes.
+    """Draw a structured-light camera (Kinect v1, Xtion, PrimeSense): camera and projector form the stereo
+    pair.
 
     Windows of about 9 px around projected dots are found again in steps of 1/8 px, so depth is in steps that
     grow with z^2 (Khoshelham and Elberink 2012); edges lose a band; there is no texture but the projector's.

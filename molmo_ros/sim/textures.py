@@ -1,6 +1,6 @@
 """A library of textures that repeat without a seam, each an individual drawn from its name and number.
 
-All but "print" are one channel, to be run through three colours; "print" is a printed label in its own.
+All but "print" are one channel, to be mapped to three colours; "print" is a printed label in its own colours.
 """
 
 from __future__ import annotations

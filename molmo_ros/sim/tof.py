@@ -1,9 +1,9 @@
 """Depth of a time-of-flight camera (Azure Kinect, Kinect v2, L515-like): light that comes back late.
 
 Each pixel measures the phase of all light that falls on it. So at edges, where lens and pixel mix near and
-far light, depth lies between both (flying pixels); in concave corners light that takes the way round makes
-depth longer and corners rounder; noise grows where little light comes back. There is no second eye and no
-shadow. Sources: Foix, Alenya and Torras 2011; Tölgyessy et al. 2021 for the Azure Kinect's noise.
+far light, depth lies between both (flying pixels); in concave corners indirect light makes depth longer and
+corners rounder; noise grows where little light comes back. There is no second camera and no shadow. Sources:
+Foix, Alenya and Torras 2011; Tölgyessy et al. 2021 for the Azure Kinect's noise.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def tof_depth(
 ) -> Depth:
     """What a time-of-flight camera measures of true depth (H,W) m along z; NaN where no light comes back.
 
-    rgb (H,W,3) tells how much light surfaces return; K (3,3) px; weak (H,W): share of the light that is lost
+    rgb (H,W,3) gives how much light surfaces return; K (3,3) px; weak (H,W): share of the light that is lost
     on dark, shining or transparent surfaces.
     """
     width = depth.shape[1]
@@ -91,7 +91,7 @@ def tof_depth(
 
 
 def _albedo(rgb: Image) -> Array:
-    """Light (H,W) that a surface returns, 0 to 1, told from its colour (linear)."""
+    """Light (H,W) that a surface returns, 0 to 1, estimated from its colour (linear)."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     return np.asarray(np.maximum(cv2.GaussianBlur(grey, (0, 0), 1.0) ** 2.2, 0.02))
 

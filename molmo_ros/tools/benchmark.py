@@ -1,6 +1,6 @@
-"""How long a pointing query takes, beside the same work by transformers' generate, turn and turn about.
+"""How long a pointing query takes, compared with the same work by transformers' generate, in alternation.
 
-A model of random weights can be made to say a given answer: the network does all its work, and then the
+A model with random weights can be made to give a certain answer: the network does all its work, and then the
 wanted token is made the most probable one. So it takes the time that a trained one takes for that answer.
 """
 
@@ -25,16 +25,16 @@ from molmo_ros.runtimes.base import Cache, Outputs, Runtime
 from molmo_ros.runtimes.choices import Choice, Choices
 
 ONE_POINT = '<points coords="1 1 308 305">red mug</points>'
-LOUDER = 5.0  # than any other is the logit of the token that is to be said
-REST_S = 0.01  # before each measurement: threads of the one before may still hold the cores
+LOUDER = 5.0  # the logit of the token to be said, above all others
+REST_S = 0.01  # before each measurement: threads of the previous one may still hold the cores
 BITS = {"int8": 8, "fp8": 8, "int8_dynamic": 8, "int4": 4.25, "fp16": 16, "bf16": 16}
 
 
 class Prompted:
     """A runtime whose every answer is ``text``, at the full cost of the network.
 
-    Behind a drafted token that is not of this answer it says what the random weights say, so that guesses of
-    what comes next gain nothing here.
+    After a drafted token that is not part of this answer it says what the random weights say, so that guesses
+    of what comes next gain nothing here.
     """
 
     def __init__(self, runtime: Runtime, checkpoint: Checkpoint, text: str) -> None:
@@ -57,7 +57,7 @@ class Prompted:
         self._said = [*self._said[:known], *self._fed[len(self._fed) - len(rows) :]]
         wanted: dict[int, int] = {}
         for i in range(len(rows)):
-            said = self._said[1 : known + i + 1]  # behind the prompt's last token
+            said = self._said[1 : known + i + 1]  # after the prompt's last token
             if said == self.answer[: len(said)] and len(said) < len(self.answer):
                 wanted[i] = self.answer[len(said)]
         return replace(found, choices=PromptedChoices(found.choices, wanted))
@@ -81,7 +81,7 @@ class Prompted:
 
 @dataclass(frozen=True)
 class PromptedChoices:
-    """Those of a network, but for the rows in which a token is ``wanted``."""
+    """Those of a network, except for the rows in which a token is ``wanted``."""
 
     inner: Choices
     wanted: dict[int, int]
@@ -224,7 +224,7 @@ def compare(
 ) -> Times:
     """Ask ``queries`` in turn, one on each frame and another on the same frame; the first is a warm-up.
 
-    ``said``: the tokens that everybody is made to say, or None.
+    ``said``: the tokens that all models are made to say, or None.
     """
     times = Times(theirs={dtype: [] for dtype in others})
     for i, rgb in enumerate(frames):
@@ -266,7 +266,7 @@ def _generate(their: Transformers, rgb: Image, query: str, said: Any) -> tuple[f
 
 
 def limit(checkpoint: Checkpoint, precision: str, ms_token: float) -> dict[str, float]:
-    """What reading the weights once per token would take at the memory's speed, and how near we come.
+    """The time to read the weights once per token at the memory's bandwidth, and how near we come to it.
 
     bytes_per_token: the text model's matrices, at the bits of the precision. A model that fits into the
     processor's cache can exceed 1.
@@ -285,7 +285,7 @@ def limit(checkpoint: Checkpoint, precision: str, ms_token: float) -> dict[str, 
 
 
 def read_bandwidth(threads: int = 2, megabytes: int = 128) -> float:
-    """GB/s at which so many threads read memory, the best of five times."""
+    """GB/s at which some threads read memory, the best of five runs."""
     parts = [np.ones(megabytes * 125_000) for _ in range(threads)]
     best = float("inf")
     with ThreadPoolExecutor(threads) as pool:

@@ -40,8 +40,8 @@ from molmo_ros.tools.recipes import Recipe
 BUCKET = 64  # the cache is bound in lengths that are multiples of this
 DECODE_TOKENS = 16  # tokens that the decoding profile takes at once
 PREFILL_TOKENS = 1408
-_PROMPT_TOKENS = 48  # beside those of the image, for which the profiles are tuned
-# Host memory for each byte of a graph's weights while it is compiled, and beside. Measured: 12.2 GB
+_PROMPT_TOKENS = 48  # in addition to those of the image, for which the profiles are tuned
+# Host memory per byte of a graph's weights while it is compiled, and on top of that. Measured: 12.2 GB
 # for the 2.6 GB of a 4B decoder in int4, 14.5 GB for the 4.5 GB of a 7B one.
 _MEMORY_PER_BYTE, _MEMORY_BASE = 4.3, 1e9
 
@@ -65,7 +65,7 @@ def build_engine(
 ) -> tuple[Path, Manifest]:
     """Build an engine and put it into place; until then one that is already there stays as it is.
 
-    ``force`` skips the look at the memory that is free.
+    ``force`` skips the check of free memory.
     Raises: RuntimeUnavailableError, EngineBuildError, EngineMismatchError, ParameterError.
     """
     trt = compiler(recipe.runtime)
@@ -84,7 +84,7 @@ def build_engine(
 
 
 def _built(checkpoint: Checkpoint, recipe: Recipe, folder: Path, version: str) -> Manifest | None:
-    """The engine that another process has built meanwhile, None if it is not the one that is wanted."""
+    """The engine that another process has built meanwhile, None if it is not the wanted one."""
     try:
         manifest = read_manifest(folder)
         check_files(folder, manifest)
@@ -126,7 +126,7 @@ def _build(
     return manifest
 
 
-# What an export leaves that was killed before it wrote its manifest; the next one replaces it.
+# What an export that was killed before it wrote its manifest leaves behind; the next one replaces it.
 REMAINS = {f"{part}.{kind}" for part in (VISION, DECODER) for kind in ("onnx", "data")}
 
 
@@ -162,7 +162,7 @@ def export_graphs(
 
 
 def profiles(checkpoint: Checkpoint, sequence: int) -> dict[str, list[Profile]]:
-    """The ranges of sizes for which kernels are chosen: an image of 640x480, and what else may come."""
+    """The ranges of sizes for which kernels are chosen: an image of 640x480, and whatever else may occur."""
     image = checkpoint.image
     inputs = preprocess(np.zeros((480, 640, 3), np.uint8), image)
     crops, tokens = len(inputs.crops), len(inputs.pooling)
@@ -182,7 +182,7 @@ def profiles(checkpoint: Checkpoint, sequence: int) -> dict[str, list[Profile]]:
 
 
 def check_room(checkpoint: Checkpoint, precision: Precision, folder: Path, force: bool = False) -> None:
-    """Raises: EngineBuildError if disk or memory will not do."""
+    """Raises: EngineBuildError if disk or memory does not suffice."""
     data = graph_bytes(checkpoint.config, precision)
     _check_disk(2 * sum(data.values()), folder)
     largest = max(data.values())
@@ -196,7 +196,7 @@ def check_room(checkpoint: Checkpoint, precision: Precision, folder: Path, force
 
 
 def available_memory() -> float | None:
-    """Bytes that a program may take without swapping; None where the system does not tell."""
+    """Bytes that a program may take without swapping; None where the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -221,7 +221,7 @@ def _check_disk(need: float, folder: Path) -> None:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A folder beside the finished files; what killed builds left there goes first."""
+    """A folder beside the finished files; what killed builds left there is removed first."""
     for old in folder.glob(".build-*"):
         shutil.rmtree(old, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
@@ -233,7 +233,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _adopt(path: Path, folder: Path, stem: str, suffix: str) -> dict[str, Any]:
-    """Move a file to its place under a name with its hash; the manifest's entry of it."""
+    """Move a file to its place under a name with its hash; returns its manifest entry."""
     digest, size = file_hash(path), path.stat().st_size
     name = f"{stem}.{digest[:12]}{suffix}"
     os.replace(path, folder / name)

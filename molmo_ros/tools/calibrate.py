@@ -1,4 +1,4 @@
-"""Measure what a model's confidence is worth, and write it beside the checkpoint.
+"""Measure how reliable a model's confidence is, and write the calibration beside the checkpoint.
 
     python -m molmo_ros.tools.calibrate --scenes 400 --seed 770 --check 771 --plot docs/reliability.png
 
@@ -36,7 +36,7 @@ class Judged:
 
 
 def judge(grounder: Grounder, scenes: int, seed: int) -> list[Judged]:
-    """All points that the model gives when asked for a thing, for all of a kind, and for what is missing."""
+    """All points that the model gives when asked for a thing, for all of a kind, and for absent things."""
     from tqdm import tqdm
 
     found: list[Judged] = []
@@ -72,7 +72,7 @@ def _judge(answer: Answer, meant: Sequence[int], truth: SimTruth) -> list[Judged
 
 
 def fit(judged: Sequence[Judged], prior: float = 2.0) -> Calibration:
-    """Slope and offset of most likelihood; few mistakes say little, so ``prior`` holds them near identity.
+    """Slope and offset of maximum likelihood; few mistakes say little, so ``prior`` keeps them near identity.
 
     The variance makes the mean squared error of right points that of two dimensions (without the last 1 %).
     """

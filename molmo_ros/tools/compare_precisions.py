@@ -1,4 +1,5 @@
-"""What a precision or a runtime costs in accuracy: the same questions on the same scenes, beside fp32."""
+"""What a precision or a runtime costs in accuracy: the same questions on the same scenes, compared with
+fp32."""
 
 from __future__ import annotations
 
@@ -86,9 +87,9 @@ def compare_precisions(
     that are equal; logit_cosine_mean and _min, and logit_error_max, over the tokens up to the first that
     differs; top1, share of those tokens with the same arg-max; px_shift_p50, _p95 and _max between points of
     answers with as many points, and mm_shift_* between these points in space; confidence_shift, mean change
-    of a point's confidence; sigma_ratio, median of its standard deviation by that of fp32. Over all
-    questions: flips, share of answers that find something where fp32 finds nothing, or the other way; ece,
-    calibration error of the confidence against the objects' masks (that of fp32 is told beside).
+    of a point's confidence; sigma_ratio, median of its standard deviation relative to fp32. Over all
+    questions: flips, share of answers that find something where fp32 finds nothing, or vice versa; ece,
+    calibration error of the confidence against the objects' masks (that of fp32 is given as well).
     """
     opened = load_checkpoint(checkpoint)
     recorders = {name: (opened, Recorder(runtime)) for name, runtime in _runtimes(opened)}
@@ -143,7 +144,7 @@ def _quantised(checkpoint: Checkpoint, folder: str) -> dict[str, tuple[Checkpoin
 
 
 def _runtimes(checkpoint: Checkpoint) -> Iterator[tuple[str, Runtime]]:
-    """By a name for the table: the precisions of ONNX Runtime, and what else there is here."""
+    """By a name for the table: the precisions of ONNX Runtime, and the other runtimes available here."""
     for precision in CPU_PRECISIONS:
         yield precision, load_runtime(checkpoint, "onnx", precision)
     for precision in ("int8", "int4"):

@@ -1,6 +1,6 @@
 """One ONNX file -> one TensorRT plan, by ``tensorrt`` or ``tensorrt_rtx``, which share their interface.
 
-Written to what 10.3 to 11 have in common: strongly typed networks, explicit profiles, progress monitor.
+Uses what 10.3 to 11 have in common: strongly typed networks, explicit profiles, progress monitor.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def compile_onnx(
     timing_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
-    """Compile for one compute capability; tensorrt_rtx needs no GPU for it, tensorrt needs that very GPU.
+    """Compile for one compute capability; tensorrt_rtx needs no GPU for it, tensorrt needs exactly that GPU.
 
     Raises: EngineBuildError with the compiler's own words; EngineMismatchError for an SM it cannot build for.
     """
@@ -95,7 +95,7 @@ def compile_onnx(
 
 
 def _aim(trt: Any, config: Any, sm: int) -> None:
-    """Set the compute capability; only tensorrt_rtx can compile for another than that of this machine."""
+    """Set the compute capability; only tensorrt_rtx can compile for one other than this machine's."""
     if hasattr(config, "set_compute_capability"):
         target = getattr(trt.ComputeCapability, f"SM{sm}", None)
         if target is None:
@@ -186,7 +186,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             try:
                 if phase_name in self.steps:
                     progress(phase_name, min((step + 1) / self.steps[phase_name], 1.0))
-            except KeyboardInterrupt:  # must not cross the compiler's own code
+            except KeyboardInterrupt:  # must not propagate through the compiler's own code
                 self.go_on = False
             return self.go_on
 

@@ -1,7 +1,7 @@
-"""What a GPU makes of Molmo: answers beside those of the CPU, times of a full-size model and of transformers.
+"""How Molmo runs on a GPU: answers compared with the CPU's, times of a full-size model and of transformers.
 
-Needs no network, no ROS, no weights: those of the built-in model come along, those of the large one are drawn
-at random. What is known is written after every step, so that a step that fails loses nothing else.
+Needs no network, no ROS, no weights: those of the built-in model are included, those of the large one are
+drawn at random. Results are written after every step, so that a failed step loses nothing else.
 """
 
 from __future__ import annotations
@@ -54,20 +54,21 @@ class Found(dict[str, Any]):
 
 @dataclass
 class Report:
-    """The result so far, in a file of its own."""
+    """The result so far, in a file."""
 
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
 
     def step(self, name: str, do: Callable[[Found], None]) -> None:
-        """Run one step, which fills a record; that, and how it failed if it did, goes to the file."""
+        """Run one step, which fills a record; the record, and the failure if there is one, goes to the
+        file."""
         log.info("%s ...", name)
         start = time.perf_counter()
         found = Found(self.save)
         self.content[name] = found
         try:
             do(found)
-        except Exception as error:  # whatever it is, the other steps are worth having
+        except Exception as error:  # whatever it is, the other steps are still useful
             log.warning("%s failed: %s", name, error)
             found["error"] = str(error)
             found["trace"] = traceback.format_exc().splitlines()[-12:]
@@ -79,7 +80,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Settings:
-    """``host``: on the host's memory by ONNX Runtime's CPU provider instead of a GPU, to try the report."""
+    """``host``: in host memory with ONNX Runtime's CPU provider instead of a GPU, to try the report."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16")
     large: tuple[str, ...] = ("bf16",)
@@ -170,7 +171,7 @@ def copy_bandwidth() -> float:
 
 
 def same_as_cpu(settings: Settings, precision: str, found: Found) -> None:
-    """The built-in model's answers beside those of ONNX Runtime on the CPU in fp32, plain and with drafts."""
+    """The built-in model's answers compared with ONNX Runtime's on the CPU in fp32, plain and with drafts."""
     checkpoint = load_checkpoint("tiny")
     reference = Molmo(checkpoint, load_runtime(checkpoint, "onnx", "fp32"))
     start = time.perf_counter()
@@ -215,7 +216,7 @@ def large_model(settings: Settings, checkpoint: Checkpoint, precision: str, foun
 
 
 def pictures(count: int) -> list[Image]:
-    """640x480, as different as noise is."""
+    """640x480 images of noise, so all different."""
     rng = np.random.default_rng(5)
     return [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(count)]
 
@@ -267,7 +268,7 @@ def _after_prefill(prefill: Callable[[], None], short: Callable[[], None], repea
 
 
 def median_ms(work: Callable[[], Any], repeat: int) -> float:
-    """Of some runs after three to warm up."""
+    """Over some runs, after three to warm up."""
     times = []
     for i in range(repeat + 3):
         start = time.perf_counter()
@@ -296,7 +297,7 @@ def kernels(work: Callable[[], None]) -> dict[str, Any] | str:
 
 
 def transformers_beside(settings: Settings, checkpoint: Checkpoint, found: Found) -> None:
-    """The same answer by transformers' generate in bf16: as it comes, and with its static cache."""
+    """The same answer by transformers' generate in bf16: by default, and with its static cache."""
     from molmo_ros.tools.benchmark import RandomTransformers
 
     theirs = RandomTransformers(checkpoint, "bfloat16", "cpu" if settings.host else "cuda")
@@ -310,7 +311,7 @@ def transformers_beside(settings: Settings, checkpoint: Checkpoint, found: Found
 
 
 def text(content: dict[str, Any]) -> str:
-    """The numbers that matter, a line each."""
+    """The numbers that matter, one per line."""
     lines = []
     for name, part in content.items():
         if isinstance(part, dict):

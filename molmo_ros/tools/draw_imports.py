@@ -19,7 +19,7 @@ Parts = dict[str, dict[str, list[str]]]
 
 
 def imports(package: Path = PACKAGE) -> Parts:
-    """part -> imported part -> the files that import it, also inside of functions and for types alone."""
+    """part -> imported part -> the files that import it, also inside functions and only for types."""
     found: Parts = {}
     for path in sorted(package.rglob("*.py")):
         file = path.relative_to(package)
@@ -36,7 +36,7 @@ def imports(package: Path = PACKAGE) -> Parts:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """The full names that a file imports from this package: modules, and what lies in them."""
+    """The full names that a file imports from this package: modules, and names in them."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -57,7 +57,7 @@ def levels(parts: Mapping[str, Mapping[str, object]]) -> dict[str, int]:
 
 
 def draw(out: Path) -> None:
-    """Write the picture; an arrow is left out where a longer way leads to the same part."""
+    """Write the picture; an arrow is left out where a longer path leads to the same part."""
     import matplotlib.pyplot as plt
     from matplotlib.patches import FancyArrowPatch
 
@@ -65,7 +65,7 @@ def draw(out: Path) -> None:
     height = levels(parts)
     top = max(height.values())
     place: dict[str, tuple[float, int]] = {}
-    for n in range(top, -1, -1):  # each part about below those that import it
+    for n in range(top, -1, -1):  # each part roughly below those that import it
         above = {p: [place[q][0] for q in place if p in parts[q]] for p in height if height[p] == n}
         row = sorted((sum(x) / max(len(x), 1), part) for part, x in above.items())
         place.update({part: ((i + 0.5) / len(row), n) for i, (_, part) in enumerate(row)})

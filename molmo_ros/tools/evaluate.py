@@ -63,7 +63,7 @@ def evaluate_tiny(
     in_mask_kind_only: by kind alone; absent: share of questions for what is not there that get no point;
     count: share of exact counts; f1_all: points for all of a kind against masks, one to one;
     px_error: from a point in the mask to the middle of the mask; position_error_mm: lifted point to the true
-    surface behind its pixel; ece: expected calibration error of the points' confidence, 10 bins.
+    surface at its pixel; ece: expected calibration error of the points' confidence, 10 bins.
     """
     grounder = Grounder.load(checkpoint, runtime, precision=precision)
     tally = Tally()

@@ -1,9 +1,9 @@
 """How well the tracker follows on simulated scenes in motion: ``python -m molmo_ros.tools.evaluate_track``.
 
 Each scene is seen with a moving camera, a moving object, both, an object that also turns, and one that a
-screen hides for a second. What is followed is a point of a surface whose place is known at every time; an
-answer that comes late is told as it is (stale) and carried to the newest frame. What is round may turn
-unseen: that is why the middle of the object is measured too.
+screen hides for a second. What is followed is a point of a surface whose place is known at every time; a late
+answer is reported as it is (stale) and propagated to the newest frame. Round things may turn unnoticed: that
+is why the middle of the object is measured too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from molmo_ros.track.tracker import Tracked, Tracker
 from molmo_ros.track.view import make_view, project
 
 RATE_HZ = 15.0
-LATENCY = 8  # frames that an answer is old when it comes
-FULL_WIDTH = 640.0  # errors are told in pixels of an image of this width
+LATENCY = 8  # age of an answer in frames when it arrives
+FULL_WIDTH = 640.0  # errors are given in pixels of an image of this width
 MOTIONS = {
     "camera": (Motion(camera_mps=(0.02, 0.03, 0.02), camera_rps=0.15), 24),
     "object": (Motion(object_mps=(0.04, 0.02, 0.0)), 24),
@@ -61,7 +61,7 @@ def true_pixels(shots: Sequence[MovingFrame], x: float, y: float) -> Array:
 
 
 def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tuple[Tracked, ...]], float]:
-    """What is told after each shot, and the median seconds for a shot."""
+    """What is reported after each shot, and the median seconds per shot."""
     tracker, told, times = Tracker(), [], []
     for i, shot in enumerate(shots):
         start = time.perf_counter()
@@ -74,7 +74,7 @@ def follow(shots: Sequence[MovingFrame], seeds: Sequence[Seed]) -> tuple[list[tu
 def run(
     first_seed: int, scenes: int, width: int, motions: Sequence[str], grounder: Grounder | None
 ) -> dict[str, Any]:
-    """The numbers over some scenes; left out are those whose point is not found, or has no depth."""
+    """The numbers over some scenes, except those whose point is not found, or has no depth."""
     errors: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in motions}
     kept, seconds, left_out = [], [], 0
     for seed in range(first_seed, first_seed + scenes):
@@ -121,7 +121,7 @@ def _seeds(shot: MovingFrame, grounder: Grounder | None) -> list[Seed]:
 def _add(
     errors: dict[str, list[float]], shots: Sequence[MovingFrame], told: list[Tracked], seed: Seed
 ) -> None:
-    """Pixels between where the point, and the middle of the object, are and where they are told to be."""
+    """Pixels between where the point, and the middle of the object, are and where they are reported to be."""
     scale, K = FULL_WIDTH / shots[0].frame.depth.shape[1], shots[0].frame.K
     truth = true_pixels(shots, seed.point.x, seed.point.y)
     off = np.linalg.norm(np.array([(t.x, t.y) for t in told]) - truth, axis=1) * scale
@@ -133,7 +133,8 @@ def _add(
 
 
 def _add_late(errors: dict[str, list[float]], shots: Sequence[MovingFrame], seed: Seed) -> None:
-    """An answer about the first shot that comes with the last one: told as it is, and carried there."""
+    """An answer about the first shot that arrives with the last one: reported as it is, and propagated
+    there."""
     scale = FULL_WIDTH / shots[0].frame.depth.shape[1]
     pixels = true_pixels(shots, seed.point.x, seed.point.y) * scale
     points = true_points(shots, seed.point.x, seed.point.y)

@@ -32,10 +32,10 @@ from molmo_ros.ros.processes import Processes
 NODES = ("molmo_node", "sim_camera_node")
 SPACE = "/interrupted"
 QUERY = "the white bowl"
-FIRST_S = 0.01  # from when the script has blocked SIGINT: the interpreter is only starting
+FIRST_S = 0.01  # after the script has blocked SIGINT: the interpreter is only starting
 FIRST_FRAME_S = 180.0  # of the camera, on a busy machine
 TWICE_S = 0.02  # launch hears Ctrl-C too and passes it on
-MOST_S = 60.0  # launch kills after 15 s, but a busy machine is no fault of the node
+MOST_S = 60.0  # launch kills after 15 s, but a busy machine is not the node's fault
 BAD_WORDS = ("Traceback", "terminate called", "Fatal Python error")
 
 
@@ -122,7 +122,7 @@ def _wait_for_camera() -> None:
 
 @contextmanager
 def asked_all_the_time() -> Iterator[None]:
-    """A camera that runs, and a client that asks as soon as it may, so that answers are interrupted too."""
+    """A running camera, and a client that asks as soon as it can, so that answers are interrupted too."""
     end = threading.Event()
 
     def ask() -> None:

@@ -1,8 +1,8 @@
 """How the node behaves on a running robot: ``python -m molmo_ros.tools.measure_node WHAT``, quiet machine.
 
-idle: CPU beside a bare rclpy node with the same subscriptions. heartbeat: how long the executor stands still
-while the model loads, thinks and refuses. cancel: how long the worker is busy after a track was cancelled.
-cycles: memory over cleanup and configure. rate: how often a track tells where its object is.
+idle: CPU compared with a bare rclpy node with the same subscriptions. heartbeat: how long the executor stalls
+while the model loads, answers and refuses. cancel: how long the worker is busy after a track was cancelled.
+cycles: memory over cleanup and configure. rate: how often a track reports where its object is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def idle(seconds: float) -> dict[str, float]:
         try:
             with GraspClient() as client:
                 client.wait_ready()
-                for camera in CAMERAS:  # they build their scenes
+                for camera in CAMERAS:  # the cameras build their scenes
                     client.find(QUERY, camera=camera, timeout_s=60.0)
             time.sleep(2.0)
             ours_share, bare_share = _cpu_shares((node.pid, bare.pid), seconds)
@@ -66,7 +66,7 @@ def idle(seconds: float) -> dict[str, float]:
 
 
 def _cpu_shares(pids: Sequence[int], seconds: float) -> list[float]:
-    """Share of a core that each of them takes during so many seconds."""
+    """Share of a core that each of them takes over some seconds."""
     before, start = [_cpu_s(pid) for pid in pids], time.monotonic()
     time.sleep(seconds)
     spent = [_cpu_s(pid) - b for pid, b in zip(pids, before, strict=True)]
@@ -74,7 +74,7 @@ def _cpu_shares(pids: Sequence[int], seconds: float) -> list[float]:
 
 
 def heartbeat(checkpoint: str) -> dict[str, Any]:
-    """Gaps between the ticks of a 5 ms timer of the node, ms, while it loads, thinks and refuses."""
+    """Gaps between the ticks of a 5 ms timer of the node, ms, while it loads, answers and refuses."""
     with _node(checkpoint) as node, Processes() as processes, GraspClient() as client:
         ticks: list[float] = []
         node.create_timer(
@@ -148,7 +148,7 @@ def cycles(checkpoint: str, repeat: int) -> dict[str, Any]:
 
 
 def rate(seconds: float, reliability: str) -> dict[str, Any]:
-    """Of a track on one camera: how often it tells where its object is, and how old that is then."""
+    """Of a track on one camera: how often it reports where its object is, and how old that report is."""
     topics = ("/image", "/depth", "/camera_info")
     qos = {f"qos_overrides.{topic}.subscription.reliability": reliability for topic in topics}
     with Processes() as processes, GraspClient() as client:

@@ -1,8 +1,8 @@
 """How long planning takes on one core: ``OMP_NUM_THREADS=1 python -m molmo_ros.tools.measure_plan``.
 
 CPU time of one thread from a pixel to a grasp (lift, object, hidden half, grasp), in a loop over rendered
-scenes: the other scenes of a round are planned before the turn of one comes again. `molmo-ros eval grasp`
-tells it too, but there each target is planned once, between rendering and physics, with cold caches.
+scenes: all other scenes of a round are planned before one comes up again. `molmo-ros eval grasp` measures it
+too, but there each target is planned once, between rendering and physics, with cold caches.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A Molmo2 of random weights in the released layout, of the size that is asked for: to measure speed with.
+"""A Molmo2 with random weights in the released layout, of a given size: for measuring speed.
 
-It says nothing that makes sense, but takes the time of a trained one.
+Its answers make no sense, but it takes the time of a trained one.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def cached_random_model() -> Path:
 def write_random_model(folder: Path, layers: int = 12, crops: int = 8, *, loud: bool = False) -> None:
     """Text 200 M, vision 28 M parameters; crops of 378 px and at most 8 of them, as of Molmo2; fp16.
 
-    ``layers`` of the text model. ``loud``: a few channels behind each norm are 30 to 100 times as large as
-    the others, as in large language models.
+    ``layers`` of the text model. ``loud``: a few channels after each norm are 30 to 100 times as large as the
+    others, like the outlier channels of large language models.
     """
     from safetensors.numpy import save_file
 
@@ -64,7 +64,7 @@ def write_random_model(folder: Path, layers: int = 12, crops: int = 8, *, loud: 
 
 
 def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Norms of 1, and matrices that keep the size of what goes through them."""
+    """Norms of 1, and matrices that preserve the magnitude of what goes through them."""
     if name.endswith(("norm.weight", "ln_f.weight")):
         return np.ones(shape, np.float16)
     scale = 0.02 if len(shape) == 1 or "embedding" in name else 0.7 / np.sqrt(shape[-1])
@@ -94,7 +94,7 @@ def open_full_size(folder: Path, layers: int = 36, vocabulary: int = VOCABULARY_
 
 
 class DrawnWeights:
-    """Random tensors behind the calls of ``checkpoint.Weights``, bf16 unless asked for otherwise."""
+    """Random tensors with the interface of ``checkpoint.Weights``, bf16 unless another type is requested."""
 
     files: tuple[Path, ...] = ()
     _SIZE = (1 << 24) + 4093  # so that rows of a matrix are not all the same
@@ -112,7 +112,7 @@ class DrawnWeights:
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
     def read(self, name: str, dtype: Any = np.float32) -> np.ndarray:
-        """As that of ``Weights``."""
+        """Like that of ``Weights``."""
         shape = self.shapes[name]
         if name.endswith(("norm.weight", "ln_f.weight")):
             return np.ones(shape, self._kind if dtype is None else dtype)

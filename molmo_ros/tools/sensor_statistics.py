@@ -1,4 +1,4 @@
-"""Errors of real depth images beside those of the simulated sensors, as a table.
+"""Errors of real depth images compared with those of the simulated sensors, as a table.
 
     python -m molmo_ros.tools.sensor_statistics --data DIR --frames 30 --picture sensors.png
 

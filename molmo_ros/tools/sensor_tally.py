@@ -9,7 +9,7 @@ import numpy as np
 
 from molmo_ros.datatypes import AnyArray, Array, Depth
 
-REACH = 14  # px: the plateaus on both sides of a jump are looked for so far away
+REACH = 14  # px: how far away the plateaus on both sides of a jump are looked for
 JUMPS_M = {"20-60 mm": (0.02, 0.06), "60-250 mm": (0.06, 0.25)}
 TILE = 48  # px, side of the patches of a plane
 NEAR_PLANE_M = 0.02
@@ -20,8 +20,8 @@ MAX_RANGE_M = 1.5  # what a gripper can reach; beyond it nothing is measured
 class Tally:
     """Samples of all frames of one sensor, 640 px wide.
 
-    widths: 10-90 % width px of ramps, by size of the jump; steps: the same for the right borders of near
-    things alone, where stereo has no shadow; left, right: width px of the hole at the left and
+    widths: 10-90 % width px of ramps, by size of the jump; steps: the same for only the right borders of near
+    things, where stereo has no shadow; left, right: width px of the hole at the left and
     right border of near things; local, wide: deviation, mm at 1 m, of a plane's patches from their own fit
     and from the whole plane; size: correlation length px; holes: share of the image without depth,
     inner: the same without the left tenth.

@@ -1,6 +1,6 @@
 """A stereo camera with nothing modelled: two rendered views and a projector's dots, matched by OpenCV's SGBM.
 
-The control of the model in sim/stereo.py. Too slow for training data: it renders twice.
+The reference for the model in sim/stereo.py. Too slow for training data: it renders twice.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from molmo_ros.track.view import Surface, TrackOptions, View, project
 from molmo_ros.transforms import transform_points
 
 STEPS = 8
-FAR_PX = 1.5  # of a step: colours tell nothing about what is farther away
-COLOR = 10.0  # of 255, how much the same spot differs between two views; more than twice that is an outlier
+FAR_PX = 1.5  # of a step: colours say nothing about anything farther away
+COLOR = 10.0  # of 255, typical difference of a spot between two views; more than twice that is an outlier
 DEPTH_M = 0.004
-TURN_RAD, SHIFT_M = 0.02, 0.02  # of a step, where the image does not tell
+TURN_RAD, SHIFT_M = 0.02, 0.02  # of a step, where the image gives no information
 SOBEL = 8.0  # its sum of weights
-WRONG = 1.5  # disagreement from which on a thing may have turned by itself ...
-WORTH = 0.5  # ... if a turn halves it: what is smooth and round seems to turn with every shadow
+WRONG = 1.5  # disagreement above which a thing may have turned by itself ...
+WORTH = 0.5  # ... if a turn halves it: smooth round things seem to turn with every shadow
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _differences(
     inside = (pixels >= 0).all(1) & (pixels <= [width - 1.01, height - 1.01]).all(1)
     u, v = np.rint(np.clip(pixels, 0, [width - 1, height - 1])).astype(int).T
     deeper = part.depth[v, u] - points[:, 2]
-    free = inside & ~(deeper < -options.depth_m)  # nothing stands before it
+    free = inside & ~(deeper < -options.depth_m)  # nothing stands in front of it
     near = free & (np.abs(deeper) < options.depth_m) & surface.has_depth
     if np.count_nonzero(free) < 20:
         return np.inf, np.eye(6), np.zeros(6)

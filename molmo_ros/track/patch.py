@@ -50,7 +50,7 @@ class Patch:
 
 
 def begin(seed: Seed, view: View, options: TrackOptions) -> Patch | None:
-    """A track of the patch around a seed; None if the seed lies outside of the image."""
+    """A track of the patch around a seed; None if the seed lies outside the image."""
     height, width = view.gray.shape
     x, y = ((np.array([seed.point.x, seed.point.y]) + 0.5) * view.scale) - 0.5
     if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
@@ -105,7 +105,7 @@ def move(track: Patch, before: View, view: View, ego: Array, options: TrackOptio
     good &= np.isfinite(jump)
     if np.count_nonzero(good) >= options.least_corners:
         middle_z = float(np.median(jump[good]))
-        # What comes between is nearer all at once.
+        # An occluder makes the depth jump nearer.
         good &= (np.abs(jump - middle_z) < 2 * options.depth_m) & (abs(middle_z) < options.jump_m)
     if np.count_nonzero(good) < options.least_corners:
         track.pixels = track.pixels[:0]

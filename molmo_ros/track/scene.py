@@ -24,9 +24,9 @@ SAMPLES, FOLLOWED, FEWEST = (
     300,
     100,
     20,
-)  # laid over the view; of them, found by flow first; the least of both
-SEEN = 0.6  # share of the samples that must agree, else others are taken
-EDGE_M = 0.04  # depth that differs so much within 5 px: what is before and behind there moves unlike
+)  # samples spread over the view; of these, found by flow first; the minimum of both
+SEEN = 0.6  # share of the samples that must agree, else new ones are chosen
+EDGE_M = 0.04  # depth that differs this much within 5 px: front and back move differently there
 
 
 class Scene:

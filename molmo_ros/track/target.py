@@ -13,7 +13,7 @@ from molmo_ros.transforms import invert, transform_points, transform_target
 def seed_of(target: GraspTarget, T_target_camera: Array | None) -> Seed:
     """What the tracker follows: the target in the optical frame, where it was seen.
 
-    T_target_camera (4,4): what had brought the target to its frame, None if it is in the optical frame.
+    T_target_camera (4,4): the transform applied to the target, None if it is in the optical frame.
     """
     mask = None if target.segment is None else target.segment.mask
     there = target if T_target_camera is None else transform_target(target, invert(T_target_camera), "")

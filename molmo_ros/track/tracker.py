@@ -46,7 +46,8 @@ class Tracker:
     """Follows several instances; give it every view in order, from one thread."""
 
     def __init__(self, options: TrackOptions = DEFAULT_TRACK, numbers: Iterator[int] | None = None) -> None:
-        """numbers: where instances get theirs, if several trackers must not give the same; else 1, 2, ..."""
+        """numbers: source of instance numbers, if several trackers must not give the same ones; else 1, 2,
+        ..."""
         self.options = options
         self._numbers = count(1) if numbers is None else numbers
         self._tracks: list[Patch] = []
@@ -66,9 +67,9 @@ class Tracker:
         return self.targets()
 
     def correct(self, views: Sequence[View], seeds: Sequence[Seed]) -> tuple[Tracked, ...]:
-        """Take a new answer of the model, which may be about an old frame.
+        """Take in a new answer of the model, which may be about an old frame.
 
-        Args: views, from the one that the answer is about to the newest, in order. The answer is carried
+        Args: views, from the one that the answer is about to the newest, in order. The answer is propagated
         through them; a seed near to where a track was on views[0] keeps that track's identity.
         """
         fresh = [t for t in (begin(seed, views[0], self.options) for seed in seeds) if t is not None]
@@ -79,7 +80,7 @@ class Tracker:
         kept = {t.instance for t in fresh}
         for track in self._tracks:
             track.missed += 1
-        # What the model does not see, but the images still show, is believed once.
+        # A track that the model does not see, but the images still show, is kept once.
         old = [t for t in self._tracks if t.instance not in kept and (t.missed < 2 or t.lost_ns is not None)]
         self._tracks = sorted(fresh + old, key=lambda t: t.instance)
         self._view, self._scene = views[-1], scene
@@ -151,7 +152,7 @@ class Tracker:
         options, held = self.options, track.T
         move(track, before, view, ego, options)
         track.seen = seen_share(track.surface, track.T, view, options)
-        if track.seen < options.found_again:  # flow has drifted, or it is half hidden: look around
+        if track.seen < options.found_again:  # flow has drifted, or it is half hidden: search around
             T, seen = search(track, track.T, view, 4.0, options)
             if seen > track.seen + 0.1:
                 track.T, track.seen, track.pixels = T, seen, track.pixels[:0]

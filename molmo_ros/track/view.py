@@ -16,7 +16,7 @@ class TrackOptions:
     """Pixels are those of the small image on which the work is done, ``width`` wide."""
 
     width: int = 320
-    window_px: int = 21  # of the flow: smooth objects show little else than their outline
+    window_px: int = 21  # of the flow: smooth objects show little more than their outline
     levels: int = 3
     corners: int = 60
     least_corners: int = 6
@@ -51,7 +51,7 @@ class View:
 @dataclass(frozen=True)
 class Surface:
     """Samples of what is followed: points (M,3) m in the optical frame of the view it was first seen in, and
-    their colors (M,3) there. Without depth all of them are as far as the point that was named."""
+    their colors (M,3) there. Without depth all of them are as far away as the point that was named."""
 
     points: Array
     colors: Array

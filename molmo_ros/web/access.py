@@ -1,9 +1,9 @@
-"""Who may look: Host and Origin of every request, a token beyond this machine, a Content-Security-Policy.
+"""Who has access: Host and Origin of every request, a token beyond this machine, a Content-Security-Policy.
 
 A page that commands a robot is a target. A web site that the user visits can make the browser send requests
-here, also under a host name of its own that it points at this machine (DNS rebinding). Hence:
+here, even under its own host name, pointed at this machine (DNS rebinding). Hence:
 
-1. Host must be an address or a name of this machine; one that was pointed here is none.
+1. Host must be an address or a name of this machine; a foreign name pointed here is not.
 2. Origin, which browsers send with every WebSocket, must be this page itself.
 3. Served beyond this machine, nothing answers without the token; it comes once in the URL, then as a cookie
    that scripts cannot read and other sites do not send (HttpOnly, SameSite=Strict).
@@ -39,7 +39,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """Where the page is served, and the token that it wants; '' only on a loopback address."""
+    """Where the page is served, and the token that it requires; '' only on a loopback address."""
 
     host: str
     port: int
@@ -53,7 +53,8 @@ class Access:
         return f"http://{shown}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
     def knows_host(self, host: str) -> bool:
-        """Whether a Host header names this machine. An address is none that DNS could have pointed here."""
+        """Whether a Host header names this machine. A literal address cannot have been pointed here by
+        DNS."""
         name, port = split_host(host)
         if port != self.port:
             return False
@@ -68,7 +69,7 @@ class Access:
         )
 
     def knows_token(self, given: str) -> bool:
-        """Compared in a time that tells nothing."""
+        """Compared in constant time."""
         return not self.token or hmac.compare_digest(given.encode(), self.token.encode())
 
 
@@ -143,7 +144,7 @@ class Guarded:
 
     @property
     def _cookie(self) -> str:
-        """Cookies do not tell ports apart, so the name does."""
+        """Cookies do not distinguish ports, so the name does."""
         return f"{COOKIE}_{self._access.port}"
 
     def _with_cookie(self, path: str, token: str) -> ASGIApp:

@@ -21,7 +21,7 @@ from molmo_ros.web.source import Source
 
 PAGE = Path(__file__).parent.parent / "assets" / "web"
 MAX_CLIENTS = 16
-LINGER_S = 3.0  # a page that is loaded anew finds the source still open
+LINGER_S = 3.0  # a page that is reloaded finds the source still open
 FULL = 1013  # "try again later"
 
 

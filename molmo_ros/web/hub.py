@@ -1,4 +1,5 @@
-"""The newest message of each kind, and who looks. Threads of a source put in, the server's loop takes out."""
+"""The newest message of each kind, and its viewers. A source's threads put in, the server's loop takes
+out."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 from molmo_ros.as_json import to_plain
 
 HISTORY = 50  # entries
-KEPT = ("hello", "history")  # when nobody looks any more
+KEPT = ("hello", "history")  # kept when the last viewer leaves
 Message = str | bytes
 
 
@@ -41,18 +42,18 @@ class Hub:
             wake()
 
     def forget(self) -> None:
-        """What was live is not any more: a page that comes later must not take it for new."""
+        """Drop what was live: a page that opens later must not take it for new."""
         with self._lock:
             self._messages = {kind: self._messages[kind] for kind in KEPT if kind in self._messages}
 
     def drop(self, *kinds: str) -> None:
-        """These messages hold no longer; a page that comes later does not get them."""
+        """These messages are no longer valid; a page that opens later does not get them."""
         with self._lock:
             for kind in kinds:
                 self._messages.pop(kind, None)
 
     def note(self, query: str, mode: str, result: str, ok: bool, ms: float | None = None) -> None:
-        """A line of the history: what was asked, and what came of it."""
+        """A line of the history: what was asked, and the result."""
         with self._lock:
             when = time.strftime("%H:%M:%S")
             self._history.append(
@@ -103,6 +104,6 @@ class Hub:
         return len(self._wakers)
 
     def watched(self, kind: str) -> bool:
-        """Whether anybody shows this kind; nothing need be encoded that nobody shows."""
+        """Whether any page shows this kind; what nobody shows need not be encoded."""
         with self._lock:
             return any(kind in kinds for kinds in self._looks.values())

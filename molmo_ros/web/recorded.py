@@ -57,7 +57,7 @@ class RecordedSource:
         return self._do(lambda: self._ground(query, track=False))
 
     def track(self, query: str) -> Reply:
-        """Find it, and follow it through the frames that come."""
+        """Find it, and follow it through the next frames."""
         return self._do(lambda: self._ground(query, track=True))
 
     def ask(self, question: str) -> Reply:

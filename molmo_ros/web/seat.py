@@ -109,7 +109,7 @@ class Seat:
         self._pace.sent(size)
 
     def _take(self, text: str) -> None:
-        """One message of the page; what makes no sense is left alone."""
+        """One message of the page; nonsense is ignored."""
         try:
             message = json.loads(text)
             kind = str(message["type"])
@@ -128,7 +128,7 @@ class Seat:
             self._begin(message)
 
     def _begin(self, message: dict[str, Any]) -> None:
-        """Perform a request in a thread; one at a time, but for a track, which ``cancel`` has to reach."""
+        """Perform a request in a thread; one at a time, except for a track, which ``cancel`` has to reach."""
         action, text = str(message.get("action", "")), str(message.get("text", ""))
         number = message.get("number")
         lane = action if action in ("track", "cancel") else "request"

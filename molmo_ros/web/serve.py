@@ -21,7 +21,7 @@ MAX_MESSAGE = 65536  # bytes; what a page sends is short
 def serve(source: Source, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM. say: called once with the URL to open.
 
-    Raises: ParameterError if the address cannot be had.
+    Raises: ParameterError if the address cannot be used.
     """
     import uvicorn
 
@@ -33,7 +33,7 @@ def serve(source: Source, host: str, port: int, say: Callable[[str], None]) -> N
         config = uvicorn.Config(
             make_app(Hub(), source, access),
             log_level="warning",
-            access_log=False,  # it would write the token
+            access_log=False,  # it would log the token
             proxy_headers=False,  # nobody may pretend to be somebody else
             server_header=False,
             ws_max_size=MAX_MESSAGE,
@@ -42,7 +42,7 @@ def serve(source: Source, host: str, port: int, say: Callable[[str], None]) -> N
             timeout_graceful_shutdown=2,
         )
         say(f"web view of {source.name}: {access.url}")
-        # uvicorn sends the signal that ended it once more to whoever handled it before.
+        # uvicorn re-sends the signal that ended it to the previous handler.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             uvicorn.Server(config).run(sockets=[listening])

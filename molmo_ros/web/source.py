@@ -13,7 +13,7 @@ MAX_CHARS = 1024  # of a request's text; the node's own limit is lower and tells
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request; code and message as in srv/Ground."""
+    """The result of a request; code and message as in srv/Ground."""
 
     success: bool
     message: str
@@ -32,10 +32,10 @@ class Source(Protocol):
     live: bool  # a running node; else a recording, which can be stepped through
 
     def open(self, hub: Hub) -> None:
-        """Somebody looks."""
+        """A page is open."""
 
     def close(self) -> None:
-        """Nobody looks any more."""
+        """No page is open any more."""
 
     def ground(self, query: str) -> Reply:
         """Where is it, and how to grasp it."""

@@ -18,7 +18,7 @@ SIGMAS = 2.0  # of the ellipsoid that is drawn, as in RViz
 def answer_message(
     query: str, answer: str, targets: Sequence[GraspTarget], frame_id: str, stamp_ns: int
 ) -> dict[str, Any]:
-    """All of an answer; stamps are text, for JavaScript's numbers do not hold nanoseconds."""
+    """All of an answer; stamps are text, since JavaScript's numbers cannot hold nanoseconds."""
     return {
         "query": query,
         "answer": answer,
@@ -29,7 +29,7 @@ def answer_message(
 
 
 def shown(target: GraspTarget) -> dict[str, Any]:
-    """One target; ``limited``: it is known well enough, but a limit of the node forbids to use it."""
+    """One target; ``limited``: it is known well enough, but one of the node's limits forbids using it."""
     keys: dict[str, Any] = to_plain(target_keys(target))
     keys["stamp_ns"] = str(target.stamp_ns)
     keys["limited"] = target.status >= TargetStatus.OUT_OF_WORKSPACE
@@ -49,7 +49,7 @@ def ellipsoid(covariance: Array) -> dict[str, list[float]] | None:
 
 
 def gripper_message(gripper: Gripper) -> dict[str, Any]:
-    """Sizes in m that the page draws the hand from."""
+    """Sizes in m from which the page draws the hand."""
     return {
         "name": gripper.name,
         "finger": [gripper.finger_width, gripper.finger_thickness, gripper.finger_length],

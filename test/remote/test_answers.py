@@ -1,4 +1,4 @@
-"""What becomes of an answer that a server gives: text, points, confidence, grasps."""
+"""What is made of a server's answer: text, points, confidence, grasps."""
 
 from __future__ import annotations
 

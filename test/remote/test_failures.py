@@ -1,4 +1,4 @@
-"""Servers that are away, slow, full, or talk nonsense."""
+"""Servers that are unreachable, slow, full, or talk nonsense."""
 
 from __future__ import annotations
 

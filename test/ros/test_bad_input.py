@@ -79,7 +79,7 @@ def test_depth_of_another_size(camera: Camera, client: GraspClient) -> None:
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1"])
 def test_no_depth_at_all_keeps_the_point(camera: Camera, client: GraspClient, encoding: str) -> None:
-    """Zeros of 16UC1 and NaN of 32FC1: the point is told, with why there is no target."""
+    """Zeros of 16UC1 and NaN of 32FC1: the point is returned, with the reason why there is no target."""
 
     def blind(image: Any, depth: Any, info: Any) -> None:
         dtype, value = (np.uint16, 0) if encoding == "16UC1" else (np.float32, np.nan)
@@ -154,7 +154,7 @@ def test_truncated_data(camera: Camera, client: GraspClient) -> None:
 def test_a_message_that_is_cut_off_on_its_way(
     camera: Camera, client: GraspClient, molmo: MolmoNode, setting: Callable[..., None]
 ) -> None:
-    """Serialized (CDR): one without a whole header, and one that ends in the middle of its fields."""
+    """Serialized (CDR): one without a complete header, and one that ends in the middle of its fields."""
     setting(frame_wait_s=1.0)
     with pytest.raises(FrameError, match="7 bytes holds no header"):
         stamp_of(b"\0\1\0\0abc")
@@ -264,7 +264,7 @@ def test_target_frame_without_a_transform(camera: Camera, client: GraspClient) -
 def test_the_transform_is_asked_for_before_the_model(
     camera: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A long generation must not outrun the tf buffer: without a transform the model is not even asked."""
+    """A long generation must not outlast the tf buffer: without a transform the model is not even asked."""
     asked: list[Any] = []
     model = molmo.model.grounder().model
     point = model.point

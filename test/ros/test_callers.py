@@ -42,7 +42,7 @@ def test_the_last_listener_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     later = Callers(server)
     client.destroy_subscription(listeners.pop())
     assert until(someone.gone)
-    assert until(later.gone)  # whoever was there only while it learnt, or nobody at all
+    assert until(later.gone)  # a listener that was there only at first, or nobody at all
     newcomer = client.create_subscription(feedback, topic, lambda _: None, 1)
     assert until(lambda: len(server.get_subscriptions_info_by_topic(topic)) == 1)
     time.sleep(0.2)

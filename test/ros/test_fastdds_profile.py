@@ -34,7 +34,7 @@ print("heard", len(heard[0].data) if heard else 0)
 
 @pytest.mark.parametrize("good", [True, False])
 def test_profile_is_taken(good: bool, tmp_path: Path) -> None:
-    """One that is not well formed is complained about: silence is a sign."""
+    """Fast DDS complains about a malformed one, so silence means success."""
     if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") != "rmw_fastrtps_cpp":
         pytest.skip("another middleware than Fast DDS is chosen")
     text = PROFILE.read_text()

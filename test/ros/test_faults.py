@@ -38,7 +38,7 @@ def pair(context: None) -> Iterator[tuple[Node, Node]]:
 
 
 def why_none(camera: CameraInput, say: str) -> str:
-    """What the camera says about its frames, once the graph knows enough to say so."""
+    """What the camera says about its frames, once the ROS graph is complete enough."""
     give_up, text = time.monotonic() + 60.0, ""
     while time.monotonic() < give_up and say not in text:
         with pytest.raises(FrameError) as caught:
@@ -136,7 +136,8 @@ def test_activation_without_a_camera(lone: tuple[MolmoNode, GraspClient]) -> Non
 
 
 def test_calls_while_cleaning_up_are_answered(lone: tuple[MolmoNode, GraspClient]) -> None:
-    """Rounds of up and down under fire: each call gets an answer in words, and the node lives on."""
+    """Activated and cleaned up again and again under load: each call gets an answer in words, and the node
+    lives on."""
     node, client = lone
     codes: list[str] = []
     end = threading.Event()
@@ -161,7 +162,7 @@ def test_calls_while_cleaning_up_are_answered(lone: tuple[MolmoNode, GraspClient
 
 
 def test_simulated_time_that_jumps_back(pair: tuple[Node, Node]) -> None:
-    """A simulation that starts anew: frames of the second round are taken, by the clock of that round."""
+    """A simulation that restarts: frames of the second round are used, by the clock of that round."""
     _, sends = pair
     looks = Node(
         "sim_looks", namespace="/faults", parameter_overrides=[Parameter("use_sim_time", value=True)]

@@ -102,7 +102,7 @@ def test_a_missing_package_at_start_is_one_line_with_the_command(module: str) ->
 
 @pytest.mark.parametrize("module", ["tokenizers", "safetensors", "onnx"])
 def test_a_missing_package_at_load_is_named(module: str) -> None:
-    """In a process of its own: here the model is loaded already, with all that it imports."""
+    """In a separate process: here the model is loaded already, with everything it imports."""
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from molmo_ros.errors import RuntimeUnavailableError\n"

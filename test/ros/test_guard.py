@@ -36,7 +36,8 @@ class Poses:
         self.found += 1
 
     def count(self, wanted: int = 0) -> int:
-        """How many came since the last look; so many are waited for, and any more for half a second."""
+        """How many arrived since the last call; waits for the expected number, then half a second for any
+        more."""
         deadline = time.monotonic() + 60.0
         while self.found < wanted and time.monotonic() < deadline:
             self._client.spin(0.05)

@@ -23,8 +23,8 @@ from molmo_ros.ros.processes import Processes
 CLIENTS, CALLS = 10, 10
 TIMEOUT_S = 120.0
 LEASE_S = 60.0  # Fast DDS forgets a process after 20 s; a busy machine later
-# Asks so often at once; what is refused as busy is asked again a little later. Tells when each answer came,
-# and its code.
+# Asks this often at once; what is refused as busy is asked again a little later. Prints when each answer
+# came, and its code.
 CLIENT = """
 import json, sys, time
 from molmo_ros.ros.client import GraspClient
@@ -162,7 +162,7 @@ def test_a_client_in_another_domain_is_told_so(client: GraspClient) -> None:
 
 
 def test_a_camera_that_stands_still_and_comes_back() -> None:
-    """SIGSTOP: the process is there, its topics too, and nothing comes."""
+    """SIGSTOP: the process and its topics exist, but nothing arrives."""
     names = ["-r", "__ns:=/still"]
     with Processes() as processes, GraspClient("/still/molmo") as client:
         eye = processes.start_node("molmo_ros.ros.sim_camera_node", {"seed": SEED, "rate": 10.0}, names)

@@ -49,7 +49,7 @@ def bridge(client: GraspClient) -> Iterator[Bridge]:
 
 @pytest.fixture
 def make_tools(bridge: Bridge) -> Iterator[Callable[..., Tools]]:
-    """Tools with permissions of one's own; what still runs at the end is cancelled."""
+    """Tools with given permissions; what still runs at the end is cancelled."""
     made: list[Tools] = []
 
     def make(**permissions: Any) -> Tools:

@@ -1,4 +1,4 @@
-"""What a node frees is used again or given back."""
+"""Memory that a node frees is reused or returned to the system."""
 
 from __future__ import annotations
 

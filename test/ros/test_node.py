@@ -1,4 +1,4 @@
-"""The node's manners: it never blocks, says what it does, and publishes what it answered."""
+"""The node's behaviour: it never blocks, says what it does, and publishes what it answered."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_too_many_queries_are_told_busy_and_nothing_blocks(
 
 
 def test_whole_numbers_serve_where_the_messages_want_floats(camera: Camera, client: GraspClient) -> None:
-    """The generated C code ends the process at an int in a float's place."""
+    """The generated C code aborts the process on an int in place of a float."""
     camera.show()
     assert client.find(GOOD, timeout_s=60, max_targets=1.0).success  # type: ignore[arg-type]
     followed = client.track(GOOD, duration_s=1, rate_hz=5)

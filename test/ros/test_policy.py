@@ -1,4 +1,4 @@
-"""config/policy.xml allows what the running nodes do, and no more than a few things that they may have to."""
+"""config/policy.xml allows what the running nodes do, and only a few things besides that they may need."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_field_that_does_not_exist_is_an_error() -> None:
 
 
 def test_topics_and_types_are_those_of_the_running_node(molmo: MolmoNode) -> None:
-    """Those of the recording and of the layout, but for what a camera and tf publish."""
+    """Those of the recording and of the layout, except what a camera and tf publish."""
     published = dict(molmo.get_publisher_names_and_types_by_node("molmo", "/"))
     heard = dict(molmo.get_subscriber_names_and_types_by_node("molmo", "/"))
     for topic, kind in TOPICS.items():

@@ -176,7 +176,7 @@ class Paused:
 def test_cancel_ends_the_model_within_a_step(
     film: Camera, client: GraspClient, molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes while the model writes; the step that it is in is the last one."""
+    """It arrives while the model writes; the current step is the last one."""
     runtime = molmo.model.grounder().model.runtime
     paused = Paused(runtime.decoder, molmo)
     assert molmo.model.grounder().point(film.frame.rgb, GOOD).passes > 2  # it would write on
@@ -190,7 +190,7 @@ def test_cancel_ends_the_model_within_a_step(
 
 
 def test_old_goal_is_cancelled_for_a_new_one(film: Camera, client: GraspClient, molmo: MolmoNode) -> None:
-    """Who wants to follow something else cancels; the new goal follows at once, under a new number."""
+    """To follow something else, a client cancels; the new goal follows at once, under a new number."""
     old = client.track(GOOD)
     while (feedback := next(old)).stage != "following":
         pass

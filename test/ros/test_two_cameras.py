@@ -82,7 +82,7 @@ def test_asked_in_turn(shown: list[Camera], asking: GraspClient) -> None:
 
 
 def test_the_same_picture_with_another_depth(both: MolmoNode, frame: RgbdFrame, asking: GraspClient) -> None:
-    """What is remembered of a picture is the model's view of it, not frame, stamp or depth."""
+    """What is cached of a picture is the model's view of it, not frame, stamp or depth."""
     further = replace(frame, depth=frame.depth * 1.2)
     cameras = cameras_of(both, frame, further)
     for camera in cameras:
@@ -97,7 +97,7 @@ def test_the_same_picture_with_another_depth(both: MolmoNode, frame: RgbdFrame, 
 
 
 def test_two_clients_at_a_time_share_the_worker(shown: list[Camera], asking: GraspClient) -> None:
-    """Who asks one after the other gets about every second turn, and what belongs to the own camera."""
+    """Each of two clients that keep asking gets about every second turn, and answers about its own camera."""
     for camera in shown:
         camera.show()
     order: list[str] = []

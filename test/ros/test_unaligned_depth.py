@@ -1,4 +1,4 @@
-"""Depth of a camera of its own, beside the colour camera: reprojected by camera_info and tf, or refused."""
+"""Depth of a separate camera beside the colour camera: reprojected by camera_info and tf, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the threads of a server to a running node: calls that wait, goals that run on, the newest pictures."""
+"""From a server's threads to a running node: calls that wait, goals that keep running, the newest images."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Bridge:
         return found[-1] if found else None
 
     def close(self) -> None:
-        """Give the node back; goals end on their side by their own time."""
+        """Destroy the node; goals end on the other side when their time is up."""
         self._executor.shutdown(timeout_sec=1.0)
         self._thread.join(2.0)
         self._track.destroy()
@@ -154,7 +154,7 @@ class Bridge:
 
     @staticmethod
     def _wait(future: Any, seconds: float) -> Any:
-        """What a future holds in the end; None if it takes longer. The bridge's own thread completes it."""
+        """The result of a future; None if it takes longer. The bridge's own thread completes it."""
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         return future.result() if done.wait(seconds) else None

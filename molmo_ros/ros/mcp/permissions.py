@@ -19,10 +19,10 @@ MAX_QUERIES_PER_MINUTE, MAX_TRACKS, MAX_TRACK_S = 600, 8, 3600.0
 
 @dataclass(frozen=True)
 class Permissions:
-    """tools: which may be called; cameras: which may be looked through, by name (None: all of the node).
+    """tools: which may be called; cameras: which may be used, by name (None: all of the node).
 
-    queries_per_minute: of all tools and clients together; max_tracks: that run at a time; max_track_s: after
-    which a track ends by itself.
+    queries_per_minute: of all tools and clients together; max_tracks: that run at a time; max_track_s: time
+    after which a track ends by itself.
     """
 
     tools: tuple[str, ...] = TOOLS
@@ -101,7 +101,7 @@ def _number(value: Any, most: float, where: str, *, whole: bool) -> Any:
 
 
 class Rate:
-    """At most so many queries in any minute; thread-safe."""
+    """A limit on the queries in any minute; thread-safe."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = per_minute, clock

@@ -1,4 +1,5 @@
-"""What an agent can do with the node: each tool checks the permissions, calls the node, tells what it said.
+"""What an agent can do with the node: each tool checks the permissions, calls the node and reports its
+answer.
 
 Every failure is a result with the stable code of ``errors`` and the node's own words, never an exception.
 """
@@ -107,7 +108,7 @@ class Tools:
         return self._guarded("track", work)
 
     def close(self) -> None:
-        """End all tracks: nobody is left who could."""
+        """End all tracks: nobody else is left to do it."""
         for goal in self._goals.values():
             goal.cancel()
         for goal in self._goals.values():
@@ -161,7 +162,8 @@ def _said(response: Any) -> Result:
 
 
 def _state(goal: Goal) -> Result:
-    """What a track told last, as old as it is by now; of one that has ended no grasps: nobody looks."""
+    """What a track last reported, with its age by now; no grasps once it has ended, since nobody watches any
+    more."""
     since = time.monotonic() - goal.heard_s
     if goal.ended.is_set():
         result = goal.result
@@ -192,7 +194,7 @@ def point(message: Any) -> Result:
 
 
 def target(message: Any, since_s: float = 0.0, *, grasp: bool = True) -> Result:
-    """msg/GraspTarget, which came since_s ago, as JSON keys. A grasp is told only if the node says OK."""
+    """msg/GraspTarget, received since_s ago, as JSON keys. A grasp is given only if the node says OK."""
     usable = grasp and message.status == TargetStatus.OK
     told: Result = {
         "point": point(message.point),

@@ -54,7 +54,7 @@ class CircuitBreaker:
             self._probing = True
 
     def succeed(self) -> None:
-        """The server has answered, if only by a refusal."""
+        """The server has answered, if only with a refusal."""
         with self._lock:
             self._failures, self._wait_s, self._probing = 0, self._first_wait_s, False
 

@@ -18,7 +18,7 @@ TOP_LOGPROBS = 20  # enough for the ten digits; the most that vLLM gives unless 
 
 
 def chat_body(model: str, picture: str, prompt: str, max_tokens: int) -> dict[str, Any]:
-    """A request for a greedy answer about one picture, a data URL, that is streamed."""
+    """A request for a streamed greedy answer about one picture, a data URL."""
     content = [
         {"type": "image_url", "image_url": {"url": picture}},  # before the words, as in training
         {"type": "text", "text": prompt},
@@ -34,7 +34,7 @@ def chat_body(model: str, picture: str, prompt: str, max_tokens: int) -> dict[st
 
 @dataclass
 class Reply:
-    """What has come so far; ``finish`` says why there is no more, empty: there may be."""
+    """What has arrived so far; ``finish`` says why there is no more; empty: there may be."""
 
     start: float
     text: str = ""
@@ -46,7 +46,7 @@ class Reply:
 
     @property
     def known(self) -> bool:
-        """Whether the probabilities of all its text came with it (and perhaps that of its end)."""
+        """Whether the probabilities of all its text were sent (and perhaps that of its end)."""
         return bool(self.tokens) and "".join(t.text for t in self.tokens).startswith(self.text)
 
     @property
@@ -57,7 +57,7 @@ class Reply:
         """An event of the stream ("delta"), or a whole answer ("message"). Raises: ServerError."""
         self.events += 1
         try:
-            for choice in event["choices"][:1]:  # an event with the usage alone has none
+            for choice in event["choices"][:1]:  # an event with only the usage has none
                 content = (choice.get(part) or {}).get("content") or ""
                 if content and not self.text:
                     self.first_ms = (time.perf_counter() - self.start) * 1e3

@@ -29,7 +29,7 @@ def check_format(name: str) -> None:
 
 
 def grammar_of(format_name: str, model: str) -> RemoteGrammar:
-    """The grammar of a format; "auto" goes by the model's name, and takes Molmo2's if that says nothing.
+    """The grammar of a format; "auto" goes by the model's name, and falls back on Molmo2's.
 
     Raises: ParameterError for MolmoPoint, whose points are tokens that a server's text does not tell apart.
     """

@@ -1,8 +1,8 @@
 """A checkpoint behind an OpenAI-compatible server (vLLM, ``transformers serve``), shared by a fleet.
 
-Stands where `answer.Molmo` stands otherwise: picture and prompt go out, the text that comes back takes the
-same parser. The text is read while it is written, so that a query ends as soon as the coordinates are known,
-and a cancelled one stops the server too.
+Takes the place of `answer.Molmo`: picture and prompt go out, the text that comes back goes through the same
+parser. The text is streamed, so that a query ends as soon as the coordinates are known, and a cancelled one
+stops the server too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RemoteOptions:
     """Where the model is; the parameters ``remote_*`` of the node, see there."""
 
     url: str = "http://localhost:8000/v1"
-    model: str = ""  # empty: the only one that the server has
+    model: str = ""  # empty: the only one that the server lists
     key_env: str = "MOLMO_ROS_API_KEY"
     timeout_s: float = 20.0
     retries: int = 2
@@ -53,7 +53,7 @@ class RemoteMolmo:
             raise ParameterError(f"remote_image is {options.image!r}; choose png or jpeg.")
         check_format(options.format)
         if options.model:
-            grammar_of(options.format, options.model)  # a model that cannot be read is told at once
+            grammar_of(options.format, options.model)  # an unreadable kind of model is reported at once
         self._options = options
         key = os.environ.get(options.key_env, "").strip()
         self.server = Server(options.url, options.timeout_s, options.retries, key)
@@ -63,9 +63,9 @@ class RemoteMolmo:
 
     @classmethod
     def load(cls, options: RemoteOptions, progress: Progress | None = None) -> RemoteMolmo:
-        """As the constructor, and see whether the server is there.
+        """Like the constructor, and checks whether the server is reachable.
 
-        One that is away may come later (``info["away"]`` tells why); one that refuses is told at once.
+        An unreachable one may come up later (``info["away"]`` says why); a refusal raises at once.
         Raises: ParameterError, ServerError.
         """
         model = cls(options)
@@ -113,11 +113,11 @@ class RemoteMolmo:
         label: str = "",
         max_points: int | None = None,
         exact: bool = False,
-        previous: Answer | None = None,  # saves nothing here
+        previous: Answer | None = None,  # of no use here
         max_new_tokens: int = 192,
         should_stop: ShouldStop | None = None,
     ) -> Answer:
-        """As `Molmo.point`; confidence and covariance are NaN unless the server tells probabilities.
+        """As `Molmo.point`; confidence and covariance are NaN unless the server returns probabilities.
 
         Raises: as `answer`.
         """
@@ -125,7 +125,7 @@ class RemoteMolmo:
         return self._ask(rgb, prompt, plan, max_new_tokens, should_stop, points=True)
 
     def models(self) -> list[str]:
-        """The names that the server has models by. Raises: ServerError."""
+        """The names of the server's models. Raises: ServerError."""
         text = b"".join(self.server.lines("GET", "/models", b"", _never))
         try:
             return [str(entry["id"]) for entry in json.loads(text)["data"]]
@@ -179,7 +179,7 @@ class RemoteMolmo:
     def _reply(
         self, body: dict[str, Any], plan: Plan, grammar: RemoteGrammar, should_stop: ShouldStop
     ) -> Reply:
-        """The answer; once more without probabilities if the server refuses to tell them."""
+        """The answer; once more without probabilities if the server refuses to return them."""
         asked = {**body, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._logprobs else body
         data = json.dumps(asked).encode()
 

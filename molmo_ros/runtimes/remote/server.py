@@ -1,9 +1,9 @@
-"""HTTP as a robot needs it: every request has a deadline, can be given up at any moment, and is repeated
+"""HTTP as a robot needs it: every request has a deadline, can be cancelled at any moment, and is retried
 where that helps.
 
 The standard library's client, since a request here is one POST and a robot then needs no package for it. It
-blocks, so it runs in a thread of its own, and whoever waits looks at the clock meanwhile. No redirects are
-followed and no proxy is used: the key goes to the address that was given, and nowhere else.
+blocks, so it runs in its own thread, and the caller watches the clock meanwhile. No redirects are followed
+and no proxy is used: the key goes to the address that was given, and nowhere else.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass
 class Server:
-    """One server. ``key`` is its bearer token, and never shown: texts of the server are cleaned of it."""
+    """One server. ``key`` is its bearer token, and never shown: it is removed from the server's texts."""
 
     url: str
     timeout_s: float
@@ -63,7 +63,7 @@ class Server:
             log.warning("The key for %s travels unencrypted; use https.", self._address)
 
     def call(self, attempt: Callable[[], T], should_stop: ShouldStop) -> T:
-        """The result of ``attempt``, made up to 1 + retries times, with growing pauses of random length.
+        """The result of ``attempt``, made up to 1 + retries times, with growing pauses and random jitter.
 
         Raises: ServerError as soon as asking again does not help or the circuit is open; CancelledError.
         """
@@ -194,8 +194,8 @@ class _Exchange:
 
     def _exchange(self) -> None:
         self._connection.connect()
-        self._socket = self._connection.sock  # the connection forgets it while the answer is still read
-        self._socket.settimeout(self._timeout_s + 1.0)  # whoever waits gives up first, and says so
+        self._socket = self._connection.sock  # the connection drops it while the answer is still being read
+        self._socket.settimeout(self._timeout_s + 1.0)  # the caller gives up first, and says so
         if self._aborted:
             return
         self._connection.request(*self._request)
@@ -211,7 +211,7 @@ class _Exchange:
             self.items.put(line)
 
     def abort(self) -> None:
-        """End the request, whatever it waits for, so that the server stops working on it too."""
+        """Abort the request, whatever it is waiting for, so that the server stops working on it too."""
         self._aborted = True
         if self._socket is not None:
             with suppress(OSError):
@@ -219,7 +219,7 @@ class _Exchange:
 
 
 def check_url(url: str) -> SplitResult:
-    """The parts of a server's address, with /v1 for a path where none is given. Raises: ParameterError."""
+    """The parts of a server's address, with the path /v1 if none is given. Raises: ParameterError."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port

@@ -1,4 +1,4 @@
-"""An answer of a chat server while it is written."""
+"""A streamed answer of a chat server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_reply(server: Server, data: bytes, done: Callable[[str], bool], should_
     Raises: ServerError, CancelledError.
     """
     reply = Reply(time.perf_counter())
-    rest = b""  # of a server that does not stream: one JSON document
+    rest = b""  # for a server that does not stream: one JSON document
     for line in server.lines("POST", "/chat/completions", data, should_stop):
         if not line.startswith(b"data:"):
             rest += line

@@ -1,4 +1,4 @@
-"""A model of words alone behind an OpenAI-compatible server, with a deadline."""
+"""A text-only model behind an OpenAI-compatible server, with a deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_TOKENS = 64
 
 
 class RemoteWords:
-    """Asks once, greedily, and does not ask again: whoever waits has a deadline."""
+    """Asks once, greedily, without retries: the caller has a deadline."""
 
     def __init__(self, url: str, model: str, timeout_s: float, key_env: str) -> None:
         """Raises: ParameterError if the address cannot be one."""

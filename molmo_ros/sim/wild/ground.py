@@ -7,8 +7,8 @@ import numpy as np
 from molmo_ros.datatypes import Array
 
 CELL_M, HALF_M = 0.005, 0.8
-_NEAR_M = 0.006  # from the support: a point that bears
-_SUPPORT = 0.3  # of the body's reach from its middle, at least, on every side
+_NEAR_M = 0.006  # from the support: a bearing point
+_SUPPORT = 0.3  # least share of the body's extent from its middle, on every side
 
 
 class Ground:

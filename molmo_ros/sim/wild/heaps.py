@@ -16,11 +16,11 @@ from molmo_ros.sim.wild.bodies import shift
 from molmo_ros.sim.wild.boxes import open_box
 from molmo_ros.sim.wild.shapes import OWN_KINDS, Shape, shape
 
-STEP_S, LONGEST_S, CALM = 0.003, 2.5, 0.05  # coarse: of pictures, not of grasps; m/s and rad/s of rest
+STEP_S, LONGEST_S, CALM = 0.003, 2.5, 0.05  # coarse: for pictures, not for grasps; m/s and rad/s at rest
 DENSITY = 350.0  # kg/m3
 SECTORS, SLICES = 10, 2  # into which a hollow thing is cut
 FALL_M = 0.07  # between things that fall one after the other
-SOFT = ("cable", "cloth")  # what a rigid body tells too little of
+SOFT = ("cable", "cloth")  # kinds that a rigid body represents poorly
 RIGID = tuple(k for k in OWN_KINDS if k not in SOFT)
 RINGS = ("ring", "tape")
 _KEPT = 200

@@ -29,7 +29,7 @@ class Layout:
         self.placed: list[tuple[Shape, Array]] = []  # with T_world_object
 
     def draw(self) -> Shape:
-        """A shape of any kind; those of our own making more often."""
+        """A shape of any kind; our own constructions more often."""
         kinds = (COMMON, OWN_KINDS, KINDS)[int(self._rng.choice(3, p=[0.35, 0.4, 0.25]))]
         number = self._numbers[int(self._rng.integers(len(self._numbers)))]
         made = shape(kinds[int(self._rng.integers(len(kinds)))], int(number))
@@ -68,7 +68,7 @@ class Layout:
     def _spot(
         self, points: Array, way: str, radius: float, anchors: list[tuple[Shape, Array]]
     ) -> tuple[float, float, float] | None:
-        """Where (x, y, lift) m a thing with points (N,3) m goes, or None if that does not do."""
+        """Where (x, y, lift) m a thing with points (N,3) m goes, or None if it cannot be placed."""
         rng = self._rng
         if way == "free":
             r, a = radius * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)

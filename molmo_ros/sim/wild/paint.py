@@ -75,7 +75,7 @@ def patterned(rng: np.random.Generator, color: Array, names: tuple[str, ...], si
 
 
 def thing_skin(rng: np.random.Generator, shape: Shape, color: Array, clear: float) -> Skin:
-    """A skin for a thing whose main colour is given; clear: chance that one that could be of glass is."""
+    """A skin for a thing whose main colour is given; clear: chance that a thing that could be glass is."""
     if shape.kind in CLEAR_KINDS and rng.random() < clear:
         tint = 0.5 * rng.uniform(0.6, 1.0) + 0.5 * color
         return Skin((plain(0.25 * tint, rng.uniform(0.5, 1.0)),), transparent=True)

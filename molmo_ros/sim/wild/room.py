@@ -52,7 +52,7 @@ def random_lamp(rng: np.random.Generator, key: float) -> Light:
 
 
 def auto_gain(rng: np.random.Generator, linear_mean: float) -> Array:
-    """Gain (3,) of a camera that exposes by itself, more or less well, and balances white not quite."""
+    """Gain (3,) of a camera with automatic exposure, more or less good, and imperfect white balance."""
     gain = ALBEDO_SEEN / max(linear_mean, 1e-3) * np.exp(rng.normal(0, 0.3))
     balance = np.exp(np.array([rng.normal(0, 0.07), rng.normal(0, 0.025), rng.normal(0, 0.07)]))
     return np.asarray(np.clip(gain, 0.2, 6.0) * balance)

@@ -1,4 +1,4 @@
-"""Scenes that nobody tuned anything on, and one view of each: to train a mask on, and to be judged by."""
+"""Scenes on which nothing was tuned, and one view of each: to train and evaluate a mask."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def random_camera(rng: np.random.Generator, focus: Array) -> Array:
 
 
 def _near_camera(rng: np.random.Generator, focus: Array, elevation_deg: tuple[float, float]) -> Array:
-    """T_world_camera (4,4): 0.35 to 0.95 m from the focus (3,) m, so many degrees down, rolled a little."""
+    """T_world_camera (4,4): 0.35 to 0.95 m from the focus (3,) m, looking down by some degrees, rolled a
+    little."""
     up, around = np.radians(rng.uniform(*elevation_deg)), rng.uniform(-np.pi, np.pi)
     away = np.array([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)])
     target = focus + np.array([*rng.normal(0, 0.05, 2), 0.0])

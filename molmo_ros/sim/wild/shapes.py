@@ -1,4 +1,4 @@
-"""Shapes that nobody tuned anything on: each kind an endless family, an individual drawn from its number."""
+"""Shapes on which nothing was tuned: each kind an endless family, an individual drawn from its number."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Grasps executed in physics: scene families, a floating gripper in MuJoCo, and what came of it."""
+"""Grasps executed in physics: scene families, a floating gripper in MuJoCo, and the results."""

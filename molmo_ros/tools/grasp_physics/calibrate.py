@@ -1,4 +1,4 @@
-"""Fit what a grasp's quality is made of: ``python -m molmo_ros.tools.grasp_physics.calibrate``.
+"""Fit the weights of a grasp's quality: ``python -m molmo_ros.tools.grasp_physics.calibrate``.
 
 Plans on scenes of several families as several sensors see them, executes each grasp in physics, and fits the
 weights of grasp/quality.py to what held, by logistic regression. Seeds below 10000 only: those for tuning.
@@ -62,9 +62,9 @@ def try_target(family: str, seed: int, sensor: str, segmenter: str) -> Tried | N
 
 
 def fit(X: Array, held: Mask, ridge: float = RIDGE) -> Array:
-    """Fit log-odds to evidence (N,E); weights (E,) but that of the constant are shrunk.
+    """Fit log-odds to evidence (N,E); weights (E,) except that of the constant are shrunk.
 
-    That of the planner's rating is shrunk to 1, the others to 0: little to learn from changes little.
+    That of the planner's rating is shrunk to 1, the others to 0: little data changes little.
     """
     from scipy.optimize import minimize
 

@@ -1,6 +1,6 @@
-"""A case: a scene with one thing in it to be grasped, and what families of them there are.
+"""A case: a scene with one thing in it to be grasped, and the families of cases.
 
-Seeds below REPORT_FROM may be looked at while tuning; those from there on are only for reporting.
+Seeds below REPORT_FROM may be used for tuning; those from there on are only for reporting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from molmo_ros.sim.scene import Scene, SimObject, look_at, random_light, random_
 from molmo_ros.tools.grasp_physics.placing import beside, put
 
 REPORT_FROM = 10_000
-MIN_SHOWN = 0.4  # of the target's own outline; a thing that is mostly hidden nobody points at
+MIN_SHOWN = 0.4  # of the target's own outline; nobody points at a thing that is mostly hidden
 MIN_PIXELS = 250  # of the target in an image of 640x480
 JUDGE = (160, 120)
 
@@ -56,7 +56,7 @@ FAMILIES: dict[str, Family] = {
     "holes": Family(KINDS, count=(1, 3), holes=25.0),
 }
 INFEASIBLE = "infeasible"
-NO_DEPTH, NOTHING = "no_depth", "nothing"  # variants of it that the camera must know of
+NO_DEPTH, NOTHING = "no_depth", "nothing"  # its variants that affect the camera
 HEAP, BIN, MUG_FLOOR, WILD = "heap", "bin", "mug_floor", "wild"  # unseen shapes in a room: wild_cases.py
 NAMES = (*FAMILIES, HEAP, BIN, MUG_FLOOR, WILD, INFEASIBLE)
 

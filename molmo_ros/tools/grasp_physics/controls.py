@@ -1,4 +1,4 @@
-"""What most packages do instead of planning, on the same scenes: the measure of what planning is worth."""
+"""What most packages do instead of planning, on the same scenes: the baselines for planning."""
 
 from __future__ import annotations
 

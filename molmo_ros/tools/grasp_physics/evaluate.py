@@ -29,7 +29,7 @@ from molmo_ros.tools.grasp_physics.view import View, click, look
 COVERAGE_PX = 3.0  # pointing error at which the covariance is judged
 CHI2_90 = 6.251  # 90 % quantile of chi-square with 3 degrees of freedom
 TRUTH = "truth"  # points from there
-NOT_UNIQUE, NOT_FOUND = "NOT_UNIQUE", "NOT_FOUND"  # no words tell it apart; the model sees no such thing
+NOT_UNIQUE, NOT_FOUND = "NOT_UNIQUE", "NOT_FOUND"  # no words identify it; the model sees no such thing
 CONTROLS = ("pca_top_down", "straight_down")
 
 
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Record:
-    """What came of one target; NaN where it was not measured.
+    """The result of one target; NaN where it was not measured.
 
     outcome None: refused. on_target: the point lies in the target's mask. on_another: the grasp is on another
     thing. depth_error m at the point;
@@ -172,7 +172,7 @@ def displaced(grasp: Grasp, sigma_m: float, seed: int) -> Grasp:
 
 
 def depth_error(view: View, point: ImagePoint, planned: Plan) -> float:
-    """How far (m) the lifted point is from the true surface behind its pixel; NaN if it was not lifted."""
+    """How far (m) the lifted point is from the true surface at its pixel; NaN if it was not lifted."""
     if planned.lifted is None:
         return float("nan")
     return abs(float(planned.lifted.position[2]) - float(view.depth[round(point.y), round(point.x)]))
@@ -203,7 +203,7 @@ def run_all(
     jobs: int = 1,
     done: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Run (family, seed, setting) on so many processes; records come in the order of the work."""
+    """Run (family, seed, setting) on some processes; records come in the order of the work."""
     records = []
     for record in _results(work, jobs):
         records.append(record)

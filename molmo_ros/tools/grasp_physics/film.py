@@ -17,7 +17,7 @@ from molmo_ros.tools.grasp_physics.trial import FRICTION, Outcome, try_grasp
 from molmo_ros.transforms import invert, make_transform, pose_matrix
 
 ABOVE = np.radians(18.0)  # of the pictures from the side
-Shots = dict[str, Scene]  # by stage: everything where it was at its end, the hand last
+Shots = dict[str, Scene]  # by stage: everything where it was at the stage's end, the hand last
 
 
 def film(

@@ -1,4 +1,5 @@
-"""Targets that no hand can take, each with a twin that one can: does the planner refuse the right ones?
+"""Targets that no hand can grasp, each with a twin that can be grasped: does the planner refuse the right
+ones?
 
 An odd seed draws the twin. What makes a target infeasible holds by construction for hands that open up to
 OPENING_M: a thing wider than that in every direction, one walled in on all sides as high as itself, one

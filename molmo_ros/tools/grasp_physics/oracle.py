@@ -17,12 +17,12 @@ POINTS, TURNS = 500, 10  # surface points of the target, and approaches for each
 CROSSINGS = 4  # of a line with the target: through a wall, and through the whole of a hollow thing
 SLANT = np.radians(15.0)  # of the closing direction to the normal, at most
 REACHES_M = (0.004, 0.010, 0.018)  # of the tips beyond the contacts
-SLACKS_M = (0.003, 0.010)  # of the opening, beside the widest
+SLACKS_M = (0.003, 0.010)  # of the opening, in addition to the widest
 SCENE_POINTS, SPACE_M = 9000, 0.0005
 FIXED_POINTS = 12_000  # on a bin, which is large
 TRAVEL_M, TABLE_M = 0.10, 0.0015
 TRIALS = 40
-STRIDE = 100  # points are held against hands a hundredth at a time
+STRIDE = 100  # points are checked against hands a hundredth at a time
 
 
 def find_grasp(
@@ -44,7 +44,7 @@ def find_grasp(
 def free_hands(
     scene: Scene, target: int, gripper: Gripper, rng: np.random.Generator, contacts: int = POINTS
 ) -> tuple[tuple[Array, Array, Array, Array], np.ndarray]:
-    """Hands on true contacts, as of candidates(), and indices of those that meet nothing on their way in."""
+    """Hands on true contacts, as from candidates(), and indices of those that hit nothing on their way in."""
     hands = candidates(scene.objects[target].mesh, gripper, rng, contacts)
     each = SCENE_POINTS // len(scene.objects)
     points = [_surface(o.mesh, FIXED_POINTS if o.fixed else each, rng)[0] for o in scene.objects]
@@ -124,7 +124,7 @@ def _surface(m: Mesh, count: int, rng: np.random.Generator) -> tuple[Array, Arra
 
 
 def _boxes(opening: Array, gripper: Gripper) -> tuple[Array, Array]:
-    """The hand and the way it comes, in the grasp frame: low and high corners (C,3 boxes,3)."""
+    """The hand and its approach path, in the grasp frame: low and high corners (C,3 boxes,3)."""
     x, thick = gripper.finger_width / 2, gripper.finger_thickness
     palm_x, palm_y, palm_z = gripper.palm[0] / 2, gripper.palm[1] / 2, gripper.palm[2]
     half, back = opening / 2, -gripper.finger_length
@@ -147,15 +147,15 @@ def _lowest(R: Array, tips: Array, opening: float, gripper: Gripper) -> float:
     """Height (m) of the lowest corner of fingers and palm."""
     low, high = _boxes(np.array([opening]), gripper)
     low, high = low[0], high[0]
-    low = np.maximum(low, -(gripper.finger_length + gripper.palm[2]))  # without the way in
+    low = np.maximum(low, -(gripper.finger_length + gripper.palm[2]))  # without the approach path
     corners = np.where(np.indices((2, 2, 2)).reshape(3, 8).T[:, None], high, low).reshape(-1, 3)
     return float((tips + corners @ R.T)[:, 2].min())
 
 
 def _free(points: Array, R: Array, tips: Array, opening: Array, gripper: Gripper) -> Mask:
-    """Tell which hands (C,) meet no surface point (N,3) on their way in.
+    """Tell which hands (C,) hit no surface point (N,3) on their way in.
 
-    Most hands meet some of the first points, so that only the others are held against all of them.
+    Most hands hit some of the first points, so only the others are checked against all of them.
     """
     low, high = _boxes(opening, gripper)
     free = np.arange(len(R))

@@ -23,7 +23,8 @@ NEAR_M = 0.012  # of the contact: what is seen there is held
 
 @dataclass(frozen=True)
 class Plan:
-    """grasp in the world frame, or None and the status why; lifted and segment as far as they came.
+    """grasp in the world frame, or None and the status that says why; lifted and segment as far as they were
+    computed.
 
     cpu_ms: CPU time of this thread, from the pixel to the grasp.
     """
@@ -48,7 +49,8 @@ def plan(view: View, point: ImagePoint, gripper: Gripper, segmenter: str = AUTO)
 
 
 def on_another_thing(view: View, grasp: Grasp, gripper: Gripper) -> bool:
-    """Tell if things are seen where a grasp, in the world frame, closes, and the target is not among them."""
+    """Tell whether things are seen where a grasp, in the world frame, closes, and the target is not among
+    them."""
     K = view.frame.K
     x, y, z = contact_of(transform_grasp(invert(view.case.scene.T_world_camera), grasp), gripper)
     u, v = round(K[0, 0] * x / z + K[0, 2]), round(K[1, 1] * y / z + K[1, 2])

@@ -1,4 +1,5 @@
-"""What a grasp's quality is worth: the share of grasps of a quality that hold, and how to make them equal."""
+"""How well a grasp's quality is calibrated: the share of grasps of a quality that hold, and how to make them
+equal."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from molmo_ros.tools.grasp_physics.statistics import wilson
 
 RIDGE = 1e-3  # keeps the fit finite when all grasps hold
 BINS = 5
-FLOORS = (0.5, 0.7, 0.8, 0.9)  # what a node may ask for (min_quality)
+FLOORS = (0.5, 0.7, 0.8, 0.9)  # what a node may require (min_quality)
 
 
 def attempts(records: Sequence[Record]) -> tuple[Array, Mask]:
@@ -39,7 +40,7 @@ def fit_logistic(score: Array, held: Mask) -> tuple[float, float]:
 
 def reliability(quality: Array, held: Mask, bins: int = BINS) -> dict[str, Any]:
     """Bins of equal count: mean quality against the share that held; ece, Brier score, area under ROC, and
-    how many would be sent, and held, if a quality were asked for."""
+    how many would be sent, and held, if a quality were required."""
     order = np.argsort(quality, kind="stable")
     rows: list[dict[str, Any]] = []
     for part in np.array_split(order, bins):

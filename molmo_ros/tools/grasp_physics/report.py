@@ -48,7 +48,7 @@ def by_gap(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def sound(records: Sequence[Record]) -> list[Record]:
-    """Without the trials in which things moved by themselves, and targets that no words tell apart."""
+    """Without the trials in which things moved by themselves, and without targets that no words identify."""
     known = [r for r in records if r.status != NOT_UNIQUE]
     return [r for r in known if r.outcome is None or not r.outcome.restless]
 

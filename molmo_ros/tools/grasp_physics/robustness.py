@@ -1,4 +1,5 @@
-"""How the planner bears what is worse than nominal: one thing at a time, on the same targets."""
+"""How robust the planner is when something is worse than nominal: one thing at a time, on the same
+targets."""
 
 from __future__ import annotations
 

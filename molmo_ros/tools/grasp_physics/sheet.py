@@ -1,4 +1,4 @@
-"""A contact sheet of failures: what the camera saw and what was planned, beside what came of it."""
+"""A contact sheet of failures: what the camera saw and what was planned, beside the outcome."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def contact_sheet(records: Sequence[Record], setting: Setting) -> PilImage.Image
 
 
 def held_pictures(records: Sequence[Record], setting: Setting, rows: int = 4) -> PilImage.Image:
-    """Draw the first held target of each kind of thing (so many kinds), stage by stage."""
+    """Draw the first held target of each kind of thing (up to a number of kinds), stage by stage."""
     gripper = Gripper.load(setting.gripper)
     by_kind = {r.kind: r for r in reversed(records) if r.held}
     strips = []
@@ -116,7 +116,7 @@ def _crop(view: View, point: ImagePoint, mask: Mask | None, grasp: Grasp | None,
 
 
 def _draw_hand(image: Image, view: View, grasp: Grasp, gripper: Gripper, A: Array) -> None:
-    """Fingers at the opening of the way in, the bar between them, and the way that the hand comes."""
+    """Fingers at the opening of the approach, the bar between them, and the approach path."""
     back, out = -gripper.finger_length, grasp.opening / 2
     fingers = [[0, out, 0], [0, out, back], [0, -out, back], [0, -out, 0]]
     hand = np.array([*fingers, [0, 0, back], [0, 0, 2 * back]])

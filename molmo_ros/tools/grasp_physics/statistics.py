@@ -1,4 +1,4 @@
-"""Small numbers told honestly: intervals of shares, and tests of paired trials."""
+"""Statistics for small numbers: intervals of shares, and tests of paired trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One grasp in physics: come from the pregrasp, close, lift, shake. Held or not, and where it went wrong."""
+"""One grasp in physics: approach from the pregrasp, close, lift, shake. Held or not, and where it went
+wrong."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ RESTLESS_M = 0.004  # a thing that moves by itself before anything touches it: t
 class Outcome:
     """held: still in the hand after lifting and shaking.
 
-    touched: neighbours that the hand met before it closed; on_table, on_target: it met those then; pushed m
-    the largest way of a neighbour before closing; stage: where it was lost (approach, close, lift, shake), or
-    "" if it was held; restless: things moved by themselves, so that the trial means nothing.
+    touched: neighbours that the hand hit before it closed; on_table, on_target: it hit those then; pushed m
+    the largest displacement of a neighbour before closing; stage: where it was lost (approach, close, lift,
+    shake), or "" if it was held; restless: things moved by themselves, so that the trial means nothing.
     """
 
     held: bool
@@ -61,7 +62,7 @@ class _Run:
             self.step(opening)
 
     def step(self, opening: float) -> None:
-        # beyond shut: the servo then pushes with all its force, whatever is between the fingers
+        # beyond closed: the servo then pushes with full force, whatever is between the fingers
         self.data.ctrl[3:] = opening / 2
         mujoco.mj_step(self.world.model, self.data)
         if self.stage == "approach":

@@ -63,7 +63,7 @@ def click(view: View, jitter_px: float = 0.0) -> ImagePoint:
     """A pixel in the inner half of the visible mask, as people and models point; of mug_floor, on the floor.
 
     jitter_px: standard deviation, per axis, of an error of pointing; it may lead off the target. The
-    covariance tells of it, as a calibrated model would.
+    covariance reflects it, as a calibrated model's would.
     """
     rng = np.random.default_rng([view.case.seed, 4])
     if view.case.variant == NOTHING and not view.case.feasible:

@@ -3,12 +3,13 @@
 Shapes are drawn from numbers that no training uses; tuning (seeds below REPORT_FROM) and reporting have their
 own. Everything has come to rest in the physics in which it is grasped.
 
-A thing becomes a target only if one could ask for it and some hand could take it. The true scene tells that,
-never the planner of this package:
+A thing becomes a target only if one could ask for it and some hand could take it. The true scene decides
+that, never the planner of this package:
 - Of its own outline at least MIN_SHOWN is in sight (SHOWN_IN_HEAP in heaps and bins: nobody asks for what is
   below) and MIN_PIXELS px, and the border of the picture cuts nothing of it.
 - Hands are sampled on CONTACTS points of its true surface, those of a Franka that opens to 80 mm; at least
-  FREE_HANDS of them meet nothing on their way in. None of them is tried: some targets still cannot be lifted.
+  FREE_HANDS of them meet nothing on their way in. None of them is executed: some targets still cannot be
+  lifted.
 """
 
 from __future__ import annotations

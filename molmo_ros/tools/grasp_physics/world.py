@@ -25,7 +25,7 @@ SETTLE_S, CALM = 6.0, 0.002  # the longest wait for things to come to rest, and 
 FORCE_N = 30.0  # of each finger; a Franka hand grips with up to 70
 FINGER_SPEED = 0.06  # m/s at full force, by damping
 TABLE_FRICTION = 0.4  # also between things
-PAD_PATCH_M = 0.004  # radius of a soft pad's contact: times the friction it resists twisting
+PAD_PATCH_M = 0.004  # radius of a soft pad's contact; times the friction, it gives the resistance to twisting
 ROLLING_M = 0.0003  # resistance of things to rolling
 HAND_KG, FINGER_KG, FINGER_GEAR_KG = 0.7, 0.05, 0.3
 # Stiff contacts: with MuJoCo's defaults 30 N would press a light thing 6 mm into the pads.

@@ -1,1 +1,1 @@
-"""Recorded RGB-D frames with points on objects: what the package makes of them."""
+"""Recorded RGB-D frames with points on objects: evaluate the package on them."""

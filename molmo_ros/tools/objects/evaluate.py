@@ -1,4 +1,4 @@
-"""Plan for every labelled point of recorded frames, and sum up what came of it."""
+"""Plan for every labelled point of recorded frames, and summarise the results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from molmo_ros.tools.grasp_physics.plan import iou
 from molmo_ros.tools.objects.layout import Labelled, Recorded
 
 NAN = float("nan")
-LONG_M, FAR_M = 0.24, 0.12  # a segment longer, a grasp farther from its point, are hardly what was meant
+LONG_M, FAR_M = 0.24, 0.12  # a longer segment, or a grasp farther from its point, is hardly what was meant
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one labelled point; NaN where there is nothing to measure.
+    """The result of one labelled point; NaN where there is nothing to measure.
 
     iou with the label's mask; length m, the longest side of the segment's box; distance m from the point to
     the middle between the fingertips; ms of the whole way from the pixel to the grasp; another: the name of
@@ -70,7 +70,7 @@ def _result(one: Recorded, label: Labelled, target: GraspTarget, ms: float, grip
 
 
 def _another(one: Recorded, label: Labelled, target: GraspTarget, gripper: Gripper) -> str:
-    """Name the thing that would be held, if it is another than the one meant; "" if none, or not known."""
+    """Name the thing that would be held, if it is not the one meant; "" if none, or not known."""
     if target.grasp is None or target.segment is None or label.mask is None:
         return ""
     u, v, area = measured_between(one.frame, target.grasp, gripper, target.segment.plane)

@@ -2,7 +2,7 @@
 ``python -m molmo_ros.tools.objects.from_clouds CLOUDS OUT``.
 
 For the Object Segmentation Database of TU Wien with the labels of Alexandrov, frames of a Kinect, which
-github.com/PointCloudLibrary/data holds under segmentation/mOSD (BSD). Any PCD file serves whose points lie in
+github.com/PointCloudLibrary/data holds under segmentation/mOSD (BSD). Any PCD file works whose points lie in
 the grid of the image, with colour and a field ``label``: 0 nothing, 1 to 9 table, 20 to 29 parts of the first
 object, 30 to 39 of the second, and so on.
 """
@@ -26,7 +26,7 @@ from molmo_ros.io import write_camera_info, write_color, write_depth
 
 PARTS = 10  # labels of one object
 FIRST = 2  # object; below are nothing and the table
-LEAST_PX = 300  # of an object's largest part in view; less is hardly asked for
+LEAST_PX = 300  # of an object's largest visible part; smaller ones are hardly asked for
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Labelled:
 
 
 def read_cloud(path: Path) -> Labelled:
-    """Read an organised PCD file. Raises: FrameError if it is none, or has no colour or labels."""
+    """Read an organised PCD file. Raises: FrameError if it is not one, or has no colour or labels."""
     import open3d  # it reads compressed PCD files with fields of any name
 
     width, height = _size(path)
@@ -86,7 +86,7 @@ def points_of(parts: Index) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Convert all *.pcd below a folder; what cannot be read is told and left out."""
+    """Convert all *.pcd below a folder; unreadable files are reported and skipped."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

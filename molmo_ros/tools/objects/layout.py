@@ -24,7 +24,7 @@ KEYS = {"name", "x", "y", "polygon", "label", "expected"}
 
 @dataclass(frozen=True)
 class Labelled:
-    """A pixel x, y on an object; mask (H,W), what of it is seen, or None; refuse: it cannot be grasped, and
+    """A pixel x, y on an object; mask (H,W), its visible part, or None; refuse: it cannot be grasped, and
     should be refused.
     """
 

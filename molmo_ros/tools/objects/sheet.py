@@ -113,7 +113,8 @@ def _zoom(frame: RgbdFrame, result: Result) -> Array:
 
 
 def _draw_hand(image: Image, frame: RgbdFrame, grasp: Grasp, gripper: Gripper, A: Array) -> None:
-    """Fingers and palm as boxes at the opening of the way in, the faces where they close, and the way."""
+    """Fingers and palm as boxes at the opening of the approach, the faces where they close, and the approach
+    path."""
     x, y, z = gripper.palm
     length = gripper.finger_length
     palm = box_corners(np.array([x, y, z])) - [0, 0, length + z / 2]

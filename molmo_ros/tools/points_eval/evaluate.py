@@ -1,4 +1,4 @@
-"""Ask a model about every example of a data set, score the answers, and sum up."""
+"""Ask a model about every example of a data set, score the answers, and summarise."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def evaluate(
     limit: int | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Answer the first ``limit`` examples that out does not hold yet; return the rows of all of them.
+    """Answer those of the first ``limit`` examples that out does not hold yet; return the rows of all of
+    them.
 
-    ``done`` is called after each. Raises: ParameterError if out is of another run.
+    ``done`` is called after each. Raises: ParameterError if out belongs to another run.
     """
     info = model.info
     run = {
@@ -53,7 +54,7 @@ def evaluate(
 
 
 def _row(model: Model, data: DataSet, example: Example, template: str) -> dict[str, Any]:
-    """What became of one example, as JSON keys; "scores" is missing if it was skipped."""
+    """The result of one example, as JSON keys; "scores" is missing if it was skipped."""
     row: dict[str, Any] = {"key": example.key, "label": example.label, "group": example.truth.group}
     if example.problem:
         return {**row, "skipped": example.problem}

@@ -1,4 +1,4 @@
-"""A page of one file: the numbers of each run side by side, and pictures of what went wrong."""
+"""A single-file page: the numbers of each run side by side, and pictures of what went wrong."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _table(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def _worst(rows: dict[str, list[dict[str, Any]]], main: str) -> list[str]:
-    """The keys of the examples that any run has not fully right, the worst on average first."""
+    """The keys of the examples that some run did not get fully right, the worst on average first."""
     scores: dict[str, list[float]] = {}
     for some in rows.values():
         for row in some:

@@ -24,10 +24,11 @@ PIXMO_COUNT, COUNTBENCH, EXPLANATIONS = "pixmo-count", "countbench", "point-expl
 
 @dataclass(frozen=True)
 class Protocol:
-    """judge scores one answer; main, the number that a failure is told by; needs, the data set's columns.
+    """judge scores one answer; main, the number that decides what is a failure; needs, the data set's
+    columns.
 
-    groups: the mean of main is told for each group too; max_tokens is that of the official evaluation, which
-    lets no longer answer be; official: there is a published scorer that this one equals.
+    groups: the mean of main is reported for each group too; max_tokens is the limit of the official
+    evaluation, which cuts longer answers off; official: there is a published scorer that this one equals.
     """
 
     judge: Judge
@@ -103,7 +104,7 @@ class DataSet:
             yield from self._of_row(f"{i}", row)
 
     def prompt(self, label: str, template: str = "") -> str:
-        """What the model is asked: the user's template, the protocol's, or the node's own words."""
+        """The question for the model: from the user's template, the protocol's, or the node's own wording."""
         template = template or self.protocol.template
         return template.replace("{label}", label) if template else parse_query(label, max_chars=1024).prompt
 

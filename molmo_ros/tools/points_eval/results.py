@@ -1,4 +1,4 @@
-"""Results on disk, a line of JSON for each answer: what a killed evaluation goes on from."""
+"""Results on disk, a line of JSON for each answer: from these a killed evaluation resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from molmo_ros.errors import ParameterError
 
 
 class Results:
-    """The file of one run. Its first line says what ran; another run does not go on in it."""
+    """The file of one run. Its first line says what ran; another run does not continue it."""
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
         """Open or make the file. Raises: ParameterError if it is of another run."""
@@ -25,7 +25,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(_line(entry) for entry in (run, *self.rows.values()))
         part = path.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")  # without the line that a kill cut off
+        part.write_text(text, encoding="utf-8")  # without a line that a kill cut off
         part.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
@@ -44,7 +44,7 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file, up to the first that is not whole."""
+    """The entries of a file, up to the first incomplete one."""
     entries: list[dict[str, Any]] = []
     if not path.is_file():
         return entries

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from molmo_ros.datatypes import Array, Mask
 
-FULL = 1 - 1e-6  # F1 of what is all right is a little below 1: see ``f1``
+FULL = 1 - 1e-6  # the F1 of a perfect answer is a little below 1: see ``f1``
 EXPLANATION_RADIUS = 0.05  # of the image's diagonal
 _WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
@@ -113,7 +113,7 @@ def judge_explanation(truth: Truth, found: Array, text: str, size: tuple[int, in
 
 
 def in_mask(pixel: Array, mask: Mask) -> bool:
-    """Whether a whole pixel (x, y) is inside of mask (H,W) and set there."""
+    """Whether an integer pixel (x, y) is inside a mask (H,W) and set there."""
     x, y = int(pixel[0]), int(pixel[1])
     return 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and bool(mask[y, x])
 

@@ -74,7 +74,7 @@ def _with_urls(folder: Path, scenes: list[Scene]) -> list[dict[str, Any]]:
 
 
 def _middles(masks: tuple[Mask, ...]) -> Array:
-    """(N,2) px, of each mask the pixel that is nearest to its middle, from the outer corner of the image."""
+    """(N,2) px: of each mask, the pixel nearest to its middle, from the outer corner of the image."""
     found = []
     for mask in masks:
         pixels = np.argwhere(mask)[:, ::-1]

@@ -15,7 +15,7 @@ from molmo_ros.datatypes import Image, Mask
 from molmo_ros.errors import FrameError
 from molmo_ros.io import read_color
 
-BATCH = 8  # rows in memory at a time; the masks of one may have megabytes
+BATCH = 8  # rows in memory at a time; the masks of one may take megabytes
 IMAGE_FOLDERS = ("images", "pixmo_images")
 
 
@@ -123,7 +123,7 @@ def image(row: dict[str, Any], folder: Path) -> Image:
 
     The file of a URL is named by the SHA-256 of the URL, as the official download names it; what is in it is
     checked against "image_sha256", since a URL may deliver another picture today.
-    Raises: FrameError if there is none, or it is another one.
+    Raises: FrameError if there is none, or it is a different one.
     """
     given = plain(row, "image")
     if isinstance(given, dict):

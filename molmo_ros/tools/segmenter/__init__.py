@@ -1,4 +1,4 @@
-"""Train the network that tells the mask of the thing at a point (docs/segmenting.md), from simulation alone.
+"""Train the network that predicts the mask of the thing at a point (docs/segmenting.md), on simulated data.
 
 python -m molmo_ros.tools.segmenter.data   --scenes 20000 --out DATA     # resumable, all cores
 python -m molmo_ros.tools.segmenter.train  --data DATA --out RUN         # resumable; on a GPU if there is one

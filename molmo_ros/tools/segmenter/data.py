@@ -23,7 +23,7 @@ FARTHEST_M = 30.0
 SENSORS = {"stereo": 0.7, "structured_light": 0.1, "tof": 0.1, "dropout": 0.05, "perfect": 0.05}
 POINTS_PER_THING, POINTS_OFF = 8, 3
 CROWDED_POOL = range(300)  # individuals of each kind of shape, where things are dropped anew for each scene
-LEAST_PIXELS = 70  # that a thing must show to be asked for
+LEAST_PIXELS = 70  # that a thing must show for a point on it
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def table_plane(T_world_camera: Array) -> np.ndarray:
 
 
 def draw_points(ids: np.ndarray, sensed: Depth, true: Depth, rng: np.random.Generator) -> np.ndarray:
-    """Draw points (P,5) on each thing that shows enough of itself, a third in its middle, and beside all."""
+    """Draw points (P,5) on each thing that shows enough of itself, a third in its middle, and beside all
+    things."""
     rows = []
     counts = np.bincount(ids.ravel())
     for thing in np.flatnonzero(counts >= LEAST_PIXELS):
@@ -92,7 +93,8 @@ def draw_points(ids: np.ndarray, sensed: Depth, true: Depth, rng: np.random.Gene
 
 
 def _depth_at(sensed: Depth, v: int, u: int, true: float) -> float:
-    """What is read at a pixel: the median of a window that widens to bridge holes; 0 if there is nothing."""
+    """The depth read at a pixel: the median of a window that widens to bridge holes; 0 if there is
+    nothing."""
     for half in (2, 6):
         window = sensed[max(v - half, 0) : v + half + 1, max(u - half, 0) : u + half + 1]
         usable = window[window > 0]

@@ -1,4 +1,4 @@
-"""Compare masks on wild scenes that nothing was trained on: learned, and by geometry.
+"""Compare masks on wild scenes on which nothing was trained: learned, and by geometry.
 
 python -m molmo_ros.tools.segmenter.evaluate --scenes 200 --sensor stereo
 """

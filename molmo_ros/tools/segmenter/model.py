@@ -1,8 +1,8 @@
 """The mask network: a crop around a point of an RGB-D image in, the mask of the thing at that point out.
 
 A small residual U-Net (Ronneberger et al. 2015, arXiv 1505.04597; He et al. 2016, arXiv 1512.03385) looks at
-the crop once. A light head then compares the features of each cell with those at a point, so that one look
-teaches, and answers, several points (as in Segment Anything, Kirillov et al. 2023, arXiv 2304.02643).
+the crop once. A light head then compares the features of each cell with those at a point, so that one pass
+trains, and answers, several points (as in Segment Anything, Kirillov et al. 2023, arXiv 2304.02643).
 It learns from simulation alone, as UOIS-Net (Xie et al. 2021, arXiv 2007.08073) and UCN (Xiang et al. 2020,
 arXiv 2007.15157) do.
 """
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 CHANNELS = (24, 48, 96, 128)
 FEATURES = 13
-BESIDE = 8  # what the head is told of a cell beside the features
-NEAR_M = 0.1  # unit of the distances that the network is told
+BESIDE = 8  # inputs of the head per cell, besides the features
+NEAR_M = 0.1  # unit of the distances given to the network
 
 
 class MaskNet(nn.Module):

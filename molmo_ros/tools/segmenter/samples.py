@@ -1,4 +1,4 @@
-"""Training samples: crops around points, cut and changed at random on the device that trains."""
+"""Training samples: crops around points, cut and augmented at random on the training device."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from molmo_ros.perception.learned_mask import CROP, HALF_M
 from molmo_ros.tools.segmenter.data import Frames
 
 OFF_SHARE = 0.06  # of the crops are around a point beside all things: its mask is empty
-POINTS = 6  # that are asked for in one crop, its middle first
+POINTS = 6  # queried in one crop, its middle first
 JITTER_PX = 1.0
-MISALIGNED = 0.3  # cells, sigma per axis: colour against depth and truth, as calibrations leave it
+MISALIGNED = 0.3  # cells, sigma per axis: colour against depth and truth, as after imperfect calibration
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Inputs:
 class Targets:
     """What is true of crops.
 
-    points (B,P,2): row and column of the cells that are asked for; masks (B,P,S,S) of the things there;
-    things (B,S,S), all that is no support; weight (B,S,S), more beside borders of things.
+    points (B,P,2): row and column of the queried cells; masks (B,P,S,S) of the things there; things (B,S,S),
+    everything but the support; weight (B,S,S), more beside borders of things.
     """
 
     points: Tensor
@@ -66,7 +66,7 @@ class Samples:
         return len(self.rgb)
 
     def batch(self, size: int, generator: torch.Generator, augment: bool = True) -> tuple[Inputs, Targets]:
-        """Return inputs, and what is true of them."""
+        """Return inputs and their targets."""
         on = self.on[self._integers(len(self.on), size, generator)]
         if augment and len(self.off):
             off = self.off[self._integers(len(self.off), size, generator)]
@@ -107,7 +107,7 @@ class Samples:
         return (self._augmented(inputs, generator) if augment else inputs), targets
 
     def _targets(self, ids: Tensor, depth: Tensor, thing: Tensor, generator: torch.Generator) -> Targets:
-        """Ask for the middle of crops, and for other cells, each thing as often as any other."""
+        """Query the middle of crops, and other cells, each thing as often as any other."""
         size = len(ids)
         flat = ids.view(size, -1).long()
         area = torch.zeros(size, 256, device=self.device)
@@ -132,7 +132,7 @@ class Samples:
         depth = self._worse_depth(i.depth, generator)
         n = i.plane[:, :3] + 0.02 * self._normal((size, 3), generator)
         plane = torch.cat([n / n.norm(dim=1, keepdim=True), i.plane[:, 3:]], dim=1)
-        # turned about the foot of the point, not about the camera
+        # rotated about the foot of the point, not about the camera
         plane[:, 3] = i.plane[:, 3] + ((i.plane[:, :3] - plane[:, :3]) * i.point).sum(1)
         plane[:, 3] += 0.003 * self._normal(size, generator)
         lost = self._uniform(size, generator)

@@ -1,6 +1,6 @@
 """Train the mask network on rendered scenes. Resumable: start the same command again.
 
-With --minutes the learning rate falls to zero at that time, wherever the training has come; shards that are
+With --minutes the learning rate falls to zero at that time, however far the training is; shards that are
 rendered meanwhile join it.
 """
 
@@ -79,7 +79,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Training:
-    """The network, its running mean, the optimizer, and how far they are."""
+    """The network, its running mean, the optimizer, and their progress."""
 
     def __init__(self, folder: Path, device: torch.device, lr: float) -> None:
         self.folder, self.device, self.lr = folder, device, lr
@@ -143,7 +143,7 @@ class Training:
         }
 
     def save(self) -> None:
-        """Write the weights, and all that is needed to go on."""
+        """Write the weights, and everything needed to resume."""
         from safetensors.torch import save_file
 
         save_file({n: t.contiguous() for n, t in self.mean.state_dict().items()}, self.folder / WEIGHTS)
@@ -175,7 +175,7 @@ class Training:
 
 
 def _below(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin so, without that."""
+    """Return the tensors whose names begin with a prefix, without the prefix."""
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 

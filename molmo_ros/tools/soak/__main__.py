@@ -1,7 +1,7 @@
 """``python -m molmo_ros.tools.soak --minutes 60 --plot soak.png``.
 
-Wanted: no request is lost, memory grows by less than 2 % after warm-up, and the last tenth is as quick as
-the first.
+Wanted: no request is lost, memory grows by less than 2 % after warm-up, and the last tenth is as fast as the
+first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a soak measured, and what counts of it."""
+"""What a soak test measured, and which of it counts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GRID = 10  # the first and the last 1/GRID of the time are compared
 
 @dataclass(frozen=True)
 class Usage:
-    """The node at one moment, and how quick the machine is then."""
+    """The node at one moment, and how fast the machine is then."""
 
     when_s: float
-    memory_mb: float  # resident, what it shares with other processes included
-    shared_mb: float  # of that: shared memory, in which images arrive
+    memory_mb: float  # resident, including memory shared with other processes
+    shared_mb: float  # of that, shared memory, in which images arrive
     cpu_s: float  # processor time since its start
-    reference_ms: float  # of a computation that is always the same, in the process of the soak
+    reference_ms: float  # of a fixed computation, in the soak's own process
 
 
 @dataclass
@@ -49,7 +49,7 @@ def warm_at(log: Log, kinds: Sequence[str]) -> float:
     """When memory begins to count, in seconds; infinity if that moment never came.
 
     Pools of the middleware and heaps grow to what the worst mixture of clients and faults needs, and keep it.
-    So each kind of fault must have happened ROUNDS times, and WARM_UP of the time must be over.
+    So each kind of fault must have happened ROUNDS times, and WARM_UP of the time must have passed.
     """
     warm = WARM_UP * log.usage[-1].when_s
     for kind in kinds:
@@ -101,10 +101,11 @@ def summary(log: Log, kinds: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def failures(result: dict[str, Any]) -> list[str]:
-    """What is beyond its bound, in words; what could not be measured (NaN) is no failure.
+    """What exceeds its bound, in words; what could not be measured (NaN) is not a failure.
 
-    Queries that are slower because the machine is (the reference slows down alike) are no fault of the node,
-    unless it uses more processor time than at first: then it may be the node that slows the machine down.
+    Queries that are slower because the machine is (the reference slows down equally) are not the node's
+    fault, unless it uses more processor time than at first: then it may be the node that slows the machine
+    down.
     """
     told = []
     if result["lost"]:

@@ -1,8 +1,8 @@
 """The node, its camera, and all who trouble them.
 
-A simulated camera at 30 Hz and the node as processes of their own; a query a second, tracks that come and go,
-and at random moments a fault: the camera stands still (SIGSTOP) until its frames are too old, a client is
-killed in the middle of its track, a burst of calls, words that are none, a parameter that changes.
+A simulated camera at 30 Hz and the node as processes of their own; a query per second, tracks that come and
+go, and at random moments a fault: the camera stalls (SIGSTOP) until its frames are too old, a client is
+killed in the middle of its track, a burst of calls, a nonsense query, a parameter that changes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MOLMO = f"{SPACE}/molmo"
 RATE_HZ = 30.0
 QUERIES = ("the white bowl", "all the mugs", "the blue banana", "the bowl")
 TIMEOUT_S = 30.0  # of a query; later than that it is lost
-MOST_AGE_S = 3.0  # of a frame; the camera stands still for a second more
-GRACE_S = 10.0  # of a busy machine, for an answer to travel
+MOST_AGE_S = 3.0  # of a frame; the camera stalls for a second longer
+GRACE_S = 10.0  # for an answer to arrive, on a busy machine
 BURST = 20
-WARM_UP_S = 120.0  # at most, from a node that is ready to three answers
+WARM_UP_S = 120.0  # at most, from a ready node to its third answer
 KINDS = ("stop_camera", "kill_client", "burst", "nonsense", "change")  # of faults
-REFERENCE = np.random.default_rng(0).standard_normal(150_000)  # to sort it takes some 10 ms of one thread
+REFERENCE = np.random.default_rng(0).standard_normal(150_000)  # sorting it takes about 10 ms of one thread
 DOOMED = f"""
 from molmo_ros.ros.client import GraspClient
 with GraspClient("{MOLMO}") as client:
@@ -67,7 +67,7 @@ class Soak:
         self.log = Log()
 
     def run(self, seconds: float, fault_every_s: float) -> Log:
-        """Until the time is over. Raises: NotReadyError if the node does not start."""
+        """Run until the time is up. Raises: NotReadyError if the node does not start."""
         self._client.wait_ready(180.0)
         give_up = time.monotonic() + WARM_UP_S
         while sum(not code for _, _, code in self.log.queries) < 3 and time.monotonic() < give_up:
@@ -105,7 +105,7 @@ class Soak:
             self.log.queries.append((self.log.now(), 1e3 * (time.monotonic() - begun), code))
 
     def _follow(self) -> None:
-        """Tracks that come and go, one after the other; half of them are left before their time is over."""
+        """Tracks that come and go, one after the other; half of them are left before their time is up."""
         with GraspClient(MOLMO) as client:
             while not self._end.wait(0.5):
                 left_at = time.monotonic() + self._random.uniform(0.5, 6.0)

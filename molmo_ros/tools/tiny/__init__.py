@@ -1,4 +1,4 @@
-"""Training of the built-in model, from nothing, on simulated tables.
+"""Training of the built-in model, from scratch, on simulated tables.
 
     python -m molmo_ros.tools.tiny.data  --frames 32000 --out DATA      # both cores: --workers 2
     python -m molmo_ros.tools.tiny.train --data DATA --out RUN          # resumable, three stages

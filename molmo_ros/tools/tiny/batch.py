@@ -1,4 +1,4 @@
-"""Frames -> training batches: augmentation, dense targets, and several questions behind one image.
+"""Frames -> training batches: augmentation, dense targets, and several questions per image.
 
 The questions of an image share its prefix: each sees the image and itself, so one pass trains them all.
 """

@@ -20,7 +20,7 @@ from molmo_ros.tools.tiny.tokenizer import VOCAB_SIZE, train_tokenizer
 def official_weights(model: Molmo2ForConditionalGeneration) -> dict[str, Tensor]:
     """Tensors under the released names: transformers undoes its own renaming when it saves.
 
-    It cannot know where the two embedding tables were joined, and halves the whole: split anew.
+    It cannot know where the two embedding tables were joined, and halves the whole: split it correctly.
     """
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -38,7 +38,7 @@ def write(model: Molmo2ForConditionalGeneration, tokenizer: Tokenizer, out: Path
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor_config(), indent=2) + "\n")
     tokenizer.save(str(out / "tokenizer.json"))
     save_file(official_weights(model), out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes files only the owner can read
 
 
 def trained(run: Path) -> Molmo2ForConditionalGeneration:

@@ -91,7 +91,7 @@ def preprocessor_config() -> dict[str, Any]:
 
 
 def new_model(seed: int) -> Molmo2ForConditionalGeneration:
-    """Random weights; residual branches start small, so that depth does no harm at first."""
+    """Random weights; residual branches start small, so that depth does not hurt at first."""
     torch.manual_seed(seed)
     model = Molmo2ForConditionalGeneration(Molmo2Config(**official_config()))
     model.set_attn_implementation("eager")  # its backward is the fastest on a CPU
@@ -117,7 +117,7 @@ def grid_waves() -> Tensor:
 
 
 class Heads(nn.Module):
-    """Auxiliary read-outs, thrown away after training.
+    """Auxiliary read-outs, discarded after training.
 
     patch: what each ViT patch belongs to; token: the same of each pooled image token, and where the
     centre of its object is, as the three digits of x and of y that the answer will need.

@@ -1,4 +1,4 @@
-"""The tokenizer of the built-in model: byte-level BPE with Qwen's way of splitting, one token a digit."""
+"""The tokenizer of the built-in model: byte-level BPE with Qwen's pre-tokenization, one token per digit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from molmo_ros.tools.tiny.questions import STRANGERS, Thing, ask
 VOCAB_SIZE = 640  # padded with unused tokens
 BPE_SIZE = 600
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# the order is the official one: ids count on from VOCAB_SIZE
+# the order is the official one: ids continue from VOCAB_SIZE
 IMAGE_TOKENS = """
     <im_start> <im_end> <im_patch> <im_col> <low_res_im_start> <|image|> <im_low> <frame_start>
     <frame_end> <|video|> <|points|> <|token_index|> <|vit_index|> <|vit_loc|>

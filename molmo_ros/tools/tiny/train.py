@@ -2,7 +2,7 @@
 
 Deterministic for a seed, a number of ranks and a data set; resumable: start the same command again.
 The learning rate is constant, then falls linearly to zero over the last --decay steps, so that a run can be
-prolonged from its last state. Two single-threaded ranks use two cores better than one with two threads.
+extended from its last state. Two single-threaded ranks use two cores better than one with two threads.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Trainer(nn.Module):
 
 
 def _names_loss(logits: Tensor, names: Tensor, where: str, scores: dict[str, Tensor]) -> Tensor:
-    """Objectness everywhere; kind and colour on objects only, where they do not drown in background."""
+    """Objectness everywhere; kind and colour on objects only, so that background does not swamp them."""
     objectness, kind, color = names.unbind(-1)
     known = objectness != IGNORE
     loss = nn.functional.binary_cross_entropy_with_logits(
