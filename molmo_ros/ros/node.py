@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from molmo_ros.errors import CancelledError, MolmoRosError
+from molmo_ros.pipeline import UPRIGHT_FRAMES
 from molmo_ros.ros import diagnostics
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
@@ -43,6 +44,10 @@ PATIENCE_S = 5.0  # cameras may start a little later than the node
 PROBLEM_S = 30.0  # a camera that does not deliver is named in the log this often
 CANCEL_S = 5.0  # how long the running query may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
+UP_UNKNOWN = (
+    "Which way is up is not known: for a camera that looks level, a wall may be taken for the table. "
+    f"Set target_frame to one of {', '.join(sorted(UPRIGHT_FRAMES))}, if tf has it."
+)
 
 
 class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the older distributions
@@ -160,10 +165,13 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         super().destroy_node()
 
     def ready_line(self) -> str:
-        """What the log says once the node answers: its services, and whether frames arrive."""
+        """What the log says once the node answers: its services, whether frames arrive, and if it does not know
+        which way is up.
+        """
         ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
         cameras = "; ".join(camera.describe() for camera in self.cameras.values())
-        return f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
+        line = f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
+        return line if self.config.target_frame in UPRIGHT_FRAMES else f"{line} {UP_UNKNOWN}"
 
     def _bring_up(self) -> None:
         try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,13 @@ def test_ready_names_services_and_camera(molmo: MolmoNode, camera: Camera) -> No
     line = molmo.ready_line()
     assert all(name in line for name in ("/molmo/ground", "/molmo/ask", "/molmo/query", "/camera_info"))
     assert "frames come" in line or "no frames" in line
+
+
+def test_ready_says_if_up_is_not_known(molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fridge seen from the front the back would be the table; a robot's base frame tells them apart."""
+    assert molmo.config.target_frame == "" and "Set target_frame to one of" in molmo.ready_line()
+    monkeypatch.setattr(molmo, "config", replace(molmo.config, target_frame="base_link"))
+    assert "ready: ask on" in molmo.ready_line() and "up is not known" not in molmo.ready_line()
 
 
 def test_a_camera_without_a_name_is_told_in_words(molmo: MolmoNode, client: GraspClient) -> None:
