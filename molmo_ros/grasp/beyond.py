@@ -62,10 +62,14 @@ def _goes_on(frame: RgbdFrame, mask: Mask, grasp: Grasp, gripper: Gripper, side:
     places = places_of(grasp, (across, aside, along))
     u, v, inside = pixels_of(frame, places)
     hole = inside & mask[v, u] & ~valid_depth(frame.depth[v, u])
-    if not hole.any():
+    if _columns(hole, len(along)) <= MOST_WIDER:
         return 0.0
-    hole &= np.abs(places[:, 2] - _bridged(frame.depth, mask)[v, u]) < SURFACE_M
-    return float(np.mean(hole.reshape(len(across) * len(aside), -1).any(axis=1)))
+    return _columns(hole & (np.abs(places[:, 2] - _bridged(frame.depth, mask)[v, u]) < SURFACE_M), len(along))
+
+
+def _columns(marked: Mask, height: int) -> float:
+    """Return the share of columns, of a height each, in which a place of a lattice (N,) is marked."""
+    return float(np.mean(marked.reshape(-1, height).any(axis=1)))
 
 
 def _bridged(depth: Depth, mask: Mask) -> Depth:

@@ -165,8 +165,8 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         super().destroy_node()
 
     def ready_line(self) -> str:
-        """What the log says once the node answers: its services, whether frames arrive, and if it does not know
-        which way is up.
+        """What the log says once the node answers: its services, whether frames arrive, and whether it does
+        not know which way is up.
         """
         ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
         cameras = "; ".join(camera.describe() for camera in self.cameras.values())
