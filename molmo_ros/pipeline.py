@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,16 +42,13 @@ from molmo_ros.perception.camera_info import check_frame
 from molmo_ros.perception.find_object import Segmenter, check_segmenter
 from molmo_ros.perception.segmenters import AUTO
 from molmo_ros.target import find_target
-from molmo_ros.transforms import check_transform, transform_target
+from molmo_ros.transforms import UPRIGHT_FRAMES, check_transform, transform_target
 
 if TYPE_CHECKING:
     from molmo_ros.runtimes.remote.remote import RemoteOptions
 
 log = logging.getLogger(__name__)
 
-# Frames whose z is up by REP-105 and by custom. In any other target frame the support is found without a
-# hint.
-UPRIGHT_FRAMES = frozenset({"base_link", "base_footprint", "odom", "map", "earth", "world"})
 MAX_ANSWER_TOKENS = 192
 
 
@@ -67,11 +65,13 @@ class Grounder:
         gripper: Gripper,
         max_tilt_deg: float = 180.0,
         segmenter: Segmenter | str = AUTO,
+        upright_frames: Collection[str] = UPRIGHT_FRAMES,
     ) -> None:
         self.model, self.gripper = model, gripper
         self.planner: GraspPlanner = partial(plan_grasps, max_tilt_deg=max_tilt_deg)
         self._own_planner = self.planner
         self.segmenter = check_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+        self.upright_frames = upright_frames
 
     @staticmethod
     def load(
@@ -85,6 +85,7 @@ class Grounder:
         max_crops: int | None = None,
         max_tilt_deg: float = 180.0,
         segmenter: Segmenter | str = AUTO,
+        upright_frames: Collection[str] = UPRIGHT_FRAMES,
         remote: RemoteOptions | None = None,
     ) -> Grounder:
         """Load a model and a gripper.
@@ -94,8 +95,9 @@ class Grounder:
         bf16, fp8, int8, int8_dynamic, int4, or "auto"; allow_download, fetch a hub id not in the cache;
         max_crops, high-resolution crops of an image if other than the checkpoint's number; max_tilt_deg, how
         far grasps may lean from straight down on what the object stands on; segmenter, what finds the mask of
-        an object (`perception.find_object`); remote, the server of runtime "remote", which then has the
-        checkpoint.
+        an object (`perception.find_object`); upright_frames, target frames whose z points up, which tells a
+        table from a wall: with any other, the support is found without that hint; remote, the server of
+        runtime "remote", which then has the checkpoint.
         Raises: CheckpointError, RuntimeUnavailableError, ParameterError, ServerError.
         """
         from molmo_ros.answer.molmo import Molmo
@@ -105,7 +107,7 @@ class Grounder:
             from molmo_ros.runtimes.remote.remote import RemoteMolmo, RemoteOptions
 
             served = RemoteMolmo.load(remote or RemoteOptions(), progress)
-            return Grounder(served, hand, max_tilt_deg, segmenter)
+            return Grounder(served, hand, max_tilt_deg, segmenter, upright_frames)
         model = Molmo.load(
             str(checkpoint),
             runtime,
@@ -114,7 +116,7 @@ class Grounder:
             allow_download=allow_download,
             max_crops=max_crops,
         )
-        return Grounder(model, hand, max_tilt_deg, segmenter)
+        return Grounder(model, hand, max_tilt_deg, segmenter, upright_frames)
 
     def warm_up(self) -> None:
         """Segment and plan on synthetic frames, so that the first query does not wait for one-time work."""
@@ -234,7 +236,7 @@ class Grounder:
         # 2. Ask.
         answer = self.point(frame.rgb, query, should_stop=should_stop)
         stages = dict(answer.stages_ms)
-        up = T[2, :3] if T is not None and target_frame in UPRIGHT_FRAMES else None
+        up = T[2, :3] if T is not None and target_frame in self.upright_frames else None
         # 3. Lift, segment, plan: for all points, since the model names them from left to right.
         targets = []
         for point in answer.points:

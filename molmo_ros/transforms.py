@@ -12,6 +12,9 @@ import numpy as np
 from molmo_ros.datatypes import Array, Grasp, GraspTarget, OrientedBox, Pose
 from molmo_ros.errors import TransformError
 
+# Frames whose z points up, by REP-105 and by custom.
+UPRIGHT_FRAMES = ("base_link", "base_footprint", "odom", "map", "world", "earth")
+
 
 def unit(vector: Array) -> Array:
     """Return vector(s) (...,3) at length 1. Raises: TransformError where the length is zero or not finite."""

@@ -235,3 +235,23 @@ def test_up_is_trusted_in_upright_frames_only(
     here = grounder.grasp(frame, query).targets[0]
     assert here.grasp is not None and tool.grasp is not None
     np.testing.assert_allclose(tool.grasp.pose.position, R @ here.grasp.pose.position, atol=1e-9)
+
+
+def test_a_frame_that_is_named_upright_is_taken_at_its_word(
+    grounder: Grounder, found: tuple[SimCamera, RgbdFrame, str]
+) -> None:
+    """A robot's base has many names; its z tells the table from a wall as that of base_link does."""
+    _, frame, query = found
+    named = Grounder(grounder.model, grounder.gripper, upright_frames=("panda_link0",))
+    level = make_transform(np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.zeros(3))  # z is up the image
+
+    def place(asked: Grounder, T: np.ndarray, target_frame: str) -> np.ndarray | None:
+        target = asked.grasp(frame, query, T_target_camera=T, target_frame=target_frame).targets[0]
+        return None if target.grasp is None else target.grasp.pose.position
+
+    upright, unknown = place(named, level, "panda_link0"), place(named, level, "base_link")
+    usual = place(grounder, level, "base_link")
+    assert (upright is None) == (usual is None)
+    if upright is not None:
+        np.testing.assert_array_equal(upright, usual)
+    assert unknown is not None and (upright is None or not np.allclose(upright, unknown))

@@ -10,7 +10,6 @@ from molmo_ros.datatypes import Answer, Array, Grounding, RgbdFrame, ShouldStop,
 from molmo_ros.errors import AnswerError, CancelledError
 from molmo_ros.msg import GraspTargetArray
 from molmo_ros.perception.rectify import raw_grounding
-from molmo_ros.pipeline import UPRIGHT_FRAMES
 from molmo_ros.recording.saved import AnsweredQuery
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
@@ -65,7 +64,7 @@ class Answering:
         T = self._context.transforms.lookup(
             query.target_frame, frame.frame_id, frame.stamp_ns, config.tf_wait_s
         )
-        up = T[2, :3] if T is not None and query.target_frame in UPRIGHT_FRAMES else None
+        up = T[2, :3] if T is not None and query.target_frame in config.upright_frames else None
         try:
             found = self._grounding(job, query, frame, T)
         except AnswerError as error:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from molmo_ros.errors import ParameterError
 from molmo_ros.perception.segmenters import SEGMENTERS
 from molmo_ros.runtimes.names import PRECISIONS, RUNTIMES
+from molmo_ros.transforms import UPRIGHT_FRAMES
 
 T = TypeVar("T", bound="NodeConfig | SimCameraConfig")
 
@@ -153,6 +154,11 @@ class NodeConfig:
     )
     target_frame: str = _setting(
         "", "Frame of the targets where a request names none; '' is the camera's optical frame."
+    )
+    upright_frames: tuple[str, ...] = _setting(
+        UPRIGHT_FRAMES,
+        "Frames whose z points up. If target_frame is one of them, a wall is not taken for a table.",
+        at_configure=True,
     )
     tf_wait_s: float = _setting(
         0.2, "How long to wait for the transform at the stamp of the image.", unit="s", low=0.0, high=10.0

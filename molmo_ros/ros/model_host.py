@@ -77,6 +77,7 @@ class ModelHost:
                 allow_download=config.allow_download,
                 max_tilt_deg=config.max_tilt_deg,
                 segmenter=config.segmenter,
+                upright_frames=config.upright_frames,
                 max_crops=None if config.max_crops < 0 else config.max_crops,
                 remote=_remote_options(config),
             )

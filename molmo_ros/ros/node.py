@@ -20,7 +20,6 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from molmo_ros.errors import CancelledError, MolmoRosError
-from molmo_ros.pipeline import UPRIGHT_FRAMES
 from molmo_ros.ros import diagnostics
 from molmo_ros.ros.camera import CameraInput
 from molmo_ros.ros.config import NodeConfig
@@ -38,6 +37,7 @@ from molmo_ros.ros.services import Interfaces
 from molmo_ros.ros.tf import TransformLookup
 from molmo_ros.ros.track import Tracking
 from molmo_ros.ros.worker import Worker
+from molmo_ros.transforms import UPRIGHT_FRAMES
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 PATIENCE_S = 5.0  # cameras may start a little later than the node
@@ -46,7 +46,8 @@ CANCEL_S = 5.0  # how long the running query may take to notice
 SPARE_THREADS = 6  # of the executor: lifecycle, parameters, diagnostics, tf, refusals
 UP_UNKNOWN = (
     "Which way is up is not known: for a camera that looks level, a wall may be taken for the table. "
-    f"Set target_frame to one of {', '.join(sorted(UPRIGHT_FRAMES))}, if tf has it."
+    "Set target_frame to a frame of the robot whose z points up, and name it in upright_frames if it has "
+    f"none of the usual names ({', '.join(UPRIGHT_FRAMES)})."
 )
 
 
@@ -171,7 +172,7 @@ class MolmoNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped in the
         ground, ask = (self.resolve_service_name(name) for name in ("~/ground", "~/ask"))
         cameras = "; ".join(camera.describe() for camera in self.cameras.values())
         line = f"ready: ask on {ground}, {ask} or {self.resolve_topic_name('~/query')}. Camera: {cameras}"
-        return line if self.config.target_frame in UPRIGHT_FRAMES else f"{line} {UP_UNKNOWN}"
+        return line if self.config.target_frame in self.config.upright_frames else f"{line} {UP_UNKNOWN}"
 
     def _bring_up(self) -> None:
         try:

@@ -190,9 +190,14 @@ def test_ready_names_services_and_camera(molmo: MolmoNode, camera: Camera) -> No
 
 def test_ready_says_if_up_is_not_known(molmo: MolmoNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a fridge seen from the front the back would be the table; a robot's base frame tells them apart."""
-    assert molmo.config.target_frame == "" and "Set target_frame to one of" in molmo.ready_line()
+    assert molmo.config.target_frame == "" and "name it in upright_frames" in molmo.ready_line()
     monkeypatch.setattr(molmo, "config", replace(molmo.config, target_frame="base_link"))
     assert "ready: ask on" in molmo.ready_line() and "up is not known" not in molmo.ready_line()
+    arm = replace(molmo.config, target_frame="panda_link0")
+    monkeypatch.setattr(molmo, "config", arm)
+    assert "up is not known" in molmo.ready_line()
+    monkeypatch.setattr(molmo, "config", replace(arm, upright_frames=("panda_link0",)))
+    assert "up is not known" not in molmo.ready_line()
 
 
 def test_a_camera_without_a_name_is_told_in_words(molmo: MolmoNode, client: GraspClient) -> None:
